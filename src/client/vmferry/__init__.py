@@ -1,0 +1,1 @@
+"""vmferry: the client half – contract, engine, client library and command line."""

@@ -1,0 +1,264 @@
+"""The nouns of vmferry, without I/O.
+
+Both halves, the client and the daemon, speak in these words. Nothing here knows gRPC, QEMU, a file or a socket; whatever
+needs protobuf lives in `wire`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import NewType, Self
+
+MigrationId = NewType("MigrationId", str)
+"""A UUID in its canonical text form: one attempt to move one domain. Made by Begin, carried by every later call."""
+
+
+def new_migration_id() -> MigrationId:
+    """A fresh migration id."""
+    return MigrationId(str(uuid.uuid4()))
+
+
+class Side(StrEnum):
+    """Which of the two hosts of a migration."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+    @property
+    def other(self) -> Side:
+        """The opposite side."""
+        return Side.DESTINATION if self is Side.SOURCE else Side.SOURCE
+
+
+class Phase(StrEnum):
+    """The phases of a migration, in the order of protocol 3 (specification 1.5)."""
+
+    BEGIN = "begin"
+    PREPARE = "prepare"
+    PERFORM = "perform"
+    FINISH = "finish"
+    CONFIRM = "confirm"
+
+    @property
+    def side(self) -> Side:
+        """The host that runs this phase."""
+        return Side.DESTINATION if self in (Phase.PREPARE, Phase.FINISH) else Side.SOURCE
+
+
+class Verdict(StrEnum):
+    """What the coordinator asks a closing phase to do. It is a wish: only the destination's record decides."""
+
+    COMMIT = "commit"
+    ROLL_BACK = "roll-back"
+
+
+class Outcome(StrEnum):
+    """What the destination's journal says of a migration (handover rule 4)."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    PENDING = "pending"
+
+
+class GuestLocation(StrEnum):
+    """Where the guest is: the first question of whoever reads an error."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+    IN_DOUBT = "in-doubt"
+    NOWHERE = "nowhere"
+
+
+class SourceState(StrEnum):
+    """The source's journal records."""
+
+    BEGUN = "begun"
+    PERFORMING = "performing"
+    RELEASED = "released"
+    CONFIRMED = "confirmed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """No further change is possible."""
+        return self in (SourceState.CONFIRMED, SourceState.CANCELLED)
+
+
+class DestinationState(StrEnum):
+    """The destination's journal records."""
+
+    PREPARED = "prepared"
+    RECEIVED = "received"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+    @property
+    def final(self) -> bool:
+        """No further change is possible."""
+        return self in (DestinationState.COMMITTED, DestinationState.ABORTED)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What this record answers to `Outcome`."""
+        match self:
+            case DestinationState.COMMITTED:
+                return Outcome.COMMITTED
+            case DestinationState.ABORTED:
+                return Outcome.ABORTED
+            case _:
+                return Outcome.PENDING
+
+
+class DomainState(StrEnum):
+    """A domain's state, under libvirt's names (specification 1.14)."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTDOWN = "shutdown"
+    SHUTOFF = "shutoff"
+    CRASHED = "crashed"
+
+    @property
+    def active(self) -> bool:
+        """A hypervisor process (or its simulation) exists."""
+        return self in (DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTDOWN)
+
+
+class StateReason(StrEnum):
+    """Why a domain is in its state, under libvirt's names."""
+
+    UNKNOWN = "unknown"
+    BOOTED = "booted"
+    MIGRATED = "migrated"
+    UNPAUSED = "unpaused"
+    MIGRATION_CANCELED = "migration-canceled"
+    POSTCOPY = "post-copy"
+    POSTCOPY_FAILED = "post-copy-failed"
+    USER = "user"
+    MIGRATION = "migration"
+    IN_DOUBT = "in-doubt"
+    IO_ERROR = "io-error"
+    STARTING_UP = "starting-up"
+    SHUTDOWN = "shutdown"
+    DESTROYED = "destroyed"
+    CRASHED = "crashed"
+    FAILED = "failed"
+    DAEMON = "daemon"
+
+
+class JobOperation(StrEnum):
+    """What a job does, under libvirt's names (specification 5.2)."""
+
+    MIGRATION_IN = "migration-in"
+    MIGRATION_OUT = "migration-out"
+
+
+class JobType(StrEnum):
+    """The public state of a job, under libvirt's names (specification 5.2)."""
+
+    NONE = "none"
+    UNBOUNDED = "unbounded"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What is known of a transfer at one moment (specification 5.3).
+
+    `downtime_ms` is the hypervisor's own figure; the pause that the guest really had is `guest_pause_ms`, measured by the
+    daemons, where it is known. Figures that are not known are 0.
+    """
+
+    elapsed_ms: int = 0
+    setup_ms: int = 0
+    downtime_ms: int = 0
+    expected_downtime_ms: int = 0
+    guest_pause_ms: int = 0
+    memory_total_bytes: int = 0
+    memory_processed_bytes: int = 0
+    memory_remaining_bytes: int = 0
+    memory_constant_pages: int = 0
+    memory_normal_pages: int = 0
+    memory_normal_bytes: int = 0
+    memory_bytes_per_s: int = 0
+    memory_dirty_rate_pages_per_s: int = 0
+    memory_page_size_bytes: int = 0
+    memory_iteration: int = 0
+    memory_postcopy_requests: int = 0
+    disk_total_bytes: int = 0
+    disk_processed_bytes: int = 0
+    disk_remaining_bytes: int = 0
+    disk_bytes_per_s: int = 0
+    compression_cache_bytes: int = 0
+    compression_bytes: int = 0
+    compression_pages: int = 0
+    compression_cache_misses: int = 0
+    compression_overflow: int = 0
+    auto_converge_throttle_percent: int = 0
+
+    @property
+    def data_total_bytes(self) -> int:
+        """Memory and disks together."""
+        return self.memory_total_bytes + self.disk_total_bytes
+
+    @property
+    def data_processed_bytes(self) -> int:
+        """Memory and disks together."""
+        return self.memory_processed_bytes + self.disk_processed_bytes
+
+    @property
+    def data_remaining_bytes(self) -> int:
+        """Memory and disks together."""
+        return self.memory_remaining_bytes + self.disk_remaining_bytes
+
+    def measured(self, *, guest_pause_ms: int) -> Self:
+        """The same figures with the pause that the daemons measured."""
+        return replace(self, guest_pause_ms=guest_pause_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One line of a migration's progress: the phase, what happens in it in a few words, and the figures."""
+
+    migration_id: MigrationId
+    phase: Phase
+    step: str = ""
+    statistics: Statistics = field(default_factory=Statistics)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainInfo:
+    """What a daemon knows of one domain. Sizes in bytes; `id` is None for a domain that is not active."""
+
+    uuid: str
+    name: str
+    domain_type: str
+    state: DomainState
+    reason: StateReason
+    persistent: bool
+    memory_bytes: int
+    vcpus: int
+    id: int | None = None
+    migration_id: MigrationId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """One migration as one host knows it. `state` is the journal record's word; times are seconds since the epoch."""
+
+    migration_id: MigrationId
+    side: Side
+    operation: JobOperation
+    type: JobType
+    domain_name: str
+    domain_uuid: str
+    state: str
+    phase: Phase
+    started_s: float
+    ended_s: float | None = None
+    error: str = ""
+    statistics: Statistics = field(default_factory=Statistics)

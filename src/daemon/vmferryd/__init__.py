@@ -1,0 +1,1 @@
+"""vmferryd: one host's half of vmferry."""

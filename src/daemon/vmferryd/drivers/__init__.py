@@ -1,0 +1,1 @@
+"""Hypervisor drivers: `base` is the vocabulary, the rest are implementations."""

@@ -1,0 +1,342 @@
+"""What a hypervisor driver is.
+
+Vocabulary
+----------
+
+guest
+    A domain's execution: a QEMU process, or its simulation. A guest outlives the daemon that started it.
+plan
+    Where a guest will live, decided before anything exists: a `GuestPlan` is plain data. It is written to the journal
+    first, then the guest is started from it; so whatever a crash leaves behind can be found, adopted, or removed.
+channel
+    A connected stream socket that carries a migration's bytes in both directions. What is at its other end (a tunnel
+    through the daemons, or the peer's hypervisor itself) is not the driver's business. A driver that accepts a channel
+    owns it.
+held
+    The source has sent all but the last part, and its CPUs stand still. Without the last part the destination cannot run.
+let go
+    The last part is sent. From here the source cannot decide alone (handover rule 2).
+received
+    The destination has loaded the whole state; its CPUs have not started.
+
+Rules
+-----
+
+* Mechanism only: no phases, protocol numbers, retries, journal or peers.
+* A handle exists only where its verbs make sense: an outgoing guest cannot be asked for its arrival.
+* Closing a handle closes the monitor, never the guest.
+* Every verb may be called twice; the second call finds the work done and succeeds.
+* Two ways to fail: `DriverRefused` (nothing happened) and `DriverLost` (it may have; probe). The waits of a transfer can
+  also end in `TransferFailed`, with the hypervisor's own words.
+* No default bodies. What a driver cannot do it says in its `DriverCapabilities`, and the phase refuses before it starts.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from vmferry.errors import Violation
+from vmferry.model import Statistics
+from vmferryd.domains.model import DomainDefinition
+
+
+class DriverFeature(StrEnum):
+    """What a driver may be able to do. A flag or parameter that needs one names it."""
+
+    LIVE = "live"
+    AUTO_CONVERGE = "auto-converge"
+    XBZRLE = "xbzrle"
+    RETURN_PATH = "return-path"
+    DROPS_CACHES = "drops-caches-at-switchover"
+    ACPI_SHUTDOWN = "acpi-shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class DriverCapabilities:
+    """What the driver found on this host. `version` is the hypervisor's, as it prints it."""
+
+    name: str
+    version: str
+    domain_types: frozenset[str]
+    features: frozenset[DriverFeature]
+    machines: frozenset[str] = frozenset()
+
+
+class RunState(StrEnum):
+    """What a guest does right now."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    INCOMING = "incoming"
+    HELD = "held"
+    GONE_OVER = "gone-over"
+    SHUT_DOWN = "shut-down"
+    CRASHED = "crashed"
+    IO_ERROR = "io-error"
+    GONE = "gone"
+
+    @property
+    def executes(self) -> bool:
+        """Its CPUs run."""
+        return self is RunState.RUNNING
+
+
+class TransferState(StrEnum):
+    """What a guest's transfer does right now; NONE when there has been none."""
+
+    NONE = "none"
+    ACTIVE = "active"
+    HELD = "held"
+    COMPLETING = "completing"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestProbe:
+    """A look at a guest. Reading it changes nothing."""
+
+    run_state: RunState
+    transfer_state: TransferState
+    detail: str = ""
+
+
+class EventKind(StrEnum):
+    """What a guest reports by itself. Events only wake; a probe is the authority."""
+
+    STOPPED = "stopped"
+    RESUMED = "resumed"
+    SHUT_DOWN = "shut-down"
+    CRASHED = "crashed"
+    IO_ERROR = "io-error"
+    TRANSFER = "transfer"
+    ITERATION = "iteration"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEvent:
+    """One report. `at_s` is the host's monotonic clock; `detail` is free text (for GONE: what the process said last)."""
+
+    kind: EventKind
+    at_s: float
+    detail: str = ""
+
+
+Listener = Callable[[GuestEvent], None]
+"""Called from the event loop; must not block and must not raise."""
+
+
+class StartMode(StrEnum):
+    """How a guest is started."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPlan:
+    """Where a guest will live. Plain data: it survives in the journal as JSON.
+
+    `directory` is the guest's own run-time folder, made by the driver and removed by `discard`. `facts` are the driver's
+    (socket paths, tap names, process marks).
+    """
+
+    driver: str
+    domain_uuid: str
+    directory: Path
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SendSettings:
+    """How a guest is to be sent. None means: the hypervisor's default; a bandwidth of None is unlimited."""
+
+    live: bool = True
+    max_bandwidth_bytes_per_s: int | None = None
+    max_downtime_ms: int | None = None
+    auto_converge: bool = False
+    auto_converge_initial_percent: int | None = None
+    auto_converge_increment_percent: int | None = None
+    xbzrle: bool = False
+    xbzrle_cache_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveSettings:
+    """How a guest is to be received: what the sender's settings demand of the receiver."""
+
+    xbzrle: bool = False
+    xbzrle_cache_bytes: int | None = None
+
+
+class OutgoingGuest(Protocol):
+    """A guest that is being sent. Obtained from `Guest.outgoing`; one at a time."""
+
+    async def send(self, channel: socket.socket, settings: SendSettings) -> None:
+        """The transfer has begun and goes on by itself; the driver owns `channel`.
+
+        Raises:
+            DriverRefused: the guest is as it was.
+            DriverLost: it may have begun; `cancel`.
+        """
+        ...
+
+    async def held(self) -> None:
+        """All but the last part is sent, and the CPUs stand still until `let_go` or `cancel`.
+
+        Raises:
+            TransferFailed: the transfer is over; CPUs that ran before it run (or `cancel` makes them).
+            DriverLost: the guest may be gone.
+        """
+        ...
+
+    async def let_go(self) -> None:
+        """The last part is sent, and the receiver has acknowledged the whole where the hypervisor can tell.
+
+        Guarantees: the CPUs do not run here, on success and on failure.
+
+        Raises:
+            DriverRefused: the transfer is not held; nothing was sent.
+            TransferFailed, DriverLost: the receiver may hold everything.
+        """
+        ...
+
+    async def cancel(self) -> None:
+        """No transfer is going on, and nothing more is sent. The CPUs run if they ran before `send` and `let_go` was not
+        called; after `let_go` they stand still and only `Guest.resume` starts them.
+        """
+        ...
+
+    async def statistics(self) -> Statistics:
+        """The figures now; the last known ones after the end."""
+        ...
+
+    async def tune(self, *, max_bandwidth_bytes_per_s: int | None = None, max_downtime_ms: int | None = None) -> None:
+        """The running transfer obeys the values that are given; None leaves a value as it is."""
+        ...
+
+
+class Guest(Protocol):
+    """A live guest."""
+
+    @property
+    def plan(self) -> GuestPlan:
+        """What it was started from."""
+        ...
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """`listener` hears every event from now on, until the returned function is called."""
+        ...
+
+    async def probe(self) -> GuestProbe:
+        """What the guest does now. A guest that does not exist any more answers GONE; this never raises for that."""
+        ...
+
+    async def devices(self) -> Mapping[str, str]:
+        """What the host allotted at start, by device alias: pty paths, the VNC port. Empty when nothing was."""
+        ...
+
+    async def pause(self) -> None:
+        """The CPUs stand still."""
+        ...
+
+    async def resume(self) -> None:
+        """The CPUs run; on a received guest this also takes over its disks."""
+        ...
+
+    async def shutdown(self) -> None:
+        """The guest has been asked to shut down; whether it obeys is its own business."""
+        ...
+
+    async def destroy(self) -> None:
+        """The guest and everything in its plan's directory are gone."""
+        ...
+
+    def outgoing(self) -> OutgoingGuest:
+        """The handle for sending this guest; also for a transfer that an earlier daemon began."""
+        ...
+
+    async def close(self) -> None:
+        """The monitor is closed; the guest is untouched."""
+        ...
+
+
+class IncomingGuest(Protocol):
+    """A guest that waits for its state."""
+
+    @property
+    def guest(self) -> Guest:
+        """The same guest through the ordinary verbs; `resume` only after `received`."""
+        ...
+
+    async def receive(self, channel: socket.socket) -> None:
+        """The guest reads its state from `channel`, which the driver owns from now on.
+
+        Raises:
+            DriverRefused: nothing was read.
+        """
+        ...
+
+    async def received(self) -> None:
+        """The whole state is loaded, and the CPUs have not started.
+
+        Raises:
+            TransferFailed: it never will be; `detail` has the hypervisor's own words.
+        """
+        ...
+
+
+class Driver(Protocol):
+    """A kind of hypervisor on this host."""
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration and in plans."""
+        ...
+
+    async def capabilities(self) -> DriverCapabilities:
+        """What this host's hypervisor can do."""
+        ...
+
+    async def check(self, definition: DomainDefinition) -> tuple[Violation, ...]:
+        """Everything that would keep this definition from starting here now; empty when nothing is known."""
+        ...
+
+    def plan(self, definition: DomainDefinition) -> GuestPlan:
+        """A plan for one execution of this definition; nothing exists yet. No two plans are alike."""
+        ...
+
+    async def start(self, plan: GuestPlan, definition: DomainDefinition, mode: StartMode) -> Guest:
+        """A fresh guest exists, running or paused.
+
+        Raises:
+            DriverRefused: nothing is left of it; `detail` has what the hypervisor said.
+        """
+        ...
+
+    async def accept(self, plan: GuestPlan, definition: DomainDefinition, settings: ReceiveSettings) -> IncomingGuest:
+        """A guest exists that waits for its state.
+
+        Raises:
+            DriverRefused: nothing is left of it; `detail` has what the hypervisor said.
+        """
+        ...
+
+    async def attach(self, plan: GuestPlan) -> Guest | None:
+        """The guest that an earlier daemon started from this plan, or None when it does not exist any more."""
+        ...
+
+    async def discard(self, plan: GuestPlan) -> None:
+        """Nothing is left of this plan: no process, no socket, no file. Also when it was never carried out."""
+        ...
+
+    async def close(self) -> None:
+        """Every monitor is closed; the guests are untouched."""
+        ...

@@ -1,0 +1,1 @@
+"""The job tables (pure), the journal, recovery."""

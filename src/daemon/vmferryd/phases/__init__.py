@@ -1,0 +1,1 @@
+"""What each host does in each phase of a migration."""

@@ -1,0 +1,1 @@
+"""The gRPC surface: servers, interceptors, one thin module for each service."""
