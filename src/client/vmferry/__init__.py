@@ -1,1 +1,1 @@
-"""vmferry: the client half – contract, engine, client library and command line."""
+"""vmferry: the client half: contract, engine, client library and command line."""

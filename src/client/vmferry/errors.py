@@ -98,7 +98,7 @@ class VmferryError(Exception):
     code: ClassVar[Code] = Code.INTERNAL
     reason: ClassVar[str] = "VMFERRY_ERROR"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
         self,
         message: str,
         *,

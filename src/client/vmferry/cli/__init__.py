@@ -1,1 +1,1 @@
-"""The command line: one module for each group of commands, \`render\` for everything that is drawn."""
+"""The command line: one module for each group of commands; `render` for everything that is drawn."""

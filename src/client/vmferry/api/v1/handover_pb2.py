@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vmferry.api.v1 import types_pb2 as vmferry_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvmferry/api/v1/handover.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\")\n\x11GetOutcomeRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\"q\n\x12GetOutcomeResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12\r\n\x05state\x18\x03 \x01(\t\"1\n\x0c\x41\x62ortRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"9\n\rAbortResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\"6\n\x0eReleaseRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\";\n\x0fReleaseResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome2\xf8\x01\n\x0fHandoverService\x12S\n\nGetOutcome\x12!.vmferry.api.v1.GetOutcomeRequest\x1a\".vmferry.api.v1.GetOutcomeResponse\x12\x44\n\x05\x41\x62ort\x12\x1c.vmferry.api.v1.AbortRequest\x1a\x1d.vmferry.api.v1.AbortResponse\x12J\n\x07Release\x12\x1e.vmferry.api.v1.ReleaseRequest\x1a\x1f.vmferry.api.v1.ReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvmferry/api/v1/handover.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\")\n\x11GetOutcomeRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\"q\n\x12GetOutcomeResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12\r\n\x05state\x18\x03 \x01(\t\"1\n\x0c\x41\x62ortRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"9\n\rAbortResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\"M\n\x0eReleaseRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x15\n\rpaused_for_us\x18\x03 \x01(\x04\";\n\x0fReleaseResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome2\xf8\x01\n\x0fHandoverService\x12S\n\nGetOutcome\x12!.vmferry.api.v1.GetOutcomeRequest\x1a\".vmferry.api.v1.GetOutcomeResponse\x12\x44\n\x05\x41\x62ort\x12\x1c.vmferry.api.v1.AbortRequest\x1a\x1d.vmferry.api.v1.AbortResponse\x12J\n\x07Release\x12\x1e.vmferry.api.v1.ReleaseRequest\x1a\x1f.vmferry.api.v1.ReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,9 +41,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABORTRESPONSE']._serialized_start=286
   _globals['_ABORTRESPONSE']._serialized_end=343
   _globals['_RELEASEREQUEST']._serialized_start=345
-  _globals['_RELEASEREQUEST']._serialized_end=399
-  _globals['_RELEASERESPONSE']._serialized_start=401
-  _globals['_RELEASERESPONSE']._serialized_end=460
-  _globals['_HANDOVERSERVICE']._serialized_start=463
-  _globals['_HANDOVERSERVICE']._serialized_end=711
+  _globals['_RELEASEREQUEST']._serialized_end=422
+  _globals['_RELEASERESPONSE']._serialized_start=424
+  _globals['_RELEASERESPONSE']._serialized_end=483
+  _globals['_HANDOVERSERVICE']._serialized_start=486
+  _globals['_HANDOVERSERVICE']._serialized_end=734
 # @@protoc_insertion_point(module_scope)

@@ -110,18 +110,22 @@ class ReleaseRequest(_message.Message):
 
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    PAUSED_FOR_US_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     ticket: _builtins.bytes
     """The ticket of Prepare's cookie: only the source of this migration has it."""
+    paused_for_us: _builtins.int
+    """How long the guest has stood still when this was sent, in microseconds: no clocks have to agree."""
     def __init__(
         self,
         *,
         migration_id: _builtins.str = ...,
         ticket: _builtins.bytes = ...,
+        paused_for_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["migration_id", b"migration_id", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["migration_id", b"migration_id", "paused_for_us", b"paused_for_us", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -297,6 +297,7 @@ class FinishResponse(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     COOKIE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     """What holds now, whatever the verdict was."""
     cookie: _builtins.bytes
@@ -306,6 +307,8 @@ class FinishResponse(_message.Message):
     def domain(self) -> _types_pb2.Domain:
         """Present when the guest lives here."""
 
+    @_builtins.property
+    def statistics(self) -> _types_pb2.Statistics: ...
     def __init__(
         self,
         *,
@@ -313,10 +316,11 @@ class FinishResponse(_message.Message):
         domain: _types_pb2.Domain | None = ...,
         cookie: _builtins.bytes = ...,
         failure: _builtins.str = ...,
+        statistics: _types_pb2.Statistics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015
@@ -582,11 +586,14 @@ class FinishParamsResponse(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     COOKIE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     cookie: _builtins.bytes
     failure: _builtins.str
     @_builtins.property
     def domain(self) -> _types_pb2.Domain: ...
+    @_builtins.property
+    def statistics(self) -> _types_pb2.Statistics: ...
     def __init__(
         self,
         *,
@@ -594,10 +601,11 @@ class FinishParamsResponse(_message.Message):
         domain: _types_pb2.Domain | None = ...,
         cookie: _builtins.bytes = ...,
         failure: _builtins.str = ...,
+        statistics: _types_pb2.Statistics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015

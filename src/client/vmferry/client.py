@@ -1,0 +1,300 @@
+"""The public library: a connection to one daemon, and what can be asked of it.
+
+::
+
+    async with connect("vmferry+tcp://host-a") as source, connect("vmferry+tcp://host-b") as destination:
+        done = await source.migrate("web", destination, flags=Flag.LIVE)
+        print(done.statistics.guest_pause_ms)
+
+Every call raises the error tree of `vmferry.errors`. Calls that change nothing say `PeerUnreachable` when nobody answers;
+calls of a migration's phases say `FateUnknown`, because they may have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import grpc
+from google.rpc import status_pb2
+from grpc import aio
+from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
+
+from vmferry import wire
+from vmferry.api.v1 import (
+    domains_pb2,
+    domains_pb2_grpc,
+    handover_pb2,
+    handover_pb2_grpc,
+    host_pb2,
+    host_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    migration_pb2_grpc,
+)
+from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
+from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_progress
+from vmferry.errors import FateUnknown, NotSupported, PeerUnreachable, VmferryError
+from vmferry.flags import NONE, Flag
+from vmferry.migrate import Migrated, Patience, migrate
+from vmferry.model import (
+    DomainInfo,
+    DomainState,
+    JobInfo,
+    MigrationId,
+    Outcome,
+    new_migration_id,
+)
+from vmferry.params import MigrationParams
+from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls
+from vmferry.protocol import PROFILES, ProtocolVersion, Spelling
+from vmferry.status import from_status
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 30.0
+"""The bound of a call that neither moves a guest nor waits for one."""
+
+
+@asynccontextmanager
+async def connect(
+    uri: str | Uri, *, options: ChannelOptions | None = None, credentials: Credentials | None = None
+) -> AsyncIterator[Connection]:
+    """A connection to the daemon at `uri`, which has answered.
+
+    Raises:
+        InvalidParameter: the URI or its certificates are wrong.
+        PeerUnreachable: nobody answers there.
+    """
+    parsed = parse_uri(uri) if isinstance(uri, str) else uri
+    async with open_channel(parsed, options or ChannelOptions(), credentials) as channel:
+        connection = Connection(parsed, channel)
+        await connection.version()
+        yield connection
+
+
+class Connection:
+    """One daemon. It is also an endpoint of the engine: a source and a destination."""
+
+    def __init__(self, uri: Uri, channel: aio.Channel, *, spelling: Spelling = Spelling.PARAMS) -> None:
+        self.uri = uri
+        self.channel = channel
+        self._domains = domains_pb2_grpc.DomainServiceStub(channel)
+        self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
+        self._host = host_pb2_grpc.HostServiceStub(channel)
+        self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
+        self._phases: PhaseCalls = _phase_calls(channel, spelling)
+
+    # -- the host ------------------------------------------------------------------------------------------------------
+
+    async def version(self) -> host_pb2.GetVersionResponse:
+        """Who answers: vmferry's version, the host's name and UUID."""
+        return await self._ask(self._host.GetVersion(host_pb2.GetVersionRequest(), timeout=CALL_TIMEOUT_S))
+
+    async def capabilities(self) -> host_pb2.GetCapabilitiesResponse:
+        """The drivers that work there, and the features that the daemon announces."""
+        return await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
+
+    # -- domains -------------------------------------------------------------------------------------------------------
+
+    async def define(self, xml: str) -> DomainInfo:
+        """The definition is stored.
+
+        Raises:
+            DefinitionInvalid: it is refused, with every finding.
+            AlreadyExists: its name or UUID belongs to another domain.
+        """
+        reply = await self._ask(self._domains.DefineDomain(domains_pb2.DefineDomainRequest(xml=xml), timeout=CALL_TIMEOUT_S))
+        return wire.domain_from_wire(reply.domain)
+
+    async def undefine(self, domain: str) -> None:
+        """The stored definition is gone; an active domain becomes transient."""
+        await self._ask(
+            self._domains.UndefineDomain(domains_pb2.UndefineDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S)
+        )
+
+    async def start(self, domain: str) -> DomainInfo:
+        """The guest runs."""
+        return await self._start(domains_pb2.StartDomainRequest(domain=domain))
+
+    async def start_paused(self, domain: str) -> DomainInfo:
+        """The guest exists and stands paused."""
+        return await self._start(domains_pb2.StartDomainRequest(domain=domain, paused=True))
+
+    async def _start(self, request: domains_pb2.StartDomainRequest) -> DomainInfo:
+        reply = await self._ask(self._domains.StartDomain(request, timeout=CALL_TIMEOUT_S))
+        return wire.domain_from_wire(reply.domain)
+
+    async def shutdown(self, domain: str) -> None:
+        """The guest has been asked to shut down; whether it obeys is its own business."""
+        await self._ask(
+            self._domains.ShutdownDomain(domains_pb2.ShutdownDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S)
+        )
+
+    async def destroy(self, domain: str) -> None:
+        """The guest is gone."""
+        await self._ask(self._domains.DestroyDomain(domains_pb2.DestroyDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S))
+
+    async def suspend(self, domain: str) -> None:
+        """The guest's CPUs stand still."""
+        await self._ask(self._domains.SuspendDomain(domains_pb2.SuspendDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S))
+
+    async def resume(self, domain: str) -> None:
+        """The guest's CPUs run."""
+        await self._ask(self._domains.ResumeDomain(domains_pb2.ResumeDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S))
+
+    async def domains(self, *states: DomainState) -> list[DomainInfo]:
+        """All domains by name, or those in one of `states`."""
+        request = domains_pb2.ListDomainsRequest(states=[wire.enum_to_wire(state) for state in states])
+        reply = await self._ask(self._domains.ListDomains(request, timeout=CALL_TIMEOUT_S))
+        return [wire.domain_from_wire(domain) for domain in reply.domains]
+
+    async def domain(self, name: str) -> DomainInfo:
+        """One domain, by name or UUID."""
+        return wire.domain_from_wire((await self._get(name)).domain)
+
+    async def devices(self, name: str) -> Mapping[str, str]:
+        """What the host allotted to an active domain, by device alias: pty paths, the VNC port."""
+        return dict((await self._get(name)).devices)
+
+    async def _get(self, name: str) -> domains_pb2.GetDomainResponse:
+        return await self._ask(self._domains.GetDomain(domains_pb2.GetDomainRequest(domain=name), timeout=CALL_TIMEOUT_S))
+
+    async def xml(self, domain: str) -> str:
+        """The definition: of the running guest if there is one, else the stored one."""
+        return await self._xml(domains_pb2.DumpDomainXmlRequest(domain=domain))
+
+    async def stored_xml(self, domain: str) -> str:
+        """The stored definition, which the next start will use."""
+        return await self._xml(domains_pb2.DumpDomainXmlRequest(domain=domain, inactive=True))
+
+    async def _xml(self, request: domains_pb2.DumpDomainXmlRequest) -> str:
+        return (await self._ask(self._domains.DumpDomainXml(request, timeout=CALL_TIMEOUT_S))).xml
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    async def job(self, migration_id: MigrationId) -> JobInfo:
+        """One migration as this host knows it."""
+        return await self._job(jobs_pb2.GetJobRequest(migration_id=migration_id))
+
+    async def newest_job(self, domain: str) -> JobInfo:
+        """The newest migration of a domain as this host knows it."""
+        return await self._job(jobs_pb2.GetJobRequest(domain=domain))
+
+    async def _job(self, request: jobs_pb2.GetJobRequest) -> JobInfo:
+        return wire.job_from_wire((await self._ask(self._jobs.GetJob(request, timeout=CALL_TIMEOUT_S))).job)
+
+    async def jobs(self) -> list[JobInfo]:
+        """All migrations that this host remembers, newest first."""
+        reply = await self._ask(self._jobs.ListJobs(jobs_pb2.ListJobsRequest(), timeout=CALL_TIMEOUT_S))
+        return [wire.job_from_wire(job) for job in reply.jobs]
+
+    async def watch(self, migration_id: MigrationId) -> AsyncIterator[JobInfo]:
+        """What is known now, then every change, until the job has ended."""
+        call = self._jobs.WatchJob(jobs_pb2.WatchJobRequest(migration_id=migration_id))
+        try:
+            async for change in call:
+                yield wire.job_from_wire(change.job)
+        except aio.AioRpcError as error:
+            raise translated(error, PeerUnreachable) from None
+        finally:
+            call.cancel()
+
+    async def abort_job(self, migration_id: MigrationId) -> Outcome:
+        """The migration has ended if it still could; answers what holds."""
+        request = jobs_pb2.AbortJobRequest(migration_id=migration_id)
+        reply = await self._ask(self._jobs.AbortJob(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        return wire.enum_from_wire(Outcome, reply.outcome)
+
+    # -- migration -----------------------------------------------------------------------------------------------------
+
+    async def migrate(
+        self,
+        domain: str,
+        destination: Connection,
+        *,
+        flags: Flag = NONE,
+        params: MigrationParams | None = None,
+        migration_id: MigrationId | None = None,
+        listener: ProgressListener = ignore_progress,
+        patience: Patience | None = None,
+    ) -> Migrated:
+        """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors."""
+        chosen = params or MigrationParams()
+        request = Request(
+            migration_id=migration_id or new_migration_id(),
+            domain=domain,
+            flags=flags,
+            params=chosen,
+            uri=chosen.migrate_uri or "",
+        )
+        profile = PROFILES[ProtocolVersion.V3]
+        return await migrate(profile, self, destination, request, listener=listener, patience=patience)
+
+    # -- the endpoint of the engine --------------------------------------------------------------------------------------
+
+    async def begin(self, request: Request) -> Reply:
+        """See `vmferry.endpoint.Source`."""
+        return await self._ask(self._phases.begin(request), FateUnknown)
+
+    async def prepare(self, request: Request) -> Reply:
+        """See `vmferry.endpoint.Destination`."""
+        return await self._ask(self._phases.prepare(request), FateUnknown)
+
+    async def perform(self, request: Request, listener: ProgressListener) -> Reply:
+        """See `vmferry.endpoint.Source`."""
+        return await self._ask(self._phases.perform(request, listener), FateUnknown)
+
+    async def finish(self, request: Request) -> Reply:
+        """See `vmferry.endpoint.Destination`."""
+        return await self._ask(self._phases.finish(request), FateUnknown)
+
+    async def confirm(self, request: Request) -> Reply:
+        """See `vmferry.endpoint.Source`."""
+        return await self._ask(self._phases.confirm(request), FateUnknown)
+
+    async def outcome(self, migration_id: MigrationId) -> Settled:
+        """See `vmferry.endpoint.Handover`."""
+        request = handover_pb2.GetOutcomeRequest(migration_id=migration_id)
+        reply = await self._ask(self._handover.GetOutcome(request, timeout=CALL_TIMEOUT_S))
+        return Settled(wire.enum_from_wire(Outcome, reply.outcome), reply.state)
+
+    async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
+        """See `vmferry.endpoint.Handover`."""
+        request = handover_pb2.AbortRequest(migration_id=migration_id, why=why)
+        reply = await self._ask(self._handover.Abort(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        return wire.enum_from_wire(Outcome, reply.outcome)
+
+    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
+        """The destination has the source's word; answers what then holds. For daemons."""
+        request = handover_pb2.ReleaseRequest(migration_id=migration_id, ticket=ticket, paused_for_us=paused_for_us)
+        reply = await self._ask(self._handover.Release(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        return wire.enum_from_wire(Outcome, reply.outcome)
+
+    async def _ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
+        try:
+            return await call
+        except aio.AioRpcError as error:
+            raise translated(error, silence, str(self.uri)) from None
+
+
+def _phase_calls(channel: aio.Channel, spelling: Spelling) -> PhaseCalls:
+    stub = migration_pb2_grpc.MigrationServiceStub(channel)
+    return ParamsCalls(stub) if spelling is Spelling.PARAMS else FixedCalls(stub)
+
+
+def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "") -> VmferryError:
+    """The error that the daemon raised; `silence` when it is the transport that speaks.
+
+    A daemon's own error always carries details; a transport's never does. So nothing is decided by text.
+    """
+    for key, value in error.trailing_metadata() or ():
+        if key == GRPC_DETAILS_METADATA_KEY and isinstance(value, bytes):
+            known = from_status(status_pb2.Status.FromString(value))
+            if known is not None:
+                return known
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return NotSupported(f"the daemon {uri} does not know this call", remedy="use daemons of the same version")
+    said = error.details() or error.code().name
+    return silence(f"no answer from {uri or 'the daemon'}", remedy="check that vmferryd runs there", detail=said)

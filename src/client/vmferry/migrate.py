@@ -1,0 +1,255 @@
+"""THE engine: walks a profile's phases over two endpoints.
+
+The client runs it for a regular migration, a source daemon runs it for a peer-to-peer one; there is no other walk. It holds
+no truth: what it carries is the last cookie of each phase and the first error. Both daemons keep the promise by themselves
+whatever this engine does, when it dies, and when it lies; the engine's own part is to be quick and to report what holds.
+
+A phase call ends in an answer, in an error that means *it did not happen*, or in `FateUnknown`. Phases are idempotent by
+(migration id, phase), so a lost reply is asked for again, for as long as `Patience` says. After that the destination's
+journal decides; and if the destination does not answer, **no side is told to start or to stop anything**.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+from vmferry.endpoint import Destination, ProgressListener, Reply, Request, Source, ignore_progress
+from vmferry.errors import FateUnknown, InvalidState, MigrationAborted, MigrationNotFound, PeerUnreachable, VmferryError
+from vmferry.flags import NONE, Flag, destination_flags, source_flags
+from vmferry.model import DomainInfo, DomainState, GuestLocation, MigrationId, Outcome, Phase, Side, Statistics, Verdict
+from vmferry.protocol import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a lost reply is asked for again: at most `total_s` seconds, every `delay_s`."""
+
+    total_s: float = 15.0
+    delay_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """A migration that has succeeded: the guest lives at the destination."""
+
+    migration_id: MigrationId
+    domain: DomainInfo
+    statistics: Statistics
+    warnings: tuple[str, ...] = ()
+
+
+async def migrate(
+    profile: Profile,
+    source: Source,
+    destination: Destination,
+    request: Request,
+    *,
+    listener: ProgressListener = ignore_progress,
+    protection: Flag = NONE,
+    patience: Patience | None = None,
+) -> Migrated:
+    """The guest lives at the destination, and the source has given it up or will as soon as it hears of it.
+
+    Args:
+        profile: the phases to walk.
+        source: the host where the guest runs.
+        destination: the host where it goes.
+        request: what the user asked for, with a migration id that nobody has used before.
+        listener: hears the progress of Perform.
+        protection: `Flag.CHANGE_PROTECTION` when the source has that feature.
+        patience: the bound of repeated calls.
+
+    Raises:
+        FateUnknown: the destination does not answer, and it may have the guest; the daemons settle it between themselves.
+        VmferryError: the first thing that went wrong; `guest` says where the guest is.
+    """
+    walk = _Walk(profile, source, destination, request, listener, protection, patience or Patience())
+    for phase in profile.phases:
+        if walk.owes(phase):
+            await walk.run(phase)
+    return walk.result()
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One migration on its way. `failed` is the phase in which the first error came."""
+
+    profile: Profile
+    source: Source
+    destination: Destination
+    request: Request
+    listener: ProgressListener
+    protection: Flag
+    patience: Patience
+    replies: dict[Phase, Reply] = field(default_factory=dict)
+    error: VmferryError | None = None
+    failed: Phase | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def owes(self, phase: Phase) -> bool:
+        """Whether `phase` has to run now. After an error only what closes an opened side is owed (specification 1.6)."""
+        if self.error is None:
+            return True
+        if phase is Phase.FINISH:
+            prepared = Phase.PREPARE in self.replies or isinstance(self.error, FateUnknown)
+            return self.profile.finish_on_failure and prepared
+        return phase is Phase.CONFIRM and Phase.BEGIN in self.replies and self.failed is not Phase.PERFORM
+
+    async def run(self, phase: Phase) -> None:
+        """`phase` has been answered, or its error is remembered."""
+        try:
+            reply = await self._call_patiently(phase)
+        except VmferryError as error:
+            await self._failed(phase, error.located(migration_id=self.request.migration_id, phase=phase))
+        else:
+            self.replies[phase] = reply
+            await self._answered(phase, reply)
+
+    def result(self) -> Migrated:
+        """What holds in the end."""
+        finish = self.replies.get(Phase.FINISH)
+        if finish is None or finish.outcome is not Outcome.COMMITTED or finish.domain is None:
+            raise self._first_error(finish).located(migration_id=self.request.migration_id, guest=GuestLocation.SOURCE)
+        return Migrated(self.request.migration_id, finish.domain, self._statistics(), tuple(self.warnings))
+
+    # -- one call ------------------------------------------------------------------------------------------------------
+
+    async def _call_patiently(self, phase: Phase) -> Reply:
+        loop = asyncio.get_running_loop()
+        give_up_at_s = loop.time() + self.patience.total_s
+        while True:
+            try:
+                return await self._call(phase)
+            except FateUnknown:
+                if loop.time() >= give_up_at_s:
+                    raise
+                await asyncio.sleep(self.patience.delay_s)
+
+    async def _call(self, phase: Phase) -> Reply:
+        request = self._request_for(phase)
+        match phase:
+            case Phase.BEGIN:
+                return await self.source.begin(request)
+            case Phase.PREPARE:
+                return await self.destination.prepare(request)
+            case Phase.PERFORM:
+                return await self.source.perform(request, self.listener)
+            case Phase.FINISH:
+                return await self.destination.finish(request)
+            case Phase.CONFIRM:
+                return await self.source.confirm(request)
+
+    def _request_for(self, phase: Phase) -> Request:
+        producer = self.profile.cookie_for(phase)
+        cookie = self.replies[producer].cookie if producer in self.replies else b""
+        at_source = phase.side is Side.SOURCE
+        flags = self.request.flags
+        return replace(
+            self.request,
+            cookie=cookie,
+            flags=source_flags(flags, protection=self.protection) if at_source else destination_flags(flags),
+            verdict=self._verdict(phase),
+        )
+
+    def _verdict(self, phase: Phase) -> Verdict:
+        if phase is Phase.CONFIRM:
+            finish = self.replies.get(Phase.FINISH)
+            committed = finish is not None and finish.outcome is Outcome.COMMITTED
+            return Verdict.COMMIT if committed else Verdict.ROLL_BACK
+        return Verdict.COMMIT if self.error is None else Verdict.ROLL_BACK
+
+    # -- what an answer changes ------------------------------------------------------------------------------------------
+
+    async def _answered(self, phase: Phase, reply: Reply) -> None:
+        if phase is Phase.BEGIN:
+            self.request = replace(
+                self.request, migration_id=reply.migration_id, domain_xml=reply.domain_xml, flags=await self._flags()
+            )
+        elif phase is Phase.PREPARE:
+            self.request = replace(self.request, uri=reply.uri or self.request.uri)
+            if not self.request.uri and self.profile.runs(Phase.PERFORM):
+                self._remember(phase, InvalidState("the destination did not say where the source is to send"))
+        elif phase is Phase.FINISH:
+            self._finished(reply)
+
+    async def _flags(self) -> Flag:
+        """PAUSED is added for a guest that is paused already, once, after Begin (specification 1.6 step 4)."""
+        domain = await self.source.domain(self.request.domain)
+        paused = domain.state is DomainState.PAUSED and Flag.POSTCOPY_RESUME not in self.request.flags
+        return self.request.flags | Flag.PAUSED if paused else self.request.flags
+
+    def _finished(self, reply: Reply) -> None:
+        """Finish decides. What it says holds, even against an earlier error of ours."""
+        if reply.outcome is Outcome.COMMITTED and self.error is not None:
+            self.warnings.append(f"{self.failed} reported an error, but the guest lives at the destination: {self.error}")
+            self.error = self.failed = None
+        elif reply.outcome is not Outcome.COMMITTED and self.error is None:
+            self._remember(Phase.FINISH, MigrationAborted("the destination did not take the guest", detail=reply.failure))
+
+    # -- what an error changes -------------------------------------------------------------------------------------------
+
+    async def _failed(self, phase: Phase, error: VmferryError) -> None:
+        if phase is Phase.CONFIRM:
+            # The result of the whole migration stands; the source asks the destination by itself (rule 5).
+            self.warnings.append(f"the source could not be told that it is over, and will ask for itself: {error}")
+        elif isinstance(error, FateUnknown) and phase in (Phase.PERFORM, Phase.FINISH):
+            await self._settle(phase, error)
+        else:
+            self._remember(phase, error)
+            if phase is Phase.BEGIN and isinstance(error, FateUnknown):
+                await self._abort_source()
+
+    def _remember(self, phase: Phase, error: VmferryError) -> None:
+        if self.error is None:
+            self.error, self.failed = error.located(migration_id=self.request.migration_id, phase=phase), phase
+
+    async def _settle(self, phase: Phase, error: VmferryError) -> None:
+        """The destination's journal has decided; a tombstone is as safe at any moment as a commit is final (rule 4).
+
+        Raises:
+            FateUnknown: it does not answer. Nobody is told anything.
+        """
+        try:
+            outcome = await self.destination.abort(self.request.migration_id, f"the reply of {phase} was lost")
+        except (FateUnknown, PeerUnreachable, MigrationNotFound) as silence:
+            raise FateUnknown(
+                f"the reply of {phase} was lost, and the destination does not answer",
+                remedy="the daemons settle it between themselves; ask both for the domain before you start or stop anything",
+                migration_id=self.request.migration_id,
+                phase=phase,
+                guest=GuestLocation.IN_DOUBT,
+                detail=str(silence),
+            ) from error
+        if outcome is not Outcome.COMMITTED:
+            self._remember(phase, error)
+            return
+        if phase is Phase.FINISH:
+            raise FateUnknown(
+                "the guest lives at the destination, but the reply of finish was lost",
+                remedy="look at the domain at the destination; the source gives up its copy by itself",
+                migration_id=self.request.migration_id,
+                phase=phase,
+                guest=GuestLocation.DESTINATION,
+            ) from error
+
+    async def _abort_source(self) -> None:
+        try:
+            await self.source.abort(self.request.migration_id, "the reply of begin was lost")
+        except VmferryError as error:
+            self.warnings.append(f"the source could not be told to forget the migration, and will by itself: {error}")
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    def _first_error(self, finish: Reply | None) -> VmferryError:
+        error = self.error or MigrationAborted("the destination did not take the guest")
+        if finish is not None and finish.failure and not error.detail:
+            error.detail = finish.failure
+        return error
+
+    def _statistics(self) -> Statistics:
+        perform = self.replies.get(Phase.PERFORM)
+        finish = self.replies.get(Phase.FINISH)
+        statistics = perform.statistics if perform else Statistics()
+        pause_ms = finish.statistics.guest_pause_ms if finish else 0
+        return statistics.measured(guest_pause_ms=pause_ms or statistics.guest_pause_ms)

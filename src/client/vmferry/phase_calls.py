@@ -1,0 +1,228 @@
+"""The five phase calls in their two spellings, fixed arguments and typed parameters: `Request` in, `Reply` out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from dataclasses import replace
+from typing import Protocol
+
+from vmferry import wire
+from vmferry.api.v1 import migration_pb2, migration_pb2_grpc
+from vmferry.endpoint import ProgressListener, Reply, Request
+from vmferry.errors import FateUnknown
+from vmferry.model import MigrationId, Outcome
+from vmferry.params import MigrationParams
+
+PHASE_TIMEOUT_S = 120.0
+"""The bound of a phase that moves no memory. Perform has none here: the source daemon watches its progress."""
+
+
+class PhaseCalls(Protocol):
+    """One spelling."""
+
+    async def begin(self, request: Request) -> Reply:
+        """Calls Begin."""
+        ...
+
+    async def prepare(self, request: Request) -> Reply:
+        """Calls Prepare."""
+        ...
+
+    async def perform(self, request: Request, listener: ProgressListener) -> Reply:
+        """Calls Perform and listens until its result."""
+        ...
+
+    async def finish(self, request: Request) -> Reply:
+        """Calls Finish."""
+        ...
+
+    async def confirm(self, request: Request) -> Reply:
+        """Calls Confirm."""
+        ...
+
+
+class FixedCalls:
+    """Begin, Prepare, Perform, Finish, Confirm."""
+
+    def __init__(self, stub: migration_pb2_grpc.MigrationServiceAsyncStub) -> None:
+        self._stub = stub
+
+    async def begin(self, request: Request) -> Reply:
+        """See `PhaseCalls`."""
+        message = migration_pb2.BeginRequest(
+            domain=request.domain,
+            migration_id=request.migration_id,
+            flags=int(request.flags),
+            destination_name=request.params.destination_name or "",
+            bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
+            destination_xml=request.params.destination_xml or "",
+        )
+        return begin_reply(await self._stub.Begin(message, timeout=PHASE_TIMEOUT_S))
+
+    async def prepare(self, request: Request) -> Reply:
+        """See `PhaseCalls`."""
+        message = migration_pb2.PrepareRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            domain_xml=request.domain_xml,
+            uri=request.uri,
+            flags=int(request.flags),
+            destination_name=request.params.destination_name or "",
+            bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
+        )
+        return prepare_reply(request, await self._stub.Prepare(message, timeout=PHASE_TIMEOUT_S))
+
+    async def perform(self, request: Request, listener: ProgressListener) -> Reply:
+        """See `PhaseCalls`."""
+        message = migration_pb2.PerformRequest(
+            migration_id=request.migration_id,
+            domain=request.domain,
+            cookie=request.cookie,
+            uri=request.uri,
+            flags=int(request.flags),
+            destination_name=request.params.destination_name or "",
+            bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
+            destination_daemon_uri=request.destination_daemon_uri,
+            destination_xml=request.domain_xml if request.destination_daemon_uri else "",
+        )
+        return await perform_reply(request, self._stub.Perform(message), listener)
+
+    async def finish(self, request: Request) -> Reply:
+        """See `PhaseCalls`."""
+        message = migration_pb2.FinishRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            uri=request.uri,
+            flags=int(request.flags),
+            destination_name=request.params.destination_name or "",
+            verdict=wire.enum_to_wire(request.verdict),
+        )
+        return finish_reply(request, await self._stub.Finish(message, timeout=PHASE_TIMEOUT_S))
+
+    async def confirm(self, request: Request) -> Reply:
+        """See `PhaseCalls`."""
+        message = migration_pb2.ConfirmRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            flags=int(request.flags),
+            verdict=wire.enum_to_wire(request.verdict),
+        )
+        return confirm_reply(request, await self._stub.Confirm(message, timeout=PHASE_TIMEOUT_S))
+
+
+class ParamsCalls:
+    """BeginParams, PrepareParams, PerformParams, FinishParams, ConfirmParams."""
+
+    def __init__(self, stub: migration_pb2_grpc.MigrationServiceAsyncStub) -> None:
+        self._stub = stub
+
+    async def begin(self, request: Request) -> Reply:
+        """See `PhaseCalls`."""
+        message = migration_pb2.BeginParamsRequest(
+            domain=request.domain,
+            migration_id=request.migration_id,
+            flags=int(request.flags),
+            params=wire.params_to_wire(request.params),
+        )
+        return begin_reply(await self._stub.BeginParams(message, timeout=PHASE_TIMEOUT_S))
+
+    async def prepare(self, request: Request) -> Reply:
+        """See `PhaseCalls`. Begin's XML takes the place of `destination_xml` (specification 1.6 step 6)."""
+        params = replace(request.params, destination_xml=request.domain_xml, migrate_uri=request.uri or None)
+        message = migration_pb2.PrepareParamsRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            flags=int(request.flags),
+            params=wire.params_to_wire(params),
+        )
+        return prepare_reply(request, await self._stub.PrepareParams(message, timeout=PHASE_TIMEOUT_S))
+
+    async def perform(self, request: Request, listener: ProgressListener) -> Reply:
+        """See `PhaseCalls`. Prepare's URI takes the place of `migrate_uri`."""
+        message = migration_pb2.PerformParamsRequest(
+            migration_id=request.migration_id,
+            domain=request.domain,
+            cookie=request.cookie,
+            flags=int(request.flags),
+            params=wire.params_to_wire(_rewritten(request)),
+            destination_daemon_uri=request.destination_daemon_uri,
+        )
+        return await perform_reply(request, self._stub.PerformParams(message), listener)
+
+    async def finish(self, request: Request) -> Reply:
+        """See `PhaseCalls`. `destination_name` is mandatory here (specification 1.6 step 10)."""
+        params = _rewritten(request)
+        params = replace(params, destination_name=params.destination_name or request.domain)
+        message = migration_pb2.FinishParamsRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            flags=int(request.flags),
+            params=wire.params_to_wire(params),
+            verdict=wire.enum_to_wire(request.verdict),
+        )
+        return finish_reply(request, await self._stub.FinishParams(message, timeout=PHASE_TIMEOUT_S))
+
+    async def confirm(self, request: Request) -> Reply:
+        """See `PhaseCalls`."""
+        message = migration_pb2.ConfirmParamsRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            flags=int(request.flags),
+            params=wire.params_to_wire(_rewritten(request)),
+            verdict=wire.enum_to_wire(request.verdict),
+        )
+        return confirm_reply(request, await self._stub.ConfirmParams(message, timeout=PHASE_TIMEOUT_S))
+
+
+def _rewritten(request: Request) -> MigrationParams:
+    xml = request.domain_xml or request.params.destination_xml
+    return replace(request.params, migrate_uri=request.uri or request.params.migrate_uri, destination_xml=xml or None)
+
+
+def begin_reply(message: migration_pb2.BeginResponse | migration_pb2.BeginParamsResponse) -> Reply:
+    """What Begin answered."""
+    return Reply(MigrationId(message.migration_id), cookie=message.cookie, domain_xml=message.domain_xml)
+
+
+def prepare_reply(request: Request, message: migration_pb2.PrepareResponse | migration_pb2.PrepareParamsResponse) -> Reply:
+    """What Prepare answered."""
+    return Reply(request.migration_id, cookie=message.cookie, uri=message.uri)
+
+
+async def perform_reply(
+    request: Request,
+    events: AsyncIterable[migration_pb2.PerformResponse | migration_pb2.PerformParamsResponse],
+    listener: ProgressListener,
+) -> Reply:
+    """What Perform answered in the end; `listener` has heard every step before.
+
+    Raises:
+        FateUnknown: the stream ended without a result.
+    """
+    async for event in events:
+        if event.WhichOneof("event") == "result":
+            statistics = wire.statistics_from_wire(event.result.statistics)
+            return Reply(request.migration_id, cookie=event.result.cookie, statistics=statistics)
+        listener(wire.progress_from_wire(event.progress))
+    raise FateUnknown("perform ended without a result")
+
+
+def finish_reply(request: Request, message: migration_pb2.FinishResponse | migration_pb2.FinishParamsResponse) -> Reply:
+    """What Finish answered."""
+    return Reply(
+        request.migration_id,
+        cookie=message.cookie,
+        outcome=wire.enum_from_wire(Outcome, message.outcome),
+        domain=wire.domain_from_wire(message.domain) if message.HasField("domain") else None,
+        failure=message.failure,
+        statistics=wire.statistics_from_wire(message.statistics),
+    )
+
+
+def confirm_reply(request: Request, message: migration_pb2.ConfirmResponse | migration_pb2.ConfirmParamsResponse) -> Reply:
+    """What Confirm answered."""
+    return Reply(
+        request.migration_id,
+        outcome=wire.enum_from_wire(Outcome, message.outcome),
+        statistics=wire.statistics_from_wire(message.statistics),
+    )

@@ -1,0 +1,124 @@
+"""The three migration protocols as rows, and what is derived from a row.
+
+Who walks a migration walks `profile.phases`; nothing else in vmferry knows a protocol number. Which row applies between
+two daemons is decided in `negotiation`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from vmferry.errors import NotSupported
+from vmferry.model import Phase, Side
+
+
+class ProtocolVersion(enum.IntEnum):
+    """Which phases two daemons speak with each other."""
+
+    V1 = 1
+    V2 = 2
+    V3 = 3
+
+
+class Spelling(enum.StrEnum):
+    """How the parameters of protocol 3 are written in a call; protocols 1 and 2 only know the fixed one."""
+
+    PARAMS = "params"
+    FIXED = "fixed"
+
+
+class BeginKind(enum.StrEnum):
+    """What the first call to the source is."""
+
+    ABSENT = "absent"
+    DUMP_XML = "dump-xml"
+    BEGIN = "begin"
+
+
+class CookieFlow(NamedTuple):
+    """The cookie that `producer` returned is handed to `consumer`."""
+
+    producer: Phase
+    consumer: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One protocol: its phases in order, and what follows from each.
+
+    `gives_up_source_in` is the phase in which the source side of the protocol lets its guest go. `finish_on_failure`
+    says whether the destination is told of a failed Perform.
+    """
+
+    version: ProtocolVersion
+    phases: tuple[Phase, ...]
+    gives_up_source_in: Phase
+    finish_on_failure: bool
+    cookie_flows: tuple[CookieFlow, ...]
+    begin: BeginKind = BeginKind.ABSENT
+
+    def runs(self, phase: Phase) -> bool:
+        """Whether the phase is one of this profile."""
+        return phase in self.phases
+
+    def cookie_for(self, consumer: Phase) -> Phase | None:
+        """The phase whose cookie `consumer` gets; None when it gets none."""
+        return next((flow.producer for flow in self.cookie_flows if flow.consumer is consumer), None)
+
+
+PROFILES: Mapping[ProtocolVersion, Profile] = {
+    ProtocolVersion.V1: Profile(
+        version=ProtocolVersion.V1,
+        phases=(Phase.PREPARE, Phase.PERFORM, Phase.FINISH),
+        gives_up_source_in=Phase.PERFORM,
+        finish_on_failure=False,
+        cookie_flows=(CookieFlow(Phase.PREPARE, Phase.PERFORM),),
+    ),
+    ProtocolVersion.V2: Profile(
+        version=ProtocolVersion.V2,
+        phases=(Phase.BEGIN, Phase.PREPARE, Phase.PERFORM, Phase.FINISH),
+        gives_up_source_in=Phase.PERFORM,
+        finish_on_failure=True,
+        cookie_flows=(CookieFlow(Phase.PREPARE, Phase.PERFORM), CookieFlow(Phase.PREPARE, Phase.FINISH)),
+        begin=BeginKind.DUMP_XML,
+    ),
+    ProtocolVersion.V3: Profile(
+        version=ProtocolVersion.V3,
+        phases=(Phase.BEGIN, Phase.PREPARE, Phase.PERFORM, Phase.FINISH, Phase.CONFIRM),
+        gives_up_source_in=Phase.CONFIRM,
+        finish_on_failure=True,
+        cookie_flows=(
+            CookieFlow(Phase.BEGIN, Phase.PREPARE),
+            CookieFlow(Phase.PREPARE, Phase.PERFORM),
+            CookieFlow(Phase.PERFORM, Phase.FINISH),
+            CookieFlow(Phase.FINISH, Phase.CONFIRM),
+        ),
+        begin=BeginKind.BEGIN,
+    ),
+}
+"""The rows, by version."""
+
+
+def offline(profile: Profile) -> Profile:
+    """The same protocol without a guest: no Perform, and Prepare's cookie goes nowhere (specification 1.10).
+
+    Raises:
+        NotSupported: the protocol carries no definition, or has no phase in which the source could drop its own.
+    """
+    if profile.gives_up_source_in is Phase.PERFORM:
+        raise NotSupported(
+            f"protocol {profile.version} cannot move a definition without its guest",
+            remedy="let both daemons announce protocol 3",
+        )
+    phases = tuple(phase for phase in profile.phases if phase is not Phase.PERFORM)
+    flows = tuple(f for f in profile.cookie_flows if f.producer is not Phase.PREPARE and f.producer in phases)
+    return replace(profile, phases=phases, cookie_flows=flows)
+
+
+def direct(profile: Profile) -> Profile:
+    """The same protocol where no daemon receives: the source's phases alone, without cookies."""
+    phases = tuple(phase for phase in profile.phases if phase.side is Side.SOURCE)
+    return replace(profile, phases=phases, cookie_flows=(), finish_on_failure=False)

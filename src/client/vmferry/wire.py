@@ -1,0 +1,204 @@
+"""Model ↔ protobuf: pure, both directions side by side.
+
+An enumeration of the model and its protobuf twin have the same names, up to the prefix; so one pair of functions serves them
+all. A value that the other side does not know (a newer peer) becomes an error, never a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+from vmferry.api.v1 import jobs_pb2, params_pb2, types_pb2
+from vmferry.errors import InvalidParameter
+from vmferry.model import (
+    DomainInfo,
+    DomainState,
+    JobInfo,
+    JobOperation,
+    JobType,
+    MigrationId,
+    Outcome,
+    Phase,
+    Progress,
+    Side,
+    StateReason,
+    Statistics,
+    Verdict,
+)
+from vmferry.params import PARAMETERS, Kind, MigrationParams, read_typed, write_typed
+
+E = TypeVar("E", bound=StrEnum)
+
+_TWINS: dict[type[StrEnum], tuple[Any, str]] = {
+    Side: (types_pb2.Side, "SIDE_"),
+    Phase: (types_pb2.Phase, "PHASE_"),
+    Verdict: (types_pb2.Verdict, "VERDICT_"),
+    Outcome: (types_pb2.Outcome, "OUTCOME_"),
+    DomainState: (types_pb2.DomainState, "DOMAIN_STATE_"),
+    JobOperation: (jobs_pb2.JobOperation, "JOB_OPERATION_"),
+    JobType: (jobs_pb2.JobType, "JOB_TYPE_"),
+}
+
+
+def enum_to_wire(value: StrEnum) -> Any:
+    """The protobuf number of a model value."""
+    twin, prefix = _TWINS[type(value)]
+    return _named(twin).Value(prefix + value.name)
+
+
+def enum_from_wire(kind: type[E], number: int) -> E:
+    """The model value of a protobuf number.
+
+    Raises:
+        InvalidParameter: unspecified, or unknown to this side.
+    """
+    twin, prefix = _TWINS[kind]
+    try:
+        return kind[_named(twin).Name(number).removeprefix(prefix)]
+    except (KeyError, ValueError):
+        raise InvalidParameter(
+            f"{number} is no {kind.__name__} that is known here",
+            remedy=f"say one of {', '.join(kind)}",
+        ) from None
+
+
+def _named(twin: Any) -> EnumTypeWrapper:
+    wrapper: EnumTypeWrapper = twin
+    return wrapper
+
+
+def statistics_to_wire(statistics: Statistics) -> types_pb2.Statistics:
+    """Every figure; the two types have the same names."""
+    return types_pb2.Statistics(**{f.name: max(0, getattr(statistics, f.name)) for f in fields(Statistics)})
+
+
+def statistics_from_wire(message: types_pb2.Statistics) -> Statistics:
+    """Every figure; the two types have the same names."""
+    return Statistics(**{f.name: getattr(message, f.name) for f in fields(Statistics)})
+
+
+def progress_to_wire(progress: Progress) -> types_pb2.Progress:
+    """One step of progress."""
+    return types_pb2.Progress(
+        migration_id=progress.migration_id,
+        phase=enum_to_wire(progress.phase),
+        step=progress.step,
+        statistics=statistics_to_wire(progress.statistics),
+    )
+
+
+def progress_from_wire(message: types_pb2.Progress) -> Progress:
+    """One step of progress."""
+    return Progress(
+        migration_id=MigrationId(message.migration_id),
+        phase=enum_from_wire(Phase, message.phase),
+        step=message.step,
+        statistics=statistics_from_wire(message.statistics),
+    )
+
+
+def domain_to_wire(domain: DomainInfo) -> types_pb2.Domain:
+    """A domain."""
+    return types_pb2.Domain(
+        uuid=domain.uuid,
+        name=domain.name,
+        type=domain.domain_type,
+        state=enum_to_wire(domain.state),
+        reason=domain.reason.value,
+        persistent=domain.persistent,
+        memory_bytes=domain.memory_bytes,
+        vcpus=domain.vcpus,
+        id=domain.id,
+        migration_id=domain.migration_id or "",
+    )
+
+
+def domain_from_wire(message: types_pb2.Domain) -> DomainInfo:
+    """A domain. A reason that is newer than this client reads as unknown: it is for people only."""
+    reasons = set(StateReason)
+    return DomainInfo(
+        uuid=message.uuid,
+        name=message.name,
+        domain_type=message.type,
+        state=enum_from_wire(DomainState, message.state),
+        reason=StateReason(message.reason) if message.reason in reasons else StateReason.UNKNOWN,
+        persistent=message.persistent,
+        memory_bytes=message.memory_bytes,
+        vcpus=message.vcpus,
+        id=message.id if message.HasField("id") else None,
+        migration_id=MigrationId(message.migration_id) if message.migration_id else None,
+    )
+
+
+def job_to_wire(job: JobInfo) -> jobs_pb2.Job:
+    """A job."""
+    return jobs_pb2.Job(
+        migration_id=job.migration_id,
+        side=enum_to_wire(job.side),
+        operation=enum_to_wire(job.operation),
+        type=enum_to_wire(job.type),
+        domain_name=job.domain_name,
+        domain_uuid=job.domain_uuid,
+        state=job.state,
+        phase=enum_to_wire(job.phase),
+        started_unix_ms=int(job.started_s * 1000),
+        ended_unix_ms=int((job.ended_s or 0) * 1000),
+        error=job.error,
+        statistics=statistics_to_wire(job.statistics),
+    )
+
+
+def job_from_wire(message: jobs_pb2.Job) -> JobInfo:
+    """A job."""
+    return JobInfo(
+        migration_id=MigrationId(message.migration_id),
+        side=enum_from_wire(Side, message.side),
+        operation=enum_from_wire(JobOperation, message.operation),
+        type=enum_from_wire(JobType, message.type),
+        domain_name=message.domain_name,
+        domain_uuid=message.domain_uuid,
+        state=message.state,
+        phase=enum_from_wire(Phase, message.phase),
+        started_s=message.started_unix_ms / 1000,
+        ended_s=message.ended_unix_ms / 1000 if message.ended_unix_ms else None,
+        error=message.error,
+        statistics=statistics_from_wire(message.statistics),
+    )
+
+
+def params_to_wire(params: MigrationParams) -> list[params_pb2.TypedParam]:
+    """The typed spelling of what is set."""
+    return [_typed(name, value) for name, value in write_typed(params)]
+
+
+def _typed(name: str, value: str | int) -> params_pb2.TypedParam:
+    if isinstance(value, str):
+        return params_pb2.TypedParam(name=name, string_value=value)
+    if name in _INTS:
+        return params_pb2.TypedParam(name=name, int_value=value)
+    return params_pb2.TypedParam(name=name, unsigned_long_value=value)
+
+
+def params_from_wire(messages: Iterable[params_pb2.TypedParam]) -> MigrationParams:
+    """What the typed spelling says.
+
+    Raises:
+        VmferryError: unknown names, wrong types or ranges; all findings at once.
+    """
+    return read_typed((message.name, _value(message)) for message in messages)
+
+
+def _value(message: params_pb2.TypedParam) -> str | int:
+    chosen = message.WhichOneof("value")
+    if chosen is None:
+        raise InvalidParameter(f"parameter {message.name} has no value", remedy="give a string or a number")
+    value: str | int = getattr(message, chosen)
+    return value
+
+
+_INTS = frozenset(row.name for row in PARAMETERS if row.kind is Kind.INT)
