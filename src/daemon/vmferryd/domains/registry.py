@@ -1,0 +1,453 @@
+"""The domains of this host: which there are, what state they are in, and who may touch them.
+
+A domain that a migration holds belongs to that migration (`Entry.holder`): every other modifying call is refused and names
+the holder. The phases change such a domain through the verbs at the end of `Domains`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from vmferry.errors import (
+    AlreadyExists,
+    DefinitionInvalid,
+    DomainBusy,
+    DomainNotFound,
+    HostIncompatible,
+    InvalidState,
+    Violation,
+    VmferryError,
+)
+from vmferry.model import DomainInfo, DomainState, MigrationId, StateReason
+from vmferryd.database import Change
+from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.findings import DefinitionRefused, Finding
+from vmferryd.domains.model import DomainDefinition
+from vmferryd.domains.store import Store, StoredDomain
+from vmferryd.drivers.base import Driver, EventKind, Guest, GuestEvent, GuestPlan, RunState, StartMode
+from vmferryd.drivers.registry import DriverRegistry
+
+log = structlog.get_logger()
+
+
+def parse(xml: str) -> DomainDefinition:
+    """The definition that `xml` says.
+
+    Raises:
+        DefinitionInvalid: it is refused, with every finding.
+    """
+    try:
+        return domain_xml.parse(xml)
+    except DefinitionRefused as refused:
+        raise DefinitionInvalid(
+            f"the domain definition is refused for {len(refused.findings)} reason(s)",
+            violations=violations(refused.findings),
+            remedy="change what is listed and try again",
+        ) from None
+
+
+def violations(findings: tuple[Finding, ...]) -> tuple[Violation, ...]:
+    """The findings of a definition, as the error tree carries them."""
+    return tuple(Violation(f"{f.xpath} (line {f.line})" if f.line else f.xpath, f.problem, f.remedy) for f in findings)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One domain. `live`, `plan`, `guest` and `id` are set together, while it is active."""
+
+    uuid: str
+    name: str
+    persistent: DomainDefinition | None = None
+    live: DomainDefinition | None = None
+    plan: GuestPlan | None = None
+    guest: Guest | None = None
+    id: int | None = None
+    state: DomainState = DomainState.SHUTOFF
+    reason: StateReason = StateReason.UNKNOWN
+    holder: MigrationId | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unsubscribe: Callable[[], None] | None = None
+
+    @property
+    def definition(self) -> DomainDefinition:
+        """Of the running guest if there is one, else the stored one."""
+        chosen = self.live or self.persistent
+        assert chosen is not None  # noqa: S101 - an entry without either is never kept
+        return chosen
+
+    def stored(self) -> StoredDomain:
+        """What is to be remembered of it."""
+        return StoredDomain(
+            self.uuid,
+            self.name,
+            domain_xml.format(self.persistent) if self.persistent else None,
+            domain_xml.format(self.live) if self.live else None,
+            self.plan if self.live else None,
+        )
+
+    def info(self) -> DomainInfo:
+        """What others may know of it."""
+        return DomainInfo(
+            uuid=self.uuid,
+            name=self.name,
+            domain_type=self.definition.type.value,
+            state=self.state,
+            reason=self.reason,
+            persistent=self.persistent is not None,
+            memory_bytes=self.definition.memory_bytes,
+            vcpus=self.definition.vcpus,
+            id=self.id,
+            migration_id=self.holder,
+        )
+
+
+class Domains:
+    """All domains of this host."""
+
+    def __init__(self, store: Store, drivers: DriverRegistry) -> None:
+        self._store = store
+        self._drivers = drivers
+        self._entries: dict[str, Entry] = {}
+        self._ids = itertools.count(1)
+        self._events: asyncio.Queue[tuple[Entry, Guest, GuestEvent]] = asyncio.Queue()
+
+    # -- life of the registry ---------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Every stored domain is here; guests that still run are adopted, and what is left of the others is gone."""
+        for stored in await self._store.all():
+            entry = Entry(stored.uuid, stored.name)
+            entry.persistent = parse(stored.persistent_xml) if stored.persistent_xml else None
+            self._entries[stored.uuid] = entry
+            if stored.live_xml and stored.plan:
+                await self._readopt(entry, parse(stored.live_xml), stored.plan)
+
+    async def _readopt(self, entry: Entry, live: DomainDefinition, plan: GuestPlan) -> None:
+        driver = self.driver(live)
+        guest = await driver.attach(plan)
+        if guest is None:
+            log.warning("domain_gone", domain=entry.name, hint="it ended while no daemon watched it")
+            await driver.discard(plan)
+            await self._forget_live(entry, StateReason.UNKNOWN)
+            return
+        self.activate(entry, live, plan, guest)
+        probe = await guest.probe()
+        self.mark(entry, *_STATES.get(probe.run_state, (DomainState.PAUSED, StateReason.UNKNOWN)))
+        log.info("domain_adopted", domain=entry.name, state=entry.state)
+
+    async def follow_events(self) -> None:
+        """Each guest's events change its domain's state; runs until it is cancelled."""
+        while True:
+            entry, guest, event = await self._events.get()
+            if entry.guest is not guest:
+                continue
+            try:
+                await self._follow(entry, event)
+            except VmferryError as error:
+                log.warning("domain_event_failed", domain=entry.name, event=event.kind, error=str(error))
+
+    async def _follow(self, entry: Entry, event: GuestEvent) -> None:
+        match event.kind:
+            case EventKind.STOPPED if entry.state is DomainState.RUNNING:
+                reason = StateReason.MIGRATION if entry.holder else StateReason.USER
+                self.mark(entry, DomainState.PAUSED, reason)
+            case EventKind.RESUMED if entry.state is DomainState.PAUSED:
+                self.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
+            case EventKind.IO_ERROR:
+                self.mark(entry, DomainState.PAUSED, StateReason.IO_ERROR)
+            case EventKind.SHUT_DOWN:
+                self.mark(entry, DomainState.SHUTDOWN, StateReason.USER)
+            case EventKind.GONE if entry.holder is None:
+                reason = StateReason.SHUTDOWN if entry.state is DomainState.SHUTDOWN else StateReason.CRASHED
+                log.info("domain_ended", domain=entry.name, reason=reason, said=event.detail)
+                await self.lost(entry, reason)
+            case _:
+                pass
+
+    async def close(self) -> None:
+        """Every monitor is closed; the guests run on."""
+        for entry in self._entries.values():
+            if entry.guest:
+                await entry.guest.close()
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All domains, by name."""
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def find(self, name: str) -> Entry:
+        """The domain of that name or UUID.
+
+        Raises:
+            DomainNotFound: there is none.
+        """
+        if entry := self._entries.get(name.lower()):
+            return entry
+        for entry in self._entries.values():
+            if entry.name == name:
+                return entry
+        raise DomainNotFound(f"no domain {name!r} on this host", remedy="see `vmferry list --all`")
+
+    def by_uuid(self, uuid: str) -> Entry | None:
+        """The domain of that UUID, or None."""
+        return self._entries.get(uuid)
+
+    def driver(self, definition: DomainDefinition) -> Driver:
+        """The driver that runs such a definition here.
+
+        Raises:
+            NotSupported: there is none.
+        """
+        return self._drivers.serving(definition.type.value)
+
+    async def devices(self, entry: Entry) -> Mapping[str, str]:
+        """What the host allotted at start, by device alias."""
+        return await entry.guest.devices() if entry.guest else {}
+
+    def xml(self, entry: Entry) -> str:
+        """The definition of the running guest, else the stored one."""
+        return domain_xml.format(entry.definition)
+
+    def stored_xml(self, entry: Entry) -> str:
+        """The stored definition.
+
+        Raises:
+            InvalidState: the domain is transient.
+        """
+        if entry.persistent is None:
+            raise InvalidState(f"domain {entry.name} is transient: it has no stored definition", remedy="define it")
+        return domain_xml.format(entry.persistent)
+
+    # -- what users do ----------------------------------------------------------------------------------------------
+
+    async def define(self, xml: str) -> Entry:
+        """The definition is stored, with everything explicit.
+
+        Raises:
+            DefinitionInvalid: it is refused.
+            AlreadyExists: its name or its UUID belongs to another domain.
+        """
+        parsed = parse(xml)
+        settled = await self.driver(parsed).settle(parsed)
+        entry = self.claim(settled)
+        async with entry.lock:
+            self.refuse_if_held(entry)
+            previous, entry.persistent = entry.persistent, settled
+            try:
+                await self._store.write(entry.stored())
+            except VmferryError:
+                entry.persistent = previous
+                self._drop_if_empty(entry)
+                raise
+        return entry
+
+    def claim(self, definition: DomainDefinition) -> Entry:
+        """The entry that a definition belongs to; a new one when it is new.
+
+        Raises:
+            AlreadyExists: the name belongs to another UUID, or the UUID to another name.
+        """
+        uuid = str(definition.uuid)
+        for entry in self._entries.values():
+            if (entry.uuid == uuid) != (entry.name == definition.name):
+                raise AlreadyExists(
+                    f"domain {entry.name} with UUID {entry.uuid} is there already; "
+                    f"this one is {definition.name} with UUID {uuid}",
+                    remedy="use another name and leave the UUID out, or undefine the other one first",
+                )
+        return self._entries.setdefault(uuid, Entry(uuid, definition.name))
+
+    async def undefine(self, entry: Entry) -> None:
+        """The stored definition is gone; an active domain becomes transient, an inactive one is gone.
+
+        Raises:
+            InvalidState: it is transient already.
+        """
+        async with entry.lock:
+            self.refuse_if_held(entry)
+            self.stored_xml(entry)
+            await self.undefine_now(entry)
+
+    async def start(self, entry: Entry, mode: StartMode) -> None:
+        """The guest exists, running or paused.
+
+        Raises:
+            InvalidState: it is active already, or transient.
+            HostIncompatible: this host cannot start it, with every reason.
+            DriverRefused: the hypervisor refused; nothing is left of it.
+        """
+        async with entry.lock:
+            self.refuse_if_held(entry)
+            if entry.live is not None:
+                raise InvalidState(f"domain {entry.name} is {entry.state} already")
+            if entry.persistent is None:
+                raise InvalidState(f"domain {entry.name} has no stored definition", remedy="define it")
+            await self._start(entry, entry.persistent, mode)
+
+    async def _start(self, entry: Entry, persistent: DomainDefinition, mode: StartMode) -> None:
+        driver = self.driver(persistent)
+        live = await driver.settle(persistent)
+        await refuse_violations(driver, live)
+        plan = driver.plan(live)
+        entry.live, entry.plan = live, plan
+        try:
+            await self._store.write(entry.stored())
+            guest = await driver.start(plan, live, mode)
+        except BaseException:
+            entry.live = entry.plan = None
+            await self._store.write(entry.stored())
+            raise
+        self.activate(entry, live, plan, guest)
+        running = mode is StartMode.RUNNING
+        self.mark(
+            entry,
+            DomainState.RUNNING if running else DomainState.PAUSED,
+            StateReason.BOOTED if running else StateReason.USER,
+        )
+
+    async def shutdown(self, entry: Entry) -> None:
+        """The guest has been asked to shut down."""
+        async with entry.lock:
+            self.refuse_if_held(entry)
+            await self.active(entry).shutdown()
+
+    async def destroy(self, entry: Entry) -> None:
+        """The guest is gone."""
+        async with entry.lock:
+            self.refuse_if_held(entry)
+            await self.active(entry).destroy()
+            await self.lost(entry, StateReason.DESTROYED)
+
+    async def suspend(self, entry: Entry) -> None:
+        """The guest's CPUs stand still."""
+        async with entry.lock:
+            self.refuse_if_held(entry)
+            await self.active(entry).pause()
+            self.mark(entry, DomainState.PAUSED, StateReason.USER)
+
+    async def resume(self, entry: Entry) -> None:
+        """The guest's CPUs run."""
+        async with entry.lock:
+            self.refuse_if_held(entry)
+            await self.active(entry).resume()
+            self.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
+
+    # -- what the phases do -----------------------------------------------------------------------------------------
+
+    def refuse_if_held(self, entry: Entry) -> None:
+        """Nothing happens when no migration holds the domain.
+
+        Raises:
+            DomainBusy: one does; the message names it.
+        """
+        if entry.holder is not None:
+            raise DomainBusy(
+                f"domain {entry.name} is held by migration {entry.holder}",
+                migration_id=entry.holder,
+                remedy=f"wait for it, or end it with `vmferry job abort {entry.holder}`",
+            )
+
+    def active(self, entry: Entry) -> Guest:
+        """The domain's guest.
+
+        Raises:
+            InvalidState: it is not active.
+        """
+        if entry.guest is None:
+            raise InvalidState(f"domain {entry.name} is not active", remedy=f"start it with `vmferry start {entry.name}`")
+        return entry.guest
+
+    def hold(self, entry: Entry, migration_id: MigrationId) -> None:
+        """The domain belongs to that migration.
+
+        Raises:
+            DomainBusy: it belongs to another one.
+        """
+        if entry.holder != migration_id:
+            self.refuse_if_held(entry)
+        entry.holder = migration_id
+
+    def let_go(self, entry: Entry) -> None:
+        """The domain belongs to no migration."""
+        entry.holder = None
+        self._drop_if_empty(entry)
+
+    def activate(self, entry: Entry, live: DomainDefinition, plan: GuestPlan, guest: Guest) -> None:
+        """The domain is active with this guest, in memory."""
+        entry.live, entry.plan, entry.guest = live, plan, guest
+        entry.id = next(self._ids)
+        entry.unsubscribe = guest.subscribe(lambda event: self._events.put_nowait((entry, guest, event)))
+
+    def mark(self, entry: Entry, state: DomainState, reason: StateReason) -> None:
+        """The domain is in that state."""
+        entry.state, entry.reason = state, reason
+
+    def change(self, entry: Entry, persistent: DomainDefinition | None) -> Change:
+        """The change that stores the active domain, and a new stored definition if one is given."""
+        stored = entry.stored()
+        if persistent is not None:
+            stored = replace(stored, persistent_xml=domain_xml.format(persistent))
+        return self._store.change(stored)
+
+    async def undefine_now(self, entry: Entry) -> None:
+        """The stored definition is gone, whoever holds the domain."""
+        previous, entry.persistent = entry.persistent, None
+        try:
+            await self._store.write(entry.stored() if entry.live else StoredDomain(entry.uuid, entry.name))
+        except VmferryError:
+            entry.persistent = previous
+            raise
+        self._drop_if_empty(entry)
+
+    async def forget_incoming(self, entry: Entry) -> None:
+        """The guest that waited in this domain is forgotten; a definition that was stored before stays."""
+        if entry.unsubscribe:
+            entry.unsubscribe()
+        if entry.guest:
+            await entry.guest.close()
+        entry.live = entry.plan = entry.guest = entry.id = entry.unsubscribe = None
+        self.mark(entry, DomainState.SHUTOFF, StateReason.FAILED)
+
+    async def lost(self, entry: Entry, reason: StateReason) -> None:
+        """The domain is not active any more, and nothing of its guest is left; a transient one is gone."""
+        if entry.live is not None and entry.plan is not None:
+            await self.driver(entry.live).discard(entry.plan)
+        await self._forget_live(entry, reason)
+
+    async def _forget_live(self, entry: Entry, reason: StateReason) -> None:
+        await self.forget_incoming(entry)
+        await self._store.write(StoredDomain(entry.uuid, entry.name) if entry.persistent is None else entry.stored())
+        self.mark(entry, DomainState.CRASHED if reason is StateReason.CRASHED else DomainState.SHUTOFF, reason)
+        self._drop_if_empty(entry)
+
+    def _drop_if_empty(self, entry: Entry) -> None:
+        if entry.persistent is None and entry.live is None and entry.holder is None:
+            self._entries.pop(entry.uuid, None)
+
+
+async def refuse_violations(driver: Driver, definition: DomainDefinition) -> None:
+    """Nothing is known that would keep `definition` from running here.
+
+    Raises:
+        HostIncompatible: something would; with every reason.
+    """
+    if problems := await driver.check(definition):
+        raise HostIncompatible(f"this host cannot run domain {definition.name}", violations=problems)
+
+
+_STATES: Mapping[RunState, tuple[DomainState, StateReason]] = {
+    RunState.RUNNING: (DomainState.RUNNING, StateReason.UNKNOWN),
+    RunState.PAUSED: (DomainState.PAUSED, StateReason.USER),
+    RunState.IO_ERROR: (DomainState.PAUSED, StateReason.IO_ERROR),
+    RunState.HELD: (DomainState.PAUSED, StateReason.MIGRATION),
+    RunState.GONE_OVER: (DomainState.PAUSED, StateReason.MIGRATION),
+    RunState.INCOMING: (DomainState.PAUSED, StateReason.STARTING_UP),
+    RunState.SHUT_DOWN: (DomainState.SHUTDOWN, StateReason.USER),
+    RunState.CRASHED: (DomainState.CRASHED, StateReason.CRASHED),
+}
