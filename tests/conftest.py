@@ -1,0 +1,1 @@
+"""Makes `support` and `contract` importable from every test: pytest puts this folder on the path."""

@@ -1,0 +1,1 @@
+"""What the tests share: a guest that verifies itself, and what is made of its words."""
