@@ -86,7 +86,7 @@ class Connection:
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
         self._phases: PhaseCalls = _phase_calls(channel, spelling)
 
-    # -- the host ------------------------------------------------------------------------------------------------------
+    # -- the host ---------------------------------------------------------------------------------------------------
 
     async def version(self) -> host_pb2.GetVersionResponse:
         """Who answers: vmferry's version, the host's name and UUID."""
@@ -96,7 +96,7 @@ class Connection:
         """The drivers that work there, and the features that the daemon announces."""
         return await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
 
-    # -- domains -------------------------------------------------------------------------------------------------------
+    # -- domains ----------------------------------------------------------------------------------------------------
 
     async def define(self, xml: str) -> DomainInfo:
         """The definition is stored.
@@ -172,7 +172,7 @@ class Connection:
     async def _xml(self, request: domains_pb2.DumpDomainXmlRequest) -> str:
         return (await self._ask(self._domains.DumpDomainXml(request, timeout=CALL_TIMEOUT_S))).xml
 
-    # -- jobs ----------------------------------------------------------------------------------------------------------
+    # -- jobs -------------------------------------------------------------------------------------------------------
 
     async def job(self, migration_id: MigrationId) -> JobInfo:
         """One migration as this host knows it."""
@@ -207,7 +207,7 @@ class Connection:
         reply = await self._ask(self._jobs.AbortJob(request, timeout=CALL_TIMEOUT_S), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 
-    # -- migration -----------------------------------------------------------------------------------------------------
+    # -- migration --------------------------------------------------------------------------------------------------
 
     async def migrate(
         self,
@@ -232,7 +232,7 @@ class Connection:
         profile = PROFILES[ProtocolVersion.V3]
         return await migrate(profile, self, destination, request, listener=listener, patience=patience)
 
-    # -- the endpoint of the engine --------------------------------------------------------------------------------------
+    # -- the endpoint of the engine ---------------------------------------------------------------------------------
 
     async def begin(self, request: Request) -> Reply:
         """See `vmferry.endpoint.Source`."""

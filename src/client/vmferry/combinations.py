@@ -10,10 +10,12 @@ import enum
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass
+from functools import cache
 
 from vmferry.errors import InvalidParameter, NotSupported, PermissionRefused, Violation, VmferryError
 from vmferry.flags import NONE, STORAGE, Flag
 from vmferry.flags import names as flag_names
+from vmferry.model import Side
 from vmferry.params import MigrationParams, given, scheme
 
 LIBVIRT_CODES: Mapping[str, type[VmferryError]] = {
@@ -28,7 +30,10 @@ LIBVIRT_CODES: Mapping[str, type[VmferryError]] = {
 
 
 class Place(enum.Flag):
-    """Where a rule is looked at. Places can be joined, to hear early what others would say later."""
+    """Where a rule is looked at: the client library, the source's Begin, the destination's Prepare, the command line.
+
+    Places can be joined, to hear early what others would say later; the flags must then be those of the source's calls.
+    """
 
     CLIENT = enum.auto()
     SOURCE = enum.auto()
@@ -83,7 +88,7 @@ class Handling(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CombinationRule:
-    """A combination that is refused: all of `flags`, one of `any_flag`, none of `no_flag`; the same for facts and names.
+    """A combination that is refused: all of `flags`, one of `any_flag`, none of `no_flag`; so for facts and names, too.
 
     `libvirt_code` is empty where libvirt has no rule. `differs` says what vmferry does otherwise, and why.
     """
@@ -122,9 +127,9 @@ class CombinationRule:
     def matches(self, flags: Flag, names: AbstractSet[str], facts: AbstractSet[Fact]) -> bool:
         """Whether the combination is there."""
         return (
-            self.flags & flags == self.flags
-            and (not self.any_flag or bool(self.any_flag & flags))
-            and not self.no_flag & flags
+            self.flags in flags
+            and (not self.any_flag or bool(self.any_flag.value & flags.value))
+            and not self.no_flag.value & flags.value
             and self.facts <= facts
             and (not self.any_fact or bool(self.any_fact & facts))
             and not self.no_fact & facts
@@ -150,6 +155,8 @@ _C, _S, _D, _SD = Place.CLIENT, Place.SOURCE, Place.DESTINATION, BOTH_HOSTS
 _LIFTED, _HARMLESS = Handling.LIFTED, Handling.HARMLESS
 _TUNNEL = "The tunnel of vmferry carries bytes both ways and more than one stream. "
 _NEVER_SILENT = "libvirt ignores it without a word; vmferry never does."
+_DIRECT_HERE = "No driver of libvirt has direct mode."
+_DIRECT = _facts(Fact.TO_URI_CALL, Fact.DIRECT_OFFERED)
 _PARALLEL_METHODS = _facts(Fact.METHOD_ZLIB, Fact.METHOD_ZSTD)
 _OTHER_METHODS = _facts(Fact.METHOD_XBZRLE, Fact.METHOD_MT)
 
@@ -181,6 +188,15 @@ RULES: tuple[CombinationRule, ...] = (
     CombinationRule("direct-not-offered", _C, "ARGUMENT_UNSUPPORTED",
                     "the source cannot migrate to where no daemon receives", "add PEER2PEER",
                     no_flag=Flag.PEER2PEER, facts=_facts(Fact.TO_URI_CALL), no_fact=_facts(Fact.DIRECT_OFFERED)),
+    CombinationRule("direct-offline", _C, "",
+                    "no daemon is there that could keep a definition", "add PEER2PEER",
+                    flags=Flag.OFFLINE, no_flag=Flag.PEER2PEER, facts=_DIRECT, differs=_DIRECT_HERE),
+    CombinationRule("direct-tunnelled", _C, "",
+                    "no daemon is there that could end a tunnel", "add PEER2PEER",
+                    flags=Flag.TUNNELLED, no_flag=Flag.PEER2PEER, facts=_DIRECT, differs=_DIRECT_HERE),
+    CombinationRule("direct-persist", _C, "",
+                    "no daemon is there that could keep a definition", "leave out PERSIST_DEST, or add PEER2PEER",
+                    flags=Flag.PERSIST_DEST, no_flag=Flag.PEER2PEER, facts=_DIRECT, differs=_DIRECT_HERE),
     CombinationRule("offline-storage", _SD, "OPERATION_INVALID",
                     "disks are copied only while a guest runs", "copy the disks by other means",
                     flags=Flag.OFFLINE, any_flag=STORAGE, handling=_LIFTED,
@@ -247,7 +263,7 @@ RULES: tuple[CombinationRule, ...] = (
                     "a tunnel opens no address of its own", "leave out the addresses and ports, or TUNNELLED",
                     flags=Flag.TUNNELLED,
                     any_parameter=_names("migrate_uri", "listen_address", "disks_port", "disks_uri"),
-                    differs="libvirt checks it for peer-to-peer and not for disks_uri; here it holds for every tunnel."),
+                    differs="libvirt checks it for peer-to-peer only, and not for disks_uri."),
     CombinationRule("disks-port-and-uri", _SD, "INVALID_ARG",
                     "the URI of the disks names a port already", "leave out one of the two",
                     parameters=_names("disks_port", "disks_uri")),
@@ -261,10 +277,11 @@ RULES: tuple[CombinationRule, ...] = (
                     "the migration cannot be set up as asked",
                     "ask the host for its capabilities, and leave out what it lacks",
                     facts=_facts(Fact.CAPABILITY_MISSING)),
-    CombinationRule("auto-converge-parameters", _SD, "INVALID_ARG",
+    CombinationRule("auto-converge-parameters", _S, "INVALID_ARG",
                     "nothing is slowed down", "add AUTO_CONVERGE",
                     no_flag=Flag.AUTO_CONVERGE,
-                    any_parameter=_names("auto_converge.initial", "auto_converge.increment")),
+                    any_parameter=_names("auto_converge.initial", "auto_converge.increment"),
+                    differs="The destination never sees the flag, so only the source can say."),
     CombinationRule("mt-parameters", _SD, "INVALID_ARG",
                     "the method is not used", "add mt to compression", no_fact=_facts(Fact.METHOD_MT),
                     any_parameter=_names("compression.mt.level", "compression.mt.threads", "compression.mt.dthreads")),
@@ -292,7 +309,7 @@ RULES: tuple[CombinationRule, ...] = (
     CombinationRule("parallel-parameters", _SD, "INVALID_ARG",
                     "there is one connection", "add PARALLEL",
                     no_flag=Flag.PARALLEL, any_parameter=_names("parallel.connections")),
-    CombinationRule("persistent-xml-without-persist", EVERYWHERE, "",
+    CombinationRule("persistent-xml-without-persist", _C | _S, "",
                     "the destination keeps no definition", "add PERSIST_DEST",
                     no_flag=Flag.PERSIST_DEST, any_parameter=_names("persistent_xml"), differs=_NEVER_SILENT),
     CombinationRule("disks-without-copy", _C | _S, "OPERATION_UNSUPPORTED",
@@ -302,7 +319,7 @@ RULES: tuple[CombinationRule, ...] = (
     CombinationRule("disks-address-without-copy", EVERYWHERE, "",
                     "no disk is copied", "add one of the copy-storage flags",
                     no_flag=STORAGE, any_parameter=_names("disks_port", "disks_uri"), differs=_NEVER_SILENT),
-    CombinationRule("tls-name-without-tls", EVERYWHERE, "",
+    CombinationRule("tls-name-without-tls", _C | _S, "",
                     "no certificate is looked at", "add TLS",
                     no_flag=Flag.TLS, any_parameter=_names("tls.destination"), differs=_NEVER_SILENT),
     CombinationRule("live-offline", Place.TOOL, "",
@@ -332,14 +349,18 @@ def facts_of(flags: Flag, params: MigrationParams) -> frozenset[Fact]:
 def broken(
     flags: Flag, params: MigrationParams, places: Place, facts: AbstractSet[Fact] = frozenset()
 ) -> tuple[CombinationRule, ...]:
-    """The enforced rules of `places` that the request breaks, in the order of the table."""
-    names = {row.name for row in given(params)}
+    """The enforced rules of `places` that the request breaks, in the order of the table.
+
+    A destination does not look at parameters that only the source uses: the flags that go with them never reach it.
+    """
+    names = {row.name for row in given(params) if places != Place.DESTINATION or Side.DESTINATION in row.sides}
     known = facts_of(flags, params) | facts
-    return tuple(
-        rule
-        for rule in RULES
-        if rule.handling is Handling.ENFORCED and rule.places & places and rule.matches(flags, names, known)
-    )
+    return tuple(rule for rule in _enforced_at(places) if rule.matches(flags, names, known))
+
+
+@cache
+def _enforced_at(places: Place) -> tuple[CombinationRule, ...]:
+    return tuple(rule for rule in RULES if rule.handling is Handling.ENFORCED and rule.places & places)
 
 
 def violations(
@@ -366,11 +387,12 @@ def check(flags: Flag, params: MigrationParams, places: Place, facts: AbstractSe
 def refusal(rules: tuple[CombinationRule, ...]) -> VmferryError:
     """One error about all of `rules`, of which there is at least one."""
     error = next((rule.error for rule in rules if rule.error is InvalidParameter), rules[0].error)
+    codes = dict.fromkeys(rule.libvirt_code for rule in rules if rule.libvirt_code)
     return error(
         "the flags and parameters of the migration do not fit",
         remedy=rules[0].remedy if len(rules) == 1 else "",
         violations=tuple(rule.violation() for rule in rules),
-        detail=", ".join(dict.fromkeys(rule.libvirt_code for rule in rules if rule.libvirt_code)),
+        detail=f"libvirt: {', '.join(codes)}" if codes else "",
     )
 
 

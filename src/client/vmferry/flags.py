@@ -194,7 +194,7 @@ def destination_flags(flags: Flag) -> Flag:
 
 def names(flags: Flag) -> tuple[str, ...]:
     """The names of the set bits, lowest first; a bit without a name is written `bit N`."""
-    known = tuple(row.name for row in FLAGS if row.flag & flags)
+    known = tuple(row.name for row in FLAGS if row.flag in flags)
     return known + tuple(f"bit {bit}" for bit in unknown_bits(flags.value))
 
 

@@ -12,12 +12,24 @@ journal decides; and if the destination does not answer, **no side is told to st
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from vmferry.endpoint import Destination, ProgressListener, Reply, Request, Source, ignore_progress
 from vmferry.errors import FateUnknown, InvalidState, MigrationAborted, MigrationNotFound, PeerUnreachable, VmferryError
 from vmferry.flags import NONE, Flag, destination_flags, source_flags
-from vmferry.model import DomainInfo, DomainState, GuestLocation, MigrationId, Outcome, Phase, Side, Statistics, Verdict
+from vmferry.model import (
+    DomainInfo,
+    DomainState,
+    GuestLocation,
+    MigrationId,
+    Outcome,
+    Phase,
+    Progress,
+    Side,
+    Statistics,
+    Verdict,
+)
 from vmferry.protocol import Profile
 
 
@@ -39,6 +51,18 @@ class Migrated:
     warnings: tuple[str, ...] = ()
 
 
+_STEPS: Mapping[tuple[Phase, Verdict], str] = {
+    (Phase.BEGIN, Verdict.COMMIT): "asking the source for the guest's definition",
+    (Phase.PREPARE, Verdict.COMMIT): "letting the destination get ready",
+    (Phase.PERFORM, Verdict.COMMIT): "moving the guest's state",
+    (Phase.FINISH, Verdict.COMMIT): "letting the guest live at the destination",
+    (Phase.FINISH, Verdict.ROLL_BACK): "telling the destination that it failed",
+    (Phase.CONFIRM, Verdict.COMMIT): "letting the source give up its copy",
+    (Phase.CONFIRM, Verdict.ROLL_BACK): "telling the source that it failed",
+}
+"""What a phase is about when it starts, for people. An opening phase always wants to commit."""
+
+
 async def migrate(
     profile: Profile,
     source: Source,
@@ -56,7 +80,7 @@ async def migrate(
         source: the host where the guest runs.
         destination: the host where it goes.
         request: what the user asked for, with a migration id that nobody has used before.
-        listener: hears the progress of Perform.
+        listener: hears the start of each phase, and the progress of Perform.
         protection: `Flag.CHANGE_PROTECTION` when the source has that feature.
         patience: the bound of repeated calls.
 
@@ -98,6 +122,7 @@ class _Walk:
 
     async def run(self, phase: Phase) -> None:
         """`phase` has been answered, or its error is remembered."""
+        self.listener(Progress(self.request.migration_id, phase, _STEPS[phase, self._verdict(phase)]))
         try:
             reply = await self._call_patiently(phase)
         except VmferryError as error:
@@ -113,7 +138,7 @@ class _Walk:
             raise self._first_error(finish).located(migration_id=self.request.migration_id, guest=GuestLocation.SOURCE)
         return Migrated(self.request.migration_id, finish.domain, self._statistics(), tuple(self.warnings))
 
-    # -- one call ------------------------------------------------------------------------------------------------------
+    # -- one call ---------------------------------------------------------------------------------------------------
 
     async def _call_patiently(self, phase: Phase) -> Reply:
         loop = asyncio.get_running_loop()
@@ -159,7 +184,7 @@ class _Walk:
             return Verdict.COMMIT if committed else Verdict.ROLL_BACK
         return Verdict.COMMIT if self.error is None else Verdict.ROLL_BACK
 
-    # -- what an answer changes ------------------------------------------------------------------------------------------
+    # -- what an answer changes -------------------------------------------------------------------------------------
 
     async def _answered(self, phase: Phase, reply: Reply) -> None:
         if phase is Phase.BEGIN:
@@ -187,7 +212,7 @@ class _Walk:
         elif reply.outcome is not Outcome.COMMITTED and self.error is None:
             self._remember(Phase.FINISH, MigrationAborted("the destination did not take the guest", detail=reply.failure))
 
-    # -- what an error changes -------------------------------------------------------------------------------------------
+    # -- what an error changes --------------------------------------------------------------------------------------
 
     async def _failed(self, phase: Phase, error: VmferryError) -> None:
         if phase is Phase.CONFIRM:
@@ -239,7 +264,7 @@ class _Walk:
         except VmferryError as error:
             self.warnings.append(f"the source could not be told to forget the migration, and will by itself: {error}")
 
-    # -- the end -----------------------------------------------------------------------------------------------------------
+    # -- the end ----------------------------------------------------------------------------------------------------
 
     def _first_error(self, finish: Reply | None) -> VmferryError:
         error = self.error or MigrationAborted("the destination did not take the guest")

@@ -310,6 +310,7 @@ def to_fixed(params: MigrationParams) -> Fixed:
             "older calls have no place for some parameters",
             remedy="leave them out, or use daemons that announce MIGRATION_PARAMS",
             violations=tuple(Violation(name, "has no place in the fixed spelling") for name in misfits),
+            detail="libvirt: ARGUMENT_UNSUPPORTED",
         )
     return Fixed(params.migrate_uri, params.destination_name, params.bandwidth_mib_per_s or 0, params.destination_xml)
 

@@ -7,7 +7,7 @@ two daemons is decided in `negotiation`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -122,3 +122,36 @@ def direct(profile: Profile) -> Profile:
     """The same protocol where no daemon receives: the source's phases alone, without cookies."""
     phases = tuple(phase for phase in profile.phases if phase.side is Side.SOURCE)
     return replace(profile, phases=phases, cookie_flows=(), finish_on_failure=False)
+
+
+def resumed(profile: Profile) -> Profile:
+    """The same protocol taken up again after a cut in post-copy: every phase runs once more (specification 1.11).
+
+    Raises:
+        NotSupported: the protocol has no hold of the source after Perform, so there is nothing to take up.
+    """
+    if profile.gives_up_source_in is Phase.PERFORM:
+        raise NotSupported(
+            f"protocol {profile.version} cannot resume a post-copy migration",
+            remedy="let both daemons announce protocol 3",
+        )
+    return profile
+
+
+def as_markdown() -> str:
+    """The table of protocols as Markdown."""
+    rows: dict[str, Callable[[Profile], str]] = {
+        "phases": lambda p: " ".join(_phase_name(p, phase) for phase in p.phases),
+        "gives up the source in": lambda p: p.gives_up_source_in.name,
+        "finish on failure": lambda p: "yes" if p.finish_on_failure else "no",
+        "cookie flows": lambda p: ", ".join(f"{f.producer.name} to {f.consumer.name}" for f in p.cookie_flows),
+    }
+    profiles = PROFILES.values()
+    lines = ["| | " + " | ".join(str(p.version.value) for p in profiles) + " |", "|---|---|---|---|"]
+    lines += [f"| {title} | " + " | ".join(cell(p) for p in profiles) + " |" for title, cell in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _phase_name(profile: Profile, phase: Phase) -> str:
+    dumps = phase is Phase.BEGIN and profile.begin is BeginKind.DUMP_XML
+    return f"{phase.name}(dump)" if dumps else phase.name

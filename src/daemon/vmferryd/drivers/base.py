@@ -309,6 +309,15 @@ class Driver(Protocol):
         """Everything that would keep this definition from starting here now; empty when nothing is known."""
         ...
 
+    async def settle(self, definition: DomainDefinition) -> DomainDefinition:
+        """The same guest with everything explicit: device aliases and addresses, the versioned machine. What is settled is
+        built identically by every host, and settling it again changes nothing.
+
+        Raises:
+            HostIncompatible: this host cannot build it; `violations` says why.
+        """
+        ...
+
     def plan(self, definition: DomainDefinition) -> GuestPlan:
         """A plan for one execution of this definition; nothing exists yet. No two plans are alike."""
         ...

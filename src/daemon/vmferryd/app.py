@@ -1,0 +1,183 @@
+"""The composition root: builds everything, owns the task group, and fixes the order of start and end.
+
+Start: journal, drivers, domains (guests are adopted), migrations (each unfinished one is settled or goes on being asked for),
+then the server. End: the server stops, tasks are cancelled, monitors and journal are closed. Nothing is rolled back and no
+guest is touched: the journal is enough for the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from grpc import aio
+
+from vmferry.channel import Credentials, Transport
+from vmferry.errors import DriverLost, DriverRefused, InvalidState, VmferryError
+from vmferry.model import Side
+from vmferryd.clock import Clock, SystemClock
+from vmferryd.config import Config
+from vmferryd.database import Database
+from vmferryd.domains.registry import Domains
+from vmferryd.domains.store import Store
+from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.driver import QemuDriver
+from vmferryd.drivers.registry import DriverFactory, DriverRegistry
+from vmferryd.jobs.board import Board
+from vmferryd.jobs.journal import Journal
+from vmferryd.peer import Peers, advertised
+from vmferryd.phases.context import Context, Identity, Tasks
+from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.machine import job_info
+from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.rpc import server as rpc_server
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon. For tests and the entry point; everything else goes through gRPC."""
+
+    context: Context
+    source: SourcePhases
+    destination: DestinationPhases
+    server: aio.Server
+
+
+@asynccontextmanager
+async def running(
+    config: Config, *, clock: Clock | None = None, drivers: dict[str, DriverFactory] | None = None
+) -> AsyncIterator[Daemon]:
+    """The daemon answers at every place of `config.listen`, until the context is left; guests run on.
+
+    Args:
+        config: what to run.
+        clock: time; the machine's own by default.
+        drivers: factories by name, instead of the configured ones.
+
+    Raises:
+        StorageFailed: the journal cannot be used; it is left as it is.
+        InvalidParameter: a place to listen cannot be used.
+        InvalidState: another daemon uses the state directory.
+    """
+    time = clock or SystemClock()
+    with _exclusive(config.state_directory):
+        database = await Database.open(config.state_directory / "journal.sqlite")
+        try:
+            registry, unavailable = await _drivers(config, time, drivers)
+            async with asyncio.TaskGroup() as group:
+                context = await _context(config, time, database, registry, Tasks(group))
+                try:
+                    async with _serving(config, context, unavailable) as daemon:
+                        yield daemon
+                finally:
+                    context.tasks.cancel_all()
+            await context.peers.close()
+            await context.domains.close()
+        finally:
+            await database.close()
+
+
+@asynccontextmanager
+async def _serving(config: Config, context: Context, unavailable: dict[str, str]) -> AsyncIterator[Daemon]:
+    source, destination = SourcePhases(context), DestinationPhases(context)
+    await context.domains.load()
+    context.tasks.spawn(context.domains.follow_events(), "domain events")
+    await _recover(context, source, destination)
+    server = rpc_server.build(context, source, destination, unavailable, config.keepalive.options())
+    rpc_server.listen(server, config.listen, config.certificates)
+    await server.start()
+    log.info(
+        "serving",
+        host=context.identity.host_name,
+        listen=[str(uri) for uri in config.listen],
+        drivers=context.drivers.names,
+        unavailable=unavailable,
+    )
+    try:
+        yield Daemon(context, source, destination, server)
+    finally:
+        log.info("stopping", guests="left running")
+        await server.stop(config.limits.shutdown_s)
+
+
+async def _recover(context: Context, source: SourcePhases, destination: DestinationPhases) -> None:
+    for record in reversed(await context.journal.newest(context.limits.remembered_migrations)):
+        context.board.publish(job_info(record))
+    for record in await context.journal.unfinished():
+        log.info("recovering", migration_id=record.migration_id, side=record.side, state=record.state)
+        try:
+            await (source if record.side is Side.SOURCE else destination).recover(record)
+        except VmferryError as error:
+            log.warning("recovery_goes_on", migration_id=record.migration_id, error=str(error))
+    await context.journal.forget_all_but(context.limits.remembered_migrations)
+
+
+async def _context(config: Config, clock: Clock, database: Database, drivers: DriverRegistry, tasks: Tasks) -> Context:
+    host_uuid = str(config.host_uuid) if config.host_uuid else await database.remembered("uuid", str(uuid.uuid4()))
+    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(advertised(config.reached_at)))
+    return Context(
+        identity=identity,
+        journal=Journal(database),
+        domains=Domains(Store(database), drivers),
+        drivers=drivers,
+        peers=Peers(config.keepalive.options(), _own_credentials(config)),
+        board=Board(),
+        clock=clock,
+        limits=config.limits,
+        tasks=tasks,
+    )
+
+
+def _own_credentials(config: Config) -> Credentials | None:
+    return Credentials.read(config.certificates, "client") if config.certificates else None
+
+
+async def _drivers(
+    config: Config, clock: Clock, given: dict[str, DriverFactory] | None
+) -> tuple[DriverRegistry, dict[str, str]]:
+    """The drivers that work here, and why the others do not."""
+    if given is not None:
+        return await DriverRegistry.open(clock, given), {}
+    factory = _qemu(config)
+    if not config.qemu.enabled:
+        return await DriverRegistry.open(clock), {"qemu": "switched off in the configuration"}
+    try:
+        await factory(clock).capabilities()
+    except (DriverRefused, DriverLost) as error:
+        log.warning("driver_unavailable", driver="qemu", error=str(error))
+        return await DriverRegistry.open(clock), {"qemu": f"{error.message}. {error.remedy}".strip()}
+    return await DriverRegistry.open(clock, {"qemu": factory}), {}
+
+
+def _qemu(config: Config) -> Callable[[Clock], QemuDriver]:
+    settings = QemuConfig()
+    return lambda clock: QemuDriver(settings, config.run_directory / "guests", clock)
+
+
+@contextmanager
+def _exclusive(directory: Path) -> Iterator[None]:
+    """No other daemon uses `directory` meanwhile. The lock goes with the process, however it ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InvalidState(
+            f"another vmferryd uses {directory}", remedy="stop it, or give this one a --state-directory of its own"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["Daemon", "Transport", "running"]

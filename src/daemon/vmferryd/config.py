@@ -1,0 +1,150 @@
+"""The daemon's configuration: one TOML file, overridden by the command line. Nothing else reads files or environment.
+
+Everything is checked here, all findings are reported together, and an unknown key is one of them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from vmferry.channel import DEFAULT_SOCKET, ChannelOptions, Transport, Uri, parse_uri
+from vmferry.errors import InvalidParameter, Violation, VmferryError
+from vmferryd.limits import Limits
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Keepalive(_Section):
+    """How a silent connection is noticed, in seconds."""
+
+    interval_s: float = Field(5.0, gt=0)
+    timeout_s: float = Field(5.0, gt=0)
+
+    def options(self) -> ChannelOptions:
+        """The same, for a channel."""
+        return ChannelOptions(self.interval_s, self.timeout_s)
+
+
+class QemuSection(_Section):
+    """The QEMU driver. `emulator` replaces the one that is found in the search path."""
+
+    enabled: bool = True
+    emulator: Path | None = None
+    start_timeout_s: float = Field(30.0, gt=0)
+    stop_timeout_s: float = Field(10.0, gt=0)
+
+
+class LogSection(_Section):
+    """The log goes to stderr."""
+
+    level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    json_lines: bool = False
+
+
+class Config(_Section):
+    """All that can be configured.
+
+    `listen` are the places where the daemon answers. `advertise` is where a peer reaches it; by default the first TCP or TLS
+    place, else the first UNIX socket. `certificates` is a folder with `ca.pem`, `server.pem`, `server-key.pem` and, for the
+    connections that the daemon makes itself, `client.pem` and `client-key.pem`.
+    """
+
+    listen: tuple[Uri, ...] = (Uri(Transport.UNIX, path=str(DEFAULT_SOCKET)),)
+    advertise: Uri | None = None
+    insecure: bool = False
+    certificates: Path | None = None
+    state_directory: Path = Path("/var/lib/vmferry")
+    run_directory: Path = Path("/run/vmferry")
+    host_name: str = ""
+    host_uuid: UUID | None = None
+    limits: Limits = Limits()
+    keepalive: Keepalive = Keepalive()
+    qemu: QemuSection = QemuSection()
+    log: LogSection = LogSection()
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _listen(cls, value: Any) -> Any:
+        return tuple(_uri(item) for item in ([value] if isinstance(value, str) else value))
+
+    @field_validator("advertise", mode="before")
+    @classmethod
+    def _advertise(cls, value: Any) -> Any:
+        return _uri(value)
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        problems = [problem for uri in self.listen if (problem := self._problem_of(uri))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _problem_of(self, uri: Uri) -> str:
+        if uri.transport is Transport.TLS and self.certificates is None:
+            return f"{uri} needs `certificates`: a folder with ca.pem, server.pem and server-key.pem"
+        if uri.transport is Transport.TCP and not self.insecure and not _loopback(uri.host):
+            return (
+                f"{uri} would let anyone on the network move guests: use vmferry+tls:// with certificates, "
+                "or spell out --insecure"
+            )
+        return ""
+
+    @property
+    def reached_at(self) -> Uri:
+        """The place that peers are told."""
+        if self.advertise is not None:
+            return self.advertise
+        return next((uri for uri in self.listen if uri.transport is not Transport.UNIX), self.listen[0])
+
+
+def load(path: Path | None, options: dict[str, Any]) -> Config:
+    """The configuration in `path`, with `options` on top of it.
+
+    Raises:
+        InvalidParameter: it cannot be read, or says what it may not; all findings at once.
+    """
+    settings = _read(path) if path else {}
+    for section, value in options.items():
+        settings[section] = {**settings.get(section, {}), **value} if isinstance(value, dict) else value
+    try:
+        return Config(**settings)
+    except ValidationError as error:
+        raise InvalidParameter(
+            "the configuration cannot be used" + (f" ({path})" if path else ""),
+            violations=tuple(_violation(dict(finding)) for finding in error.errors()),
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidParameter(f"the configuration {path} cannot be read: {error}") from None
+
+
+def _violation(finding: dict[str, Any]) -> Violation:
+    place = ".".join(str(part) for part in finding["loc"]) or "configuration"
+    remedy = "remove it, or correct its spelling" if finding["type"] == "extra_forbidden" else ""
+    return Violation(place, str(finding["msg"]).removeprefix("Value error, "), remedy)
+
+
+def _uri(value: Any) -> Any:
+    try:
+        return parse_uri(value) if isinstance(value, str) else value
+    except VmferryError as error:
+        raise ValueError(f"{error.message}: {error.remedy}") from None
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

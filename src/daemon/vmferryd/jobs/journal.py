@@ -1,0 +1,142 @@
+"""The journal: one record for each migration and side, durable before what it announces.
+
+A record is plain data and travels as JSON. It holds all that a restarted daemon needs to go on: what the guest was started
+from, who the peer is, and what was promised. Every phase's answer follows from it, so that a repeated call gets it again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from vmferry.errors import StorageFailed
+from vmferry.model import DestinationState, MigrationId, Phase, Side, SourceState, Statistics
+from vmferryd.database import Change, Database
+from vmferryd.drivers.base import GuestPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One side's record of one migration.
+
+    `plan` is the guest's plan at this host; `definition_xml` what it runs. `ticket` opens the data channel at the
+    destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the run state
+    that the guest had before, or is to have after. `settled`: the effects of `state` are done.
+    """
+
+    __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    migration_id: MigrationId
+    side: Side
+    state: SourceState | DestinationState
+    domain_uuid: str
+    domain_name: str
+    started_s: float
+    settled: bool = True
+    flags: int = 0
+    was_running: bool = True
+    definition_xml: str = ""
+    persistent_xml: str = ""
+    plan: GuestPlan | None = None
+    peer_uri: str = ""
+    ticket: bytes = b""
+    proof_secret: bytes = b""
+    phase: Phase = Phase.BEGIN
+    ended_s: float | None = None
+    error: str = ""
+    error_reason: str = ""
+    statistics: Statistics = field(default_factory=Statistics)
+
+
+_RECORDS = TypeAdapter(Record)
+
+
+def encode(record: Record) -> str:
+    """The record as JSON."""
+    return _RECORDS.dump_json(record).decode()
+
+
+def decode(text: str) -> Record:
+    """The record that `encode` wrote.
+
+    Raises:
+        StorageFailed: it is none; it is never guessed at.
+    """
+    try:
+        return _RECORDS.validate_json(text)
+    except ValidationError as error:
+        raise StorageFailed(
+            f"a migration record cannot be understood: {error.error_count()} problems",
+            remedy="run the vmferryd that wrote it, or restore the journal from a backup",
+            detail=str(error),
+        ) from error
+
+
+class Journal:
+    """The migrations of one daemon."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def write(self, record: Record, *others: Change) -> None:
+        """`record` is durable, and `others` together with it.
+
+        Raises:
+            StorageFailed: nothing has happened, and nothing may be done that the record announces.
+        """
+        await self._database.write(self.change(record), *others)
+
+    @staticmethod
+    def change(record: Record) -> Change:
+        """The change that writes `record`, for a transaction of someone else."""
+        row = (
+            record.migration_id,
+            record.side.value,
+            record.state.value,
+            int(record.settled),
+            record.started_s,
+            encode(record),
+        )
+
+        def apply(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO migration VALUES (?, ?, ?, ?, ?, ?)", row)
+
+        return apply
+
+    async def find(self, migration_id: MigrationId, side: Side) -> Record | None:
+        """The record, or None."""
+        rows = await self._select("WHERE migration_id = ? AND side = ?", (migration_id, side.value))
+        return rows[0] if rows else None
+
+    async def of(self, migration_id: MigrationId) -> list[Record]:
+        """The records of a migration on this host; none, one, or two."""
+        return await self._select("WHERE migration_id = ?", (migration_id,))
+
+    async def unfinished(self) -> list[Record]:
+        """Every record that a restart must look at: not settled, or not final."""
+        return await self._select("WHERE settled = 0 OR state NOT IN ('confirmed', 'cancelled', 'committed', 'aborted')")
+
+    async def newest(self, limit: int) -> list[Record]:
+        """The newest records, newest first."""
+        return await self._select("ORDER BY started_s DESC LIMIT ?", (limit,))
+
+    async def forget_all_but(self, newest: int) -> None:
+        """Settled final records are gone, but for the newest ones."""
+
+        def apply(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM migration WHERE settled = 1 AND state IN ('confirmed', 'cancelled', 'committed', 'aborted') "
+                "AND rowid NOT IN (SELECT rowid FROM migration ORDER BY started_s DESC LIMIT ?)",
+                (newest,),
+            )
+
+        await self._database.write(apply)
+
+    async def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[Record]:
+        def query(connection: sqlite3.Connection) -> list[str]:
+            return [row[0] for row in connection.execute(f"SELECT record FROM migration {condition}", values)]  # noqa: S608
+
+        return [decode(text) for text in await self._database.read(query)]

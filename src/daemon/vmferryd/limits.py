@@ -1,0 +1,29 @@
+"""Every bound of every wait, in one place. All can be configured, and none is infinite."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Limits(BaseModel):
+    """Seconds, unless the name says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phase_lease_s: float = Field(60.0, gt=0, description="how long a coordinator may think between two phases")
+    coordinator_grace_s: float = Field(
+        2.0,
+        ge=0,
+        description="how long a coordinator whose call broke may take to come back before the source ends the transfer",
+    )
+    connect_s: float = Field(10.0, gt=0, description="how long the source waits for the destination's data channel")
+    transfer_stall_s: float = Field(30.0, gt=0, description="how long a transfer may make no progress at all")
+    let_go_s: float = Field(30.0, gt=0, description="how long the last part may take while the guest stands still")
+    finish_s: float = Field(60.0, gt=0, description="how long Finish waits for the state to be loaded")
+    doubt_s: float = Field(10.0, gt=0, description="how long Perform and Confirm ask a silent peer before they say: in doubt")
+    peer_call_s: float = Field(5.0, gt=0, description="how long one question to the other daemon may take")
+    resolver_first_s: float = Field(0.25, gt=0, description="the resolver's first pause between two questions")
+    resolver_longest_s: float = Field(15.0, gt=0, description="the resolver's longest pause between two questions")
+    progress_s: float = Field(0.25, gt=0, description="how often progress is reported")
+    shutdown_s: float = Field(3.0, gt=0, description="how long calls under way may go on after SIGTERM")
+    remembered_migrations: int = Field(1000, ge=1, description="how many ended migrations the journal keeps")

@@ -1,0 +1,87 @@
+"""What both sides' phases need of the daemon around them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from vmferry.errors import VmferryError
+from vmferry.model import MigrationId
+from vmferryd.clock import Clock
+from vmferryd.domains.registry import Domains
+from vmferryd.drivers.registry import DriverRegistry
+from vmferryd.jobs.board import Board
+from vmferryd.jobs.journal import Journal, Record
+from vmferryd.limits import Limits
+from vmferryd.peer import Peers
+from vmferryd.phases.cookie import Cookie
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this host is. `daemon_uri` is where a peer reaches this daemon."""
+
+    host_name: str
+    host_uuid: str
+    daemon_uri: str
+
+
+@dataclass(slots=True)
+class Tasks:
+    """The daemon's task group, with a rule: a background task that fails is logged and brings nothing else down."""
+
+    group: asyncio.TaskGroup
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
+        """`work` runs until it ends or the daemon stops."""
+        task = self.group.create_task(_logged(work, name), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def cancel_all(self) -> None:
+        """Every task has been asked to stop. Nothing is rolled back: the journal is enough."""
+        for task in self._running:
+            task.cancel()
+
+
+async def _logged(work: Coroutine[Any, Any, object], name: str) -> None:
+    try:
+        await work
+    except VmferryError as error:
+        log.warning("task_ended", task=name, reason=error.reason, error=str(error), detail=error.detail)
+    except Exception:
+        log.exception("task_failed", task=name)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The daemon, as the phases see it."""
+
+    identity: Identity
+    journal: Journal
+    domains: Domains
+    drivers: DriverRegistry
+    peers: Peers
+    board: Board
+    clock: Clock
+    limits: Limits
+    tasks: Tasks
+
+    def cookie(self, record: Record) -> Cookie:
+        """A cookie of this host for `record`'s migration, with nothing in it but who sends it."""
+        return Cookie(
+            migration_id=MigrationId(record.migration_id),
+            name=record.domain_name,
+            uuid=record.domain_uuid,
+            host_name=self.identity.host_name,
+            host_uuid=self.identity.host_uuid,
+            daemon_uri=self.identity.daemon_uri,
+        )

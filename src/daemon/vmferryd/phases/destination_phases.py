@@ -1,0 +1,286 @@
+"""Prepare and Finish: checks the request, finds or makes the migration, and words the reply."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+from vmferry.endpoint import Reply, Request, Settled
+from vmferry.errors import (
+    BY_REASON,
+    InvalidState,
+    MigrationAborted,
+    MigrationNotFound,
+    VmferryError,
+)
+from vmferry.flags import Flag
+from vmferry.model import (
+    DestinationState,
+    DomainState,
+    GuestLocation,
+    MigrationId,
+    Outcome,
+    Phase,
+    Side,
+    StateReason,
+    Verdict,
+)
+from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.model import DomainDefinition
+from vmferryd.domains.registry import Entry, parse, refuse_violations
+from vmferryd.drivers.base import Driver
+from vmferryd.jobs.job import DestinationEvent
+from vmferryd.jobs.journal import Record
+from vmferryd.phases import cookie as cookies
+from vmferryd.phases.context import Context
+from vmferryd.phases.cookie import Cookie
+from vmferryd.phases.destination import DestinationMigration
+from vmferryd.phases.settings import receive_settings, refuse_what_is_not_built
+from vmferryd.transfer import tickets
+
+
+class DestinationPhases:
+    """Every migration to this host."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._migrations: dict[MigrationId, DestinationMigration] = {}
+
+    # -- the phases ------------------------------------------------------------------------------------------------------
+
+    async def prepare(self, request: Request) -> Reply:
+        """A guest waits here for its state.
+
+        Raises:
+            CookieRefused, DefinitionInvalid, NotSupported, HostIncompatible, AlreadyExists, DomainBusy, InvalidState:
+                nothing was made.
+            MigrationAborted: a tombstone of this migration stands here; it will never be taken.
+            DriverRefused: the hypervisor refused; nothing is left of it, and a tombstone stands.
+        """
+        if (known := await self._find(request.migration_id)) is not None:
+            return self._prepared(known)
+        cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
+        definition = parse(request.domain_xml)
+        if request.params.destination_name:
+            definition = replace(definition, name=request.params.destination_name)
+        driver = self._context.domains.driver(definition)
+        refuse_what_is_not_built(request.flags, request.params, self._context.drivers.capabilities(driver.name))
+        definition = await driver.settle(definition)
+        await refuse_violations(driver, definition)
+        entry = self._claimed(definition, request.migration_id)
+        migration = await self._recorded(request, cookie, definition, entry)
+        await self._accept(migration, request, definition, driver)
+        return self._prepared(migration)
+
+    def _claimed(self, definition: DomainDefinition, migration_id: MigrationId) -> Entry:
+        entry = self._context.domains.claim(definition)
+        self._context.domains.hold(entry, migration_id)
+        if entry.live is not None:
+            self._context.domains.let_go(entry)
+            raise InvalidState(
+                f"domain {entry.name} is {entry.state} on {self._context.identity.host_name} already",
+                remedy="look there before you do anything else: one guest must not run twice",
+            )
+        return entry
+
+    async def _recorded(
+        self, request: Request, cookie: Cookie, definition: DomainDefinition, entry: Entry
+    ) -> DestinationMigration:
+        record = Record(
+            migration_id=request.migration_id,
+            side=Side.DESTINATION,
+            state=DestinationState.PREPARED,
+            domain_uuid=entry.uuid,
+            domain_name=entry.name,
+            started_s=self._context.clock.wall(),
+            flags=int(request.flags),
+            definition_xml=domain_xml.format(definition),
+            plan=self._context.domains.driver(definition).plan(definition),
+            peer_uri=cookie.daemon_uri,
+            ticket=tickets.new_ticket(),
+            phase=Phase.PREPARE,
+        )
+        migration = DestinationMigration(self._context, record, entry)
+        if Flag.PERSIST_DEST in request.flags:
+            persistent = parse(cookie.persistent_xml) if cookie.persistent_xml else definition
+            migration.persistent = replace(persistent, name=definition.name)
+        try:
+            await migration.machine.write()
+        except VmferryError:
+            self._context.domains.let_go(entry)
+            raise
+        self._adopt(migration)
+        return migration
+
+    async def _accept(
+        self, migration: DestinationMigration, request: Request, definition: DomainDefinition, driver: Driver
+    ) -> None:
+        entry = self._context.domains.find(migration.record.domain_uuid)
+        plan = migration.record.plan
+        assert plan is not None  # noqa: S101 - just recorded
+        try:
+            incoming = await driver.accept(plan, definition, receive_settings(request.flags, request.params))
+            self._context.domains.activate(entry, definition, plan, incoming.guest)
+            self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
+            migration.incoming = incoming
+        except VmferryError as error:
+            migration.fail(error)
+            await migration.machine.drive_unless_final(DestinationEvent.END)
+            raise error.located(host=self._context.identity.host_name, guest=GuestLocation.SOURCE) from None
+
+    def _prepared(self, migration: DestinationMigration) -> Reply:
+        record = migration.record
+        if migration.state is DestinationState.ABORTED:
+            raise self._why(record)
+        cookie = replace(self._context.cookie(record), ticket=record.ticket)
+        return Reply(record.migration_id, cookie=cookies.encode(cookie), uri=self._context.identity.daemon_uri)
+
+    async def finish(self, request: Request) -> Reply:
+        """What holds now: the guest lives here, or nothing is left of it. A verdict to commit is obeyed if the state came.
+
+        Raises:
+            MigrationNotFound: this host never prepared it; nothing is here.
+        """
+        migration = await self._get(request.migration_id)
+        with migration.lease.attended(self._context.limits.coordinator_grace_s):
+            migration.machine.note(phase=Phase.FINISH)
+            if request.verdict is Verdict.COMMIT:
+                self._take_from_cookie(migration, request)
+                await migration.finish()
+            else:
+                await migration.abort("the coordinator rolled back")
+            return self._finished(migration)
+
+    def _take_from_cookie(self, migration: DestinationMigration, request: Request) -> None:
+        """The figures and the definition to store, as Perform's cookie has them."""
+        if not request.cookie:
+            return
+        cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
+        if cookie.statistics is not None:
+            pause_ms = migration.record.statistics.guest_pause_ms
+            migration.machine.note(statistics=cookie.statistics.measured(guest_pause_ms=pause_ms))
+
+    def _finished(self, migration: DestinationMigration) -> Reply:
+        record, outcome = migration.record, migration.state.outcome
+        entry = self._context.domains.by_uuid(record.domain_uuid)
+        cookie = replace(
+            self._context.cookie(record),
+            outcome=outcome,
+            signature=tickets.sign(record.proof_secret, record.migration_id, outcome),
+            statistics=record.statistics,
+        )
+        committed = outcome is Outcome.COMMITTED
+        return Reply(
+            record.migration_id,
+            cookie=cookies.encode(cookie),
+            outcome=outcome,
+            domain=entry.info() if committed and entry is not None else None,
+            failure="" if committed else record.error,
+            statistics=record.statistics,
+        )
+
+    # -- the data channel ------------------------------------------------------------------------------------------------
+
+    async def open_channel(self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes) -> socket.socket:
+        """See `DestinationMigration.open_channel`."""
+        return await (await self._get(migration_id)).open_channel(ticket, proof_secret)
+
+    # -- the handover ----------------------------------------------------------------------------------------------------
+
+    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
+        """See `DestinationMigration.release`."""
+        return await (await self._get(migration_id)).release(ticket, paused_for_us)
+
+    async def outcome(self, migration_id: MigrationId) -> Settled | None:
+        """What this host's journal says as a destination; None when it has no record."""
+        migration = await self._find(migration_id)
+        return None if migration is None else Settled(migration.state.outcome, migration.state.value)
+
+    async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
+        """A tombstone stands if nothing was committed, also for a migration that never came here (handover rule 4)."""
+        migration = await self._find(migration_id)
+        if migration is not None:
+            return await migration.abort(why)
+        now_s = self._context.clock.wall()
+        tombstone = Record(
+            migration_id=migration_id,
+            side=Side.DESTINATION,
+            state=DestinationState.ABORTED,
+            domain_uuid="",
+            domain_name="",
+            started_s=now_s,
+            ended_s=now_s,
+            error=why,
+            error_reason=MigrationAborted.reason,
+        )
+        await self._context.journal.write(tombstone)
+        return Outcome.ABORTED
+
+    # -- restart ---------------------------------------------------------------------------------------------------------
+
+    async def recover(self, record: Record) -> None:
+        """A migration that an earlier daemon left is settled, or its resolver works on it."""
+        entry = self._context.domains.by_uuid(record.domain_uuid)
+        migration = DestinationMigration(self._context, record, entry)
+        if record.state is DestinationState.RECEIVED:
+            await self._readopt(migration, record)
+        elif entry is not None:
+            self._context.domains.hold(entry, record.migration_id)
+        self._adopt(migration)
+        await migration.machine.drive(DestinationEvent.RESTARTED)
+        if migration.state is DestinationState.RECEIVED:
+            self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
+
+    async def _readopt(self, migration: DestinationMigration, record: Record) -> None:
+        """The loaded guest that waits for a decision belongs to its domain again."""
+        assert record.plan is not None  # noqa: S101 - recorded since PREPARED
+        definition = parse(record.definition_xml)
+        driver = self._context.domains.driver(definition)
+        guest = await driver.attach(record.plan)
+        entry = self._context.domains.claim(definition)
+        self._context.domains.hold(entry, record.migration_id)
+        migration.adopt_entry(entry)
+        if guest is None:
+            migration.fail(MigrationAborted("the loaded guest died while no daemon watched it"))
+            await migration.machine.drive_unless_final(DestinationEvent.ABORT)
+            return
+        self._context.domains.activate(entry, definition, record.plan, guest)
+        self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
+
+    # -- small things ----------------------------------------------------------------------------------------------------
+
+    def _adopt(self, migration: DestinationMigration) -> None:
+        migration_id = migration.record.migration_id
+        self._migrations[migration_id] = migration
+        self._context.tasks.spawn(self._follow(migration), f"lease of {migration_id}")
+
+    async def _follow(self, migration: DestinationMigration) -> None:
+        try:
+            await migration.watch_lease()
+        finally:
+            if migration.state.final and migration.record.settled:
+                self._migrations.pop(migration.record.migration_id, None)
+
+    async def _find(self, migration_id: MigrationId) -> DestinationMigration | None:
+        if migration_id in self._migrations:
+            return self._migrations[migration_id]
+        record = await self._context.journal.find(migration_id, Side.DESTINATION)
+        return None if record is None else DestinationMigration(self._context, record, None)
+
+    async def _get(self, migration_id: MigrationId) -> DestinationMigration:
+        migration = await self._find(migration_id)
+        if migration is None:
+            raise MigrationNotFound(
+                f"this host has no migration {migration_id} as its destination", remedy="call Prepare first, on this daemon"
+            )
+        return migration
+
+    def _why(self, record: Record) -> VmferryError:
+        kind = BY_REASON.get(record.error_reason, MigrationAborted)
+        return kind(
+            record.error or "this migration was ended here",
+            migration_id=record.migration_id,
+            guest=GuestLocation.SOURCE,
+            host=self._context.identity.host_name,
+            remedy="start a new migration",
+        )

@@ -1,0 +1,192 @@
+"""Carries a job table out: writes the state, then does the effects, for either side.
+
+The table is the program. This file adds only what the table's rule demands: the state is durable before its first effect
+begins, one step at a time, `settled` when the last effect is done, and effects that failed are tried again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from vmferry.errors import VmferryError
+from vmferry.model import DestinationState, JobInfo, JobOperation, JobType, Side, SourceState
+from vmferryd.database import Change
+from vmferryd.jobs.job import DestinationEffect, DestinationEvent, SourceEffect, SourceEvent, Step
+from vmferryd.jobs.journal import Record
+from vmferryd.phases.context import Context
+
+log = structlog.get_logger()
+
+S = TypeVar("S", SourceState, DestinationState)
+E = TypeVar("E", SourceEvent, DestinationEvent)
+F = TypeVar("F", SourceEffect, DestinationEffect)
+
+
+class Machine(Generic[S, E, F]):
+    """One side of one migration.
+
+    Args:
+        context: the daemon.
+        record: what is durable already, or will be with `open`.
+        step: the side's table.
+        effects: what carries each effect out; it may answer with the event that follows.
+        changes: what is to be written together with a state.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        record: Record,
+        step: Callable[[S, E], Step[S, F]],
+        effects: Mapping[F, Callable[[], Awaitable[E | None]]],
+        changes: Callable[[S], tuple[Change, ...]] = lambda _: (),
+    ) -> None:
+        self._context = context
+        self._record = record
+        self._step: Callable[[S, E], Step[S, F]] = step
+        self._effects: Mapping[F, Callable[[], Awaitable[E | None]]] = effects
+        self._changes: Callable[[S], tuple[Change, ...]] = changes
+        self._lock = asyncio.Lock()
+        self._ended = asyncio.Event()
+
+    @property
+    def record(self) -> Record:
+        """What is durable, with what was noted since."""
+        return self._record
+
+    @property
+    def state(self) -> S:
+        """The durable state."""
+        state: Any = self._record.state
+        return state  # type: ignore[no-any-return]
+
+    def note(self, **facts: Any) -> None:
+        """The record says so from its next write on, and whoever watches sees it now."""
+        self._record = replace(self._record, **facts)
+        self.publish()
+
+    async def write(self, **facts: Any) -> None:
+        """The record says so, durably.
+
+        Raises:
+            StorageFailed: the record on disk is as it was.
+        """
+        record = replace(self._record, **facts)
+        await self._context.journal.write(record)
+        self._record = record
+        self.publish()
+
+    async def drive(self, event: E) -> None:
+        """`event` and whatever follows from it has been written and done.
+
+        Raises:
+            PhaseOutOfOrder: the table has no such step.
+            StorageFailed: the state could not be written; nothing was done.
+        """
+        async with self._lock:
+            await self._drive(event)
+
+    async def drive_unless_final(self, event: E) -> None:
+        """Like `drive`; a record that is final already stays as it is."""
+        async with self._lock:
+            if not self.state.final:
+                await self._drive(event)
+
+    async def _drive(self, event: E) -> None:
+        following: E | None = event
+        while following is not None:
+            step = self._step(self.state, following)
+            await self._enter(step)
+            following = await self._carry_out(step)
+        if self.state.final and not self._record.settled:
+            await self.write(settled=True)
+
+    async def _enter(self, step: Step[S, F]) -> None:
+        before = self._record
+        ended_s = self._context.clock.wall() if step.state.final and before.ended_s is None else before.ended_s
+        record = replace(before, state=step.state, settled=not step.effects, ended_s=ended_s)
+        if step.state != before.state or record.settled != before.settled:
+            await self._context.journal.write(record, *self._changes(step.state))
+            log.info("migration_state", migration_id=record.migration_id, side=record.side, state=step.state)
+        self._record = record
+        self.publish()
+
+    async def _carry_out(self, step: Step[S, F]) -> E | None:
+        following: E | None = None
+        for effect in step.effects:
+            try:
+                following = await self._effects[effect]() or following
+            except VmferryError as error:
+                if not step.state.final:
+                    raise
+                log.warning("effect_failed", migration_id=self._record.migration_id, effect=effect, error=str(error))
+                self._context.tasks.spawn(self._again(), f"settle {self._record.migration_id}")
+                raise
+        return following
+
+    async def _again(self) -> None:
+        """The effects of a final state are done, however often it takes (handover rule 10)."""
+        limits = self._context.limits
+        pause_s = limits.resolver_first_s
+        while not self._record.settled:
+            await self._context.clock.sleep(pause_s)
+            pause_s = min(limits.resolver_longest_s, 2 * pause_s)
+            restarted: Any = SourceEvent.RESTARTED if self._record.side is Side.SOURCE else DestinationEvent.RESTARTED
+            step = self._step(self.state, restarted)
+            try:
+                async with self._lock:
+                    for effect in step.effects:
+                        await self._effects[effect]()
+                    await self.write(settled=True)
+            except VmferryError as error:
+                log.warning("effect_failed_again", migration_id=self._record.migration_id, error=str(error))
+
+    async def ended_within(self, duration_s: float) -> None:
+        """Returns when the record is final and settled, or after `duration_s`."""
+        waits = [
+            asyncio.ensure_future(self._ended.wait()),
+            asyncio.ensure_future(self._context.clock.sleep(duration_s)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def publish(self) -> None:
+        """Whoever watches this job sees what the record says."""
+        if self.state.final and self._record.settled:
+            self._ended.set()
+        self._context.board.publish(job_info(self._record))
+
+
+def job_info(record: Record) -> JobInfo:
+    """What others may know of a record."""
+    outgoing = record.side is Side.SOURCE
+    return JobInfo(
+        migration_id=record.migration_id,
+        side=record.side,
+        operation=JobOperation.MIGRATION_OUT if outgoing else JobOperation.MIGRATION_IN,
+        type=_type(record),
+        domain_name=record.domain_name,
+        domain_uuid=record.domain_uuid,
+        state=record.state.value,
+        phase=record.phase,
+        started_s=record.started_s,
+        ended_s=record.ended_s,
+        error=record.error,
+        statistics=record.statistics,
+    )
+
+
+def _type(record: Record) -> JobType:
+    if not record.state.final:
+        return JobType.UNBOUNDED
+    if record.state in (SourceState.CONFIRMED, DestinationState.COMMITTED):
+        return JobType.COMPLETED
+    return JobType.CANCELLED if record.error_reason == "MIGRATION_CANCELLED" else JobType.FAILED

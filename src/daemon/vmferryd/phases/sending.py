@@ -1,0 +1,145 @@
+"""One transfer at the source: the tunnel, the guest's own sending, the watch over both. Knows no record and no phase."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmferry.channel import parse_uri
+from vmferry.errors import MigrationCancelled, TimedOut, TransferFailed, VmferryError
+from vmferry.model import Statistics
+from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, SendSettings
+from vmferryd.phases.context import Context
+from vmferryd.transfer.outgoing import Opening, OutgoingTunnel, open_tunnel
+
+
+@dataclass(slots=True)
+class Sending:
+    """A guest on its way. Make one for each attempt."""
+
+    context: Context
+    guest: Guest
+    outgoing: OutgoingGuest = field(init=False)
+    statistics: Statistics = field(default_factory=Statistics)
+    stopped_s: float | None = None
+    _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    _why: str = ""
+    _tunnel_error: VmferryError | None = None
+
+    def __post_init__(self) -> None:
+        self.outgoing = self.guest.outgoing()
+
+    def cancel(self, why: str) -> None:
+        """`until_held` ends with `MigrationCancelled` unless it has ended already."""
+        self._why = self._why or why
+        self._cancelled.set()
+
+    @property
+    def paused_for_us(self) -> int:
+        """How long the guest has stood still; 0 when it did not run before."""
+        return 0 if self.stopped_s is None else int((self.context.clock.monotonic() - self.stopped_s) * 1e6)
+
+    async def until_held(self, uri: str, opening: Opening, settings: SendSettings) -> None:
+        """All but the last part is sent, and the guest stands still.
+
+        Raises:
+            MigrationCancelled: `cancel` was called.
+            TimedOut: nothing moved for too long.
+            VmferryError: whatever else went wrong; `outgoing.cancel` is owed.
+        """
+        unsubscribe = self.guest.subscribe(self._heard)
+        try:
+            await self._first(self._send(uri, opening, settings), self._cancellation(), self._stall())
+        except TransferFailed as failed:
+            raise self._explained(failed) from None
+        finally:
+            unsubscribe()
+
+    async def let_go(self) -> None:
+        """The last part is sent.
+
+        Raises:
+            TimedOut: it is not known whether it arrived.
+            VmferryError: see `OutgoingGuest.let_go`.
+        """
+        bound_s = self.context.limits.let_go_s
+        try:
+            async with asyncio.timeout(bound_s):
+                await self.outgoing.let_go()
+        except TimeoutError:
+            raise TimedOut(f"the last part was not acknowledged within {bound_s:g} s") from None
+        await self.look()
+
+    async def look(self) -> Statistics:
+        """The newest figures, which are also kept."""
+        with contextlib.suppress(VmferryError):
+            self.statistics = await self.outgoing.statistics()
+        return self.statistics
+
+    async def _send(self, uri: str, opening: Opening, settings: SendSettings) -> None:
+        tunnel = await open_tunnel(self.context.peers.channel(parse_uri(uri)), opening, self.context.limits.connect_s)
+        try:
+            await self.outgoing.send(tunnel.hypervisor, settings)
+        except BaseException:
+            tunnel.hypervisor.close()
+            await tunnel.close()
+            raise
+        self.context.tasks.spawn(self._carry(tunnel), f"tunnel of {opening.migration_id}")
+        await self.outgoing.held()
+
+    async def _carry(self, tunnel: OutgoingTunnel) -> None:
+        try:
+            await tunnel.run()
+        except VmferryError as error:
+            self._tunnel_error = error
+            raise
+        finally:
+            await tunnel.close()
+
+    async def _cancellation(self) -> None:
+        await self._cancelled.wait()
+        raise MigrationCancelled(self._why)
+
+    async def _stall(self) -> None:
+        """Raises when no byte was sent for too long; QEMU itself would wait for ever (specification 6.6)."""
+        bound_s = self.context.limits.transfer_stall_s
+        processed, since_s = -1, self.context.clock.monotonic()
+        while True:
+            await self.context.clock.sleep(self.context.limits.progress_s)
+            now_s = self.context.clock.monotonic()
+            statistics = await self.look()
+            if statistics.memory_processed_bytes != processed:
+                processed, since_s = statistics.memory_processed_bytes, now_s
+            elif now_s - since_s > bound_s:
+                raise TimedOut(
+                    f"the transfer made no progress for {bound_s:g} s",
+                    remedy="check the network between the hosts and the destination",
+                )
+
+    @staticmethod
+    async def _first(*works: Coroutine[Any, Any, None]) -> None:
+        """The first of `works` has ended, and its error is raised; the others are cancelled and have ended too."""
+        tasks = [asyncio.ensure_future(work) for work in works]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    def _explained(self, failed: TransferFailed) -> VmferryError:
+        """QEMU only sees its socket close; the tunnel knows why."""
+        if self._tunnel_error is None:
+            return failed
+        return TransferFailed(
+            f"{failed.message}: {self._tunnel_error.message}", detail=self._tunnel_error.detail or failed.detail
+        )
+
+    def _heard(self, event: GuestEvent) -> None:
+        if event.kind is EventKind.STOPPED:
+            self.stopped_s = event.at_s

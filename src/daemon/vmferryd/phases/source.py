@@ -1,0 +1,268 @@
+"""The source's half of one migration, and how it is settled when its coordinator is gone.
+
+Do and undo, side by side (`jobs/job.py` has the table, this file has what is done):
+
+==========  ==========================================  ===================================================
+record      do                                          undo
+==========  ==========================================  ===================================================
+BEGUN       hold the domain                             let go of it; the guest was never touched
+PERFORMING  open the tunnel, send, stop the CPUs        end the transfer; the CPUs run if they ran before
+RELEASED    send the last part                          none of its own: only the destination's tombstone
+                                                        brings the guest back (handover rule 2)
+CONFIRMED   destroy the copy                            none
+==========  ==========================================  ===================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from vmferry.errors import (
+    DriverLost,
+    FateUnknown,
+    InvalidParameter,
+    MigrationCancelled,
+    MigrationNotFound,
+    PeerUnreachable,
+    VmferryError,
+)
+from vmferry.flags import Flag
+from vmferry.model import DomainState, Outcome, SourceState, StateReason
+from vmferryd.domains.registry import Entry
+from vmferryd.drivers.base import Guest, RunState, SendSettings
+from vmferryd.jobs.job import SourceEffect, SourceEvent, source_step
+from vmferryd.jobs.journal import Record
+from vmferryd.phases.context import Context
+from vmferryd.phases.lease import Lease
+from vmferryd.phases.machine import Machine
+from vmferryd.phases.resolver import Backoff
+from vmferryd.phases.sending import Sending
+from vmferryd.transfer.outgoing import Opening
+
+log = structlog.get_logger()
+
+SILENCE = (FateUnknown, PeerUnreachable, InvalidParameter)
+"""What means that the peer did not answer. It is never taken for an answer."""
+
+
+class SourceMigration:
+    """One migration away from this host.
+
+    Args:
+        context: the daemon.
+        record: durable already when it comes from the journal.
+        entry: the domain, held by this migration; None when it is not active any more.
+    """
+
+    def __init__(self, context: Context, record: Record, entry: Entry | None) -> None:
+        self._context = context
+        self._entry = entry
+        self.lease = Lease(context.clock, context.limits.phase_lease_s)
+        self.failure: VmferryError | None = None
+        self.performing: asyncio.Task[None] | None = None
+        self._sending: Sending | None = None
+        self._resolving = False
+        self._uri = ""
+        self._settings = SendSettings()
+        self.machine: Machine[SourceState, SourceEvent, SourceEffect] = Machine(
+            context,
+            record,
+            source_step,
+            {
+                SourceEffect.SEND: self._send,
+                SourceEffect.LET_GO: self._let_go,
+                SourceEffect.TAKE_BACK: self._take_back,
+                SourceEffect.GIVE_UP: self._give_up,
+                SourceEffect.ASK_PEER: self._ask_peer,
+                SourceEffect.CLOSE_JOB: self._close_job,
+            },
+        )
+
+    @property
+    def record(self) -> Record:
+        """What is durable."""
+        return self.machine.record
+
+    @property
+    def state(self) -> SourceState:
+        """The durable state."""
+        return self.machine.state
+
+    @property
+    def outcome(self) -> Outcome:
+        """What this host knows of the end."""
+        match self.state:
+            case SourceState.CONFIRMED:
+                return Outcome.COMMITTED
+            case SourceState.CANCELLED:
+                return Outcome.ABORTED
+            case _:
+                return Outcome.PENDING
+
+    # -- what is asked of it ----------------------------------------------------------------------------------------
+
+    def perform(self, uri: str, settings: SendSettings) -> asyncio.Task[None]:
+        """The transfer runs, whoever listens; a second call joins the first. The task never fails: see `failure`."""
+        if self.performing is None:
+            self._uri, self._settings = uri, settings
+            work = self.machine.drive(SourceEvent.PERFORM)
+            self.performing = self._context.tasks.spawn(work, f"perform {self.record.migration_id}")
+            self._context.tasks.spawn(self._report_progress(), f"progress of {self.record.migration_id}")
+        return self.performing
+
+    async def abort(self, why: str) -> Outcome:
+        """The migration has ended if it still could; answers what then holds."""
+        if self.state is SourceState.BEGUN:
+            self._fail(MigrationCancelled(why))
+            await self.machine.drive_unless_final(SourceEvent.END)
+        elif self.performing is not None and not self.performing.done():
+            if self._sending is not None:
+                self._sending.cancel(why)
+            await asyncio.shield(self.performing)
+        if self.state is SourceState.RELEASED:
+            await self.machine.drive_unless_final(SourceEvent.DOUBT)
+        return self.outcome
+
+    async def prove(self, outcome: Outcome) -> None:
+        """The destination's own word is known."""
+        event = SourceEvent.PROVED_COMMITTED if outcome is Outcome.COMMITTED else SourceEvent.PROVED_ABORTED
+        if self.state is SourceState.RELEASED:
+            await self.machine.drive_unless_final(event)
+
+    async def settle(self) -> None:
+        """The migration has ended; asks the peer with growing pauses until it answers, for ever (handover rule 5)."""
+        if self._resolving:
+            return
+        self._resolving = True
+        try:
+            for pause_s in Backoff(self._context.limits):
+                if self.state is SourceState.RELEASED:
+                    await self.machine.drive_unless_final(SourceEvent.DOUBT)
+                if self.state is not SourceState.RELEASED:
+                    return
+                log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
+                await self._context.clock.sleep(pause_s)
+        finally:
+            self._resolving = False
+
+    async def watch_lease(self) -> None:
+        """The migration has ended. When its coordinator's lease runs out, the source settles it alone."""
+        while not self.state.final:
+            await self.machine.ended_within(max(self.lease.left_s, self._context.limits.progress_s))
+            if self.lease.left_s > 0 or self.state.final:
+                continue
+            log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
+            self.lease.renew()
+            await self.abort("the coordinator of the migration is gone")
+            if self.state is SourceState.RELEASED:
+                await self.settle()
+
+    # -- the effects ------------------------------------------------------------------------------------------------
+
+    async def _send(self) -> SourceEvent:
+        record = self.record
+        opening = Opening(record.migration_id, record.ticket, record.proof_secret)
+        try:
+            self._sending = Sending(self._context, self._guest())
+            await self._sending.until_held(self._uri, opening, self._settings)
+        except VmferryError as error:
+            self._fail(error)
+            return SourceEvent.END
+        return SourceEvent.HELD
+
+    async def _let_go(self) -> SourceEvent | None:
+        sending = self._sending
+        assert sending is not None  # noqa: S101 - the table has LET_GO only after SEND
+        self._context.tasks.spawn(self._give_word(sending), f"release {self.record.migration_id}")
+        try:
+            await sending.let_go()
+        except VmferryError as error:
+            self._fail(error)
+            return SourceEvent.DOUBT
+        self.machine.note(statistics=sending.statistics)
+        return None
+
+    async def _give_word(self, sending: Sending) -> None:
+        """The destination has the source's word, and need not wait for Finish (handover rule 8)."""
+        record = self.record
+        peer = self._context.peers.at(record.peer_uri)
+        for pause_s in Backoff(self._context.limits):
+            try:
+                await peer.release(record.migration_id, record.ticket, sending.paused_for_us)
+                return
+            except SILENCE:
+                if self.state is not SourceState.RELEASED:
+                    return
+                await self._context.clock.sleep(pause_s)
+
+    async def _take_back(self) -> None:
+        """The guest is here as it was before; it runs only if it ran."""
+        if self._entry is None or self._entry.guest is None:
+            return
+        guest = self._entry.guest
+        try:
+            await guest.outgoing().cancel()
+            probe = await guest.probe()
+            if self.record.was_running and probe.run_state in (RunState.PAUSED, RunState.HELD, RunState.GONE_OVER):
+                await guest.resume()
+        except DriverLost as lost:
+            log.warning("guest_lost", domain=self._entry.name, error=str(lost))
+        probe = await guest.probe()
+        if probe.run_state is RunState.GONE:
+            await self._context.domains.lost(self._entry, StateReason.CRASHED)
+        elif probe.run_state.executes:
+            self._context.domains.mark(self._entry, DomainState.RUNNING, StateReason.MIGRATION_CANCELED)
+        else:
+            self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.USER)
+
+    async def _give_up(self) -> None:
+        """Nothing is left of the copy here."""
+        if self._entry is None:
+            return
+        if self._entry.guest is not None:
+            if self._sending is not None:
+                self.machine.note(statistics=await self._sending.look())
+            await self._entry.guest.destroy()
+        if self._entry.live is not None:
+            await self._context.domains.lost(self._entry, StateReason.MIGRATED)
+        if Flag.UNDEFINE_SOURCE in Flag(self.record.flags) and self._entry.persistent is not None:
+            await self._context.domains.undefine_now(self._entry)
+
+    async def _ask_peer(self) -> SourceEvent | None:
+        """The destination's own word, as the event that follows; None when it does not answer."""
+        record = self.record
+        peer = self._context.peers.at(record.peer_uri)
+        try:
+            async with asyncio.timeout(self._context.limits.peer_call_s):
+                outcome = await peer.abort(record.migration_id, str(self.failure or "the source is in doubt"))
+        except (*SILENCE, TimeoutError):
+            if self._entry is not None:
+                self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.IN_DOUBT)
+            return None
+        except MigrationNotFound:
+            return None  # a journal that was lost proves nothing
+        return SourceEvent.PROVED_COMMITTED if outcome is Outcome.COMMITTED else SourceEvent.PROVED_ABORTED
+
+    async def _close_job(self) -> None:
+        if self._entry is not None:
+            self._context.domains.let_go(self._entry)
+
+    # -- small things -----------------------------------------------------------------------------------------------
+
+    def _guest(self) -> Guest:
+        if self._entry is None:
+            raise DriverLost("the guest of this migration is gone")
+        return self._context.domains.active(self._entry)
+
+    def _fail(self, error: VmferryError) -> None:
+        """The first failure stands."""
+        self.failure = self.failure or error
+        self.machine.note(error=str(self.failure), error_reason=self.failure.reason)
+
+    async def _report_progress(self) -> None:
+        while self.performing is not None and not self.performing.done():
+            await asyncio.wait([self.performing], timeout=self._context.limits.progress_s)
+            if self._sending is not None and self.state in (SourceState.PERFORMING, SourceState.RELEASED):
+                self.machine.note(statistics=await self._sending.look())

@@ -1,0 +1,316 @@
+"""Begin, Perform and Confirm: checks the request, finds or makes the migration, and words the reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from vmferry.endpoint import Reply, Request, Settled
+from vmferry.errors import (
+    BY_REASON,
+    CookieRefused,
+    HostIncompatible,
+    InDoubt,
+    InternalError,
+    InvalidState,
+    MigrationAborted,
+    MigrationNotFound,
+    PhaseOutOfOrder,
+    VmferryError,
+)
+from vmferry.flags import Flag
+from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState, Verdict
+from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.compatibility import abi_differences
+from vmferryd.domains.model import DomainDefinition
+from vmferryd.domains.registry import Entry, parse, violations
+from vmferryd.drivers.base import RunState
+from vmferryd.jobs.job import SourceEvent
+from vmferryd.jobs.journal import Record
+from vmferryd.phases import cookie as cookies
+from vmferryd.phases.context import Context
+from vmferryd.phases.cookie import Cookie
+from vmferryd.phases.machine import job_info
+from vmferryd.phases.settings import refuse_what_is_not_built, send_settings
+from vmferryd.phases.source import SourceMigration
+from vmferryd.transfer import tickets
+
+GUEST_AT = {
+    SourceState.BEGUN: GuestLocation.SOURCE,
+    SourceState.PERFORMING: GuestLocation.SOURCE,
+    SourceState.RELEASED: GuestLocation.IN_DOUBT,
+    SourceState.CONFIRMED: GuestLocation.DESTINATION,
+    SourceState.CANCELLED: GuestLocation.SOURCE,
+}
+
+
+class SourcePhases:
+    """Every migration away from this host."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._migrations: dict[MigrationId, SourceMigration] = {}
+
+    # -- the phases -------------------------------------------------------------------------------------------------
+
+    async def begin(self, request: Request) -> Reply:
+        """A migration is open, and holds the domain. The guest is untouched.
+
+        Raises:
+            DomainNotFound, InvalidState, DomainBusy: see there.
+            InvalidParameter, NotSupported: the request asks for what cannot be honoured.
+            StorageFailed: nothing was recorded, nothing is held.
+        """
+        if (known := await self._find(request.migration_id)) is not None:
+            return self._begun(known.record)
+        entry = self._context.domains.find(request.domain)
+        guest = self._context.domains.active(entry)
+        capabilities = self._context.drivers.capabilities(self._context.domains.driver(entry.definition).name)
+        refuse_what_is_not_built(request.flags, request.params, capabilities)
+        if (await guest.probe()).run_state not in _MOVABLE:
+            raise InvalidState(f"domain {entry.name} is {entry.state} ({entry.reason}) and cannot be moved")
+        definition = self._definition_to_send(entry, request)
+        record = self._new_record(request, entry, definition)
+        self._context.domains.hold(entry, record.migration_id)
+        migration = SourceMigration(self._context, record, entry)
+        try:
+            await migration.machine.write()
+        except VmferryError:
+            self._context.domains.let_go(entry)
+            raise
+        self._adopt(migration)
+        return self._begun(record)
+
+    def _definition_to_send(self, entry: Entry, request: Request) -> DomainDefinition:
+        definition = entry.definition
+        if request.params.destination_xml:
+            definition = parse(request.params.destination_xml)
+            if differences := abi_differences(entry.definition, definition):
+                raise HostIncompatible(
+                    "the replacement definition would change the machine that the guest sees",
+                    violations=violations(differences),
+                    remedy="change only what is outside the guest: paths, bridges, addresses to listen on",
+                )
+        return replace(definition, name=request.params.destination_name or definition.name)
+
+    def _new_record(self, request: Request, entry: Entry, definition: DomainDefinition) -> Record:
+        persistent = request.params.persistent_xml or (domain_xml.format(entry.persistent) if entry.persistent else "")
+        return Record(
+            migration_id=request.migration_id,
+            side=Side.SOURCE,
+            state=SourceState.BEGUN,
+            domain_uuid=entry.uuid,
+            domain_name=entry.name,
+            started_s=self._context.clock.wall(),
+            flags=int(request.flags),
+            was_running=entry.state is DomainState.RUNNING,
+            definition_xml=domain_xml.format(definition),
+            persistent_xml=persistent if Flag.PERSIST_DEST in request.flags else "",
+            proof_secret=tickets.new_secret(),
+        )
+
+    def _begun(self, record: Record) -> Reply:
+        cookie = replace(self._context.cookie(record), persistent_xml=record.persistent_xml)
+        return Reply(record.migration_id, cookie=cookies.encode(cookie), domain_xml=record.definition_xml)
+
+    async def perform(self, request: Request) -> AsyncIterator[JobInfo | Reply]:
+        """Every change of the job, then the reply: the state is sent, and the guest stands still here.
+
+        A caller that leaves and does not come back within `Limits.coordinator_grace_s` is a coordinator that is gone.
+
+        Raises:
+            VmferryError: what went wrong; `guest` says where the guest is.
+        """
+        migration = await self._get(request.migration_id)
+        with migration.lease.attended(self._context.limits.coordinator_grace_s):
+            if migration.state is SourceState.BEGUN and migration.performing is None:
+                await self._ready(migration, request)
+                migration.perform(request.uri, send_settings(request.flags, request.params))
+            task = migration.performing
+            if task is not None:
+                async for job in self._until_done(migration, task):
+                    yield job
+            yield self._performed(migration)
+
+    async def _ready(self, migration: SourceMigration, request: Request) -> None:
+        cookie = self._read(request, migration.record)
+        if not cookie.ticket or not (request.uri or cookie.daemon_uri):
+            raise CookieRefused("Prepare's cookie has no ticket or no address", remedy="hand Perform the cookie of Prepare")
+        await migration.machine.write(peer_uri=cookie.daemon_uri, ticket=cookie.ticket, phase=Phase.PERFORM)
+
+    async def _until_done(self, migration: SourceMigration, task: asyncio.Task[None]) -> AsyncIterator[JobInfo]:
+        seen: JobInfo | None = None
+        while not task.done():
+            await asyncio.wait([task], timeout=self._context.limits.progress_s)
+            job = job_info(migration.record)
+            if job != seen:
+                seen = job
+                yield job
+
+    def _performed(self, migration: SourceMigration) -> Reply:
+        record = migration.record
+        if migration.failure is not None and migration.state is not SourceState.CONFIRMED:
+            if migration.state is SourceState.RELEASED:
+                raise self._in_doubt(migration)
+            raise migration.failure.located(
+                migration_id=record.migration_id,
+                phase=Phase.PERFORM,
+                guest=self._location(migration),
+                host=self._context.identity.host_name,
+            )
+        if migration.state is SourceState.CANCELLED:
+            raise self._recorded(record, Phase.PERFORM)
+        if migration.state not in (SourceState.RELEASED, SourceState.CONFIRMED):
+            raise InternalError(f"the migration stopped while it was {migration.state}", migration_id=record.migration_id)
+        cookie = replace(self._context.cookie(record), statistics=record.statistics, persistent_xml=record.persistent_xml)
+        return Reply(record.migration_id, cookie=cookies.encode(cookie), statistics=record.statistics)
+
+    async def confirm(self, request: Request) -> Reply:
+        """The source has acted upon the destination's own word; `request.verdict` alone proves nothing (handover rule 3).
+
+        Raises:
+            PhaseOutOfOrder: the guest is on its way, or was never sent although the verdict is to commit.
+            InDoubt: the destination does not answer; both copies are kept, and the source goes on asking.
+        """
+        migration = await self._get(request.migration_id)
+        with migration.lease.attended(self._context.limits.coordinator_grace_s):
+            migration.machine.note(phase=Phase.CONFIRM)
+            match migration.state:
+                case SourceState.BEGUN if request.verdict is Verdict.ROLL_BACK:
+                    await migration.abort("the coordinator rolled back")
+                case SourceState.BEGUN | SourceState.PERFORMING:
+                    raise PhaseOutOfOrder(f"the migration is {migration.state}: there is nothing to confirm")
+                case SourceState.RELEASED:
+                    await self._settle(migration, request)
+                case _:
+                    pass
+            return Reply(request.migration_id, outcome=migration.outcome, statistics=migration.record.statistics)
+
+    async def _settle(self, migration: SourceMigration, request: Request) -> None:
+        outcome, pause_ms = self._proof(request, migration.record)
+        if pause_ms:
+            migration.machine.note(statistics=migration.record.statistics.measured(guest_pause_ms=pause_ms))
+        if outcome is not None:
+            await migration.prove(outcome)
+        else:
+            await self._ask_for_a_while(migration)
+        if migration.state is SourceState.RELEASED:
+            self._context.tasks.spawn(migration.settle(), f"settle {request.migration_id}")
+            raise self._in_doubt(migration)
+
+    async def _ask_for_a_while(self, migration: SourceMigration) -> None:
+        try:
+            async with asyncio.timeout(self._context.limits.doubt_s):
+                await migration.settle()
+        except TimeoutError:
+            pass
+
+    def _proof(self, request: Request, record: Record) -> tuple[Outcome | None, int]:
+        """What Finish's cookie proves, and the pause that the destination measured."""
+        if not request.cookie:
+            return None, 0
+        cookie = self._read(request, record)
+        pause_ms = cookie.statistics.guest_pause_ms if cookie.statistics else 0
+        if cookie.outcome is None:
+            return None, pause_ms
+        proved = tickets.proves(record.proof_secret, record.migration_id, cookie.outcome, cookie.signature)
+        return (cookie.outcome if proved and cookie.outcome is not Outcome.PENDING else None), pause_ms
+
+    # -- the handover -----------------------------------------------------------------------------------------------
+
+    async def outcome(self, migration_id: MigrationId) -> Settled | None:
+        """What this host's journal says as a source; None when it has no record."""
+        migration = await self._find(migration_id)
+        return None if migration is None else Settled(migration.outcome, migration.state.value)
+
+    async def abort(self, migration_id: MigrationId, why: str) -> Outcome | None:
+        """The migration has ended if it still could; None when there is no record.
+
+        Raises:
+            InDoubt: past the point of no return, and the destination does not answer.
+        """
+        migration = await self._find(migration_id)
+        if migration is None:
+            return None
+        outcome = await migration.abort(why)
+        if migration.state is SourceState.RELEASED:
+            self._context.tasks.spawn(migration.settle(), f"settle {migration_id}")
+            raise self._in_doubt(migration)
+        return outcome
+
+    # -- restart ----------------------------------------------------------------------------------------------------
+
+    async def recover(self, record: Record) -> None:
+        """A migration that an earlier daemon left is settled, or its resolver works on it."""
+        entry = self._context.domains.by_uuid(record.domain_uuid)
+        if entry is not None and not (record.state.final and entry.holder is not None):
+            self._context.domains.hold(entry, record.migration_id)
+        migration = SourceMigration(self._context, record, entry)
+        self._adopt(migration)
+        await migration.machine.drive(SourceEvent.RESTARTED)
+        if migration.state is SourceState.RELEASED:
+            self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
+
+    # -- small things -----------------------------------------------------------------------------------------------
+
+    def _adopt(self, migration: SourceMigration) -> None:
+        migration_id = migration.record.migration_id
+        self._migrations[migration_id] = migration
+        self._context.tasks.spawn(self._follow(migration), f"lease of {migration_id}")
+
+    async def _follow(self, migration: SourceMigration) -> None:
+        try:
+            await migration.watch_lease()
+        finally:
+            if migration.state.final and migration.record.settled:
+                self._migrations.pop(migration.record.migration_id, None)
+
+    async def _find(self, migration_id: MigrationId) -> SourceMigration | None:
+        if migration_id in self._migrations:
+            return self._migrations[migration_id]
+        record = await self._context.journal.find(migration_id, Side.SOURCE)
+        return None if record is None else SourceMigration(self._context, record, None)
+
+    async def _get(self, migration_id: MigrationId) -> SourceMigration:
+        migration = await self._find(migration_id)
+        if migration is None:
+            raise MigrationNotFound(
+                f"this host has no migration {migration_id} as its source", remedy="call Begin first, on this daemon"
+            )
+        return migration
+
+    def _read(self, request: Request, record: Record) -> Cookie:
+        return cookies.decode(request.cookie, record.migration_id, self._context.identity.host_uuid)
+
+    def _location(self, migration: SourceMigration) -> GuestLocation:
+        """Where the guest is; nowhere when it died with its hypervisor."""
+        entry = self._context.domains.by_uuid(migration.record.domain_uuid)
+        if migration.state is SourceState.CANCELLED and (entry is None or entry.live is None):
+            return GuestLocation.NOWHERE
+        return GUEST_AT[migration.state]
+
+    def _in_doubt(self, migration: SourceMigration) -> InDoubt:
+        record = migration.record
+        return InDoubt(
+            "the guest's last part was sent, and the destination does not say whether it took the guest",
+            remedy="nothing: this host goes on asking and keeps its paused copy; if the other host is gone for good, "
+            "fence it and resolve the domain by hand",
+            migration_id=record.migration_id,
+            guest=GuestLocation.IN_DOUBT,
+            host=self._context.identity.host_name,
+            detail=str(migration.failure or ""),
+        )
+
+    def _recorded(self, record: Record, phase: Phase) -> VmferryError:
+        kind = BY_REASON.get(record.error_reason, MigrationAborted)
+        return kind(
+            record.error or "the migration was ended",
+            migration_id=record.migration_id,
+            phase=phase,
+            guest=GuestLocation.SOURCE,
+            host=self._context.identity.host_name,
+        )
+
+
+_MOVABLE = (RunState.RUNNING, RunState.PAUSED, RunState.GONE_OVER)

@@ -1,0 +1,90 @@
+"""DomainService: decode, call, encode."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from grpc import aio
+
+from vmferry import wire
+from vmferry.api.v1 import domains_pb2, domains_pb2_grpc
+from vmferry.model import DomainState
+from vmferryd.domains.registry import Domains
+from vmferryd.drivers.base import StartMode
+
+Context: TypeAlias = aio.ServicerContext[Any, Any]
+
+
+class DomainService(domains_pb2_grpc.DomainServiceServicer):
+    """Domains of this host; docstrings are in domains.proto."""
+
+    def __init__(self, domains: Domains) -> None:
+        self._domains = domains
+
+    async def DefineDomain(
+        self, request: domains_pb2.DefineDomainRequest, context: Context
+    ) -> domains_pb2.DefineDomainResponse:
+        """See domains.proto."""
+        entry = await self._domains.define(request.xml)
+        return domains_pb2.DefineDomainResponse(domain=wire.domain_to_wire(entry.info()))
+
+    async def UndefineDomain(
+        self, request: domains_pb2.UndefineDomainRequest, context: Context
+    ) -> domains_pb2.UndefineDomainResponse:
+        """See domains.proto."""
+        await self._domains.undefine(self._domains.find(request.domain))
+        return domains_pb2.UndefineDomainResponse()
+
+    async def StartDomain(self, request: domains_pb2.StartDomainRequest, context: Context) -> domains_pb2.StartDomainResponse:
+        """See domains.proto."""
+        entry = self._domains.find(request.domain)
+        await self._domains.start(entry, StartMode.PAUSED if request.paused else StartMode.RUNNING)
+        return domains_pb2.StartDomainResponse(domain=wire.domain_to_wire(entry.info()))
+
+    async def ShutdownDomain(
+        self, request: domains_pb2.ShutdownDomainRequest, context: Context
+    ) -> domains_pb2.ShutdownDomainResponse:
+        """See domains.proto."""
+        await self._domains.shutdown(self._domains.find(request.domain))
+        return domains_pb2.ShutdownDomainResponse()
+
+    async def DestroyDomain(
+        self, request: domains_pb2.DestroyDomainRequest, context: Context
+    ) -> domains_pb2.DestroyDomainResponse:
+        """See domains.proto."""
+        await self._domains.destroy(self._domains.find(request.domain))
+        return domains_pb2.DestroyDomainResponse()
+
+    async def SuspendDomain(
+        self, request: domains_pb2.SuspendDomainRequest, context: Context
+    ) -> domains_pb2.SuspendDomainResponse:
+        """See domains.proto."""
+        await self._domains.suspend(self._domains.find(request.domain))
+        return domains_pb2.SuspendDomainResponse()
+
+    async def ResumeDomain(
+        self, request: domains_pb2.ResumeDomainRequest, context: Context
+    ) -> domains_pb2.ResumeDomainResponse:
+        """See domains.proto."""
+        await self._domains.resume(self._domains.find(request.domain))
+        return domains_pb2.ResumeDomainResponse()
+
+    async def ListDomains(self, request: domains_pb2.ListDomainsRequest, context: Context) -> domains_pb2.ListDomainsResponse:
+        """See domains.proto."""
+        wanted = {wire.enum_from_wire(DomainState, number) for number in request.states}
+        chosen = [entry for entry in self._domains if not wanted or entry.state in wanted]
+        return domains_pb2.ListDomainsResponse(domains=[wire.domain_to_wire(entry.info()) for entry in chosen])
+
+    async def GetDomain(self, request: domains_pb2.GetDomainRequest, context: Context) -> domains_pb2.GetDomainResponse:
+        """See domains.proto."""
+        entry = self._domains.find(request.domain)
+        devices = await self._domains.devices(entry)
+        return domains_pb2.GetDomainResponse(domain=wire.domain_to_wire(entry.info()), devices=dict(devices))
+
+    async def DumpDomainXml(
+        self, request: domains_pb2.DumpDomainXmlRequest, context: Context
+    ) -> domains_pb2.DumpDomainXmlResponse:
+        """See domains.proto."""
+        entry = self._domains.find(request.domain)
+        xml = self._domains.stored_xml(entry) if request.inactive else self._domains.xml(entry)
+        return domains_pb2.DumpDomainXmlResponse(xml=xml)

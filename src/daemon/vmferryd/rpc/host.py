@@ -1,0 +1,63 @@
+"""HostService: what this daemon is and can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from grpc import aio
+
+from vmferry import __version__
+from vmferry.api.v1 import host_pb2, host_pb2_grpc
+from vmferry.features import Feature
+from vmferryd.drivers.registry import DriverRegistry
+from vmferryd.phases.context import Identity
+
+Context: TypeAlias = aio.ServicerContext[Any, Any]
+
+FEATURES = (
+    Feature.MIGRATION_V3,
+    Feature.MIGRATE_CHANGE_PROTECTION,
+    Feature.XML_MIGRATABLE,
+    Feature.MIGRATION_PARAMS,
+)
+"""What this daemon announces."""
+
+
+class HostService(host_pb2_grpc.HostServiceServicer):
+    """Docstrings are in host.proto. `unavailable` says, by driver, why one does not work here."""
+
+    def __init__(self, identity: Identity, drivers: DriverRegistry, unavailable: Mapping[str, str]) -> None:
+        self._identity = identity
+        self._drivers = drivers
+        self._unavailable = unavailable
+
+    async def GetVersion(self, request: host_pb2.GetVersionRequest, context: Context) -> host_pb2.GetVersionResponse:
+        """See host.proto."""
+        return host_pb2.GetVersionResponse(
+            version=__version__, host_name=self._identity.host_name, host_uuid=self._identity.host_uuid
+        )
+
+    async def GetCapabilities(
+        self, request: host_pb2.GetCapabilitiesRequest, context: Context
+    ) -> host_pb2.GetCapabilitiesResponse:
+        """See host.proto."""
+        drivers = [self._driver(name) for name in self._drivers.names]
+        drivers += [
+            host_pb2.DriverCapabilities(name=name, unavailable=why) for name, why in sorted(self._unavailable.items())
+        ]
+        return host_pb2.GetCapabilitiesResponse(drivers=drivers, features=[int(feature) for feature in FEATURES])
+
+    def _driver(self, name: str) -> host_pb2.DriverCapabilities:
+        capabilities = self._drivers.capabilities(name)
+        return host_pb2.DriverCapabilities(
+            name=capabilities.name,
+            version=capabilities.version,
+            domain_types=sorted(capabilities.domain_types),
+            features=sorted(feature.value for feature in capabilities.features),
+            machines=sorted(capabilities.machines),
+        )
+
+    async def HasFeature(self, request: host_pb2.HasFeatureRequest, context: Context) -> host_pb2.HasFeatureResponse:
+        """See host.proto."""
+        return host_pb2.HasFeatureResponse(supported=request.feature in {int(feature) for feature in FEATURES})

@@ -1,0 +1,182 @@
+"""MigrationService, protocol 3: decode, call the phases, encode. The two spellings become one `Request` here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from grpc import aio
+
+from vmferry import wire
+from vmferry.api.v1 import migration_pb2, migration_pb2_grpc
+from vmferry.endpoint import Reply, Request
+from vmferry.errors import InvalidParameter
+from vmferry.flags import Flag
+from vmferry.model import JobInfo, MigrationId, Phase, Progress, Verdict, new_migration_id
+from vmferry.params import MigrationParams
+from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.rpc.ids import migration_id
+
+Context: TypeAlias = aio.ServicerContext[Any, Any]
+
+
+class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
+    """The five phases in both spellings; docstrings are in migration.proto."""
+
+    def __init__(self, source: SourcePhases, destination: DestinationPhases) -> None:
+        self._source = source
+        self._destination = destination
+
+    # -- fixed arguments -------------------------------------------------------------------------------------------------
+
+    async def Begin(self, request: migration_pb2.BeginRequest, context: Context) -> migration_pb2.BeginResponse:
+        """See migration.proto."""
+        params = MigrationParams(
+            destination_name=request.destination_name or None,
+            bandwidth_mib_per_s=request.bandwidth_mib_per_s or None,
+            destination_xml=request.destination_xml or None,
+        )
+        reply = await self._source.begin(_begin(request, params))
+        return migration_pb2.BeginResponse(migration_id=reply.migration_id, domain_xml=reply.domain_xml, cookie=reply.cookie)
+
+    async def Prepare(self, request: migration_pb2.PrepareRequest, context: Context) -> migration_pb2.PrepareResponse:
+        """See migration.proto."""
+        asked = replace(_fixed(request), domain_xml=request.domain_xml, uri=request.uri)
+        reply = await self._destination.prepare(asked)
+        return migration_pb2.PrepareResponse(cookie=reply.cookie, uri=reply.uri)
+
+    async def Perform(
+        self, request: migration_pb2.PerformRequest, context: Context
+    ) -> AsyncIterator[migration_pb2.PerformResponse]:
+        """See migration.proto."""
+        asked = replace(_fixed(request), uri=request.uri, destination_daemon_uri=request.destination_daemon_uri)
+        async with aclosing(self._source.perform(asked)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield migration_pb2.PerformResponse(**_event(event))
+
+    async def Finish(self, request: migration_pb2.FinishRequest, context: Context) -> migration_pb2.FinishResponse:
+        """See migration.proto."""
+        asked = replace(_fixed(request), uri=request.uri, verdict=wire.enum_from_wire(Verdict, request.verdict))
+        return migration_pb2.FinishResponse(**_finished(await self._destination.finish(asked)))
+
+    async def Confirm(self, request: migration_pb2.ConfirmRequest, context: Context) -> migration_pb2.ConfirmResponse:
+        """See migration.proto."""
+        return migration_pb2.ConfirmResponse(**_confirmed(await self._source.confirm(_confirm(request, MigrationParams()))))
+
+    # -- typed parameters ------------------------------------------------------------------------------------------------
+
+    async def BeginParams(
+        self, request: migration_pb2.BeginParamsRequest, context: Context
+    ) -> migration_pb2.BeginParamsResponse:
+        """See migration.proto."""
+        reply = await self._source.begin(_begin(request, wire.params_from_wire(request.params)))
+        return migration_pb2.BeginParamsResponse(
+            migration_id=reply.migration_id, domain_xml=reply.domain_xml, cookie=reply.cookie
+        )
+
+    async def PrepareParams(
+        self, request: migration_pb2.PrepareParamsRequest, context: Context
+    ) -> migration_pb2.PrepareParamsResponse:
+        """See migration.proto."""
+        reply = await self._destination.prepare(_typed(request))
+        return migration_pb2.PrepareParamsResponse(cookie=reply.cookie, uri=reply.uri)
+
+    async def PerformParams(
+        self, request: migration_pb2.PerformParamsRequest, context: Context
+    ) -> AsyncIterator[migration_pb2.PerformParamsResponse]:
+        """See migration.proto."""
+        asked = replace(_typed(request), destination_daemon_uri=request.destination_daemon_uri)
+        async with aclosing(self._source.perform(asked)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield migration_pb2.PerformParamsResponse(**_event(event))
+
+    async def FinishParams(
+        self, request: migration_pb2.FinishParamsRequest, context: Context
+    ) -> migration_pb2.FinishParamsResponse:
+        """See migration.proto."""
+        asked = replace(_typed(request), verdict=wire.enum_from_wire(Verdict, request.verdict))
+        return migration_pb2.FinishParamsResponse(**_finished(await self._destination.finish(asked)))
+
+    async def ConfirmParams(
+        self, request: migration_pb2.ConfirmParamsRequest, context: Context
+    ) -> migration_pb2.ConfirmParamsResponse:
+        """See migration.proto."""
+        asked = _confirm(request, wire.params_from_wire(request.params))
+        return migration_pb2.ConfirmParamsResponse(**_confirmed(await self._source.confirm(asked)))
+
+
+# -- the two spellings, read -----------------------------------------------------------------------------------------
+
+
+def _begin(request: migration_pb2.BeginRequest | migration_pb2.BeginParamsRequest, params: MigrationParams) -> Request:
+    proposed = migration_id(request.migration_id) if request.migration_id else new_migration_id()
+    if not request.domain:
+        raise InvalidParameter("no domain is named", remedy="give its name or UUID")
+    return Request(migration_id=proposed, domain=request.domain, flags=Flag(request.flags), params=params)
+
+
+def _fixed(
+    request: migration_pb2.PrepareRequest | migration_pb2.PerformRequest | migration_pb2.FinishRequest,
+) -> Request:
+    bandwidth = 0 if isinstance(request, migration_pb2.FinishRequest) else request.bandwidth_mib_per_s
+    return Request(
+        migration_id=migration_id(request.migration_id),
+        domain="",
+        flags=Flag(request.flags),
+        params=MigrationParams(destination_name=request.destination_name or None, bandwidth_mib_per_s=bandwidth or None),
+        cookie=request.cookie,
+    )
+
+
+def _typed(
+    request: migration_pb2.PrepareParamsRequest | migration_pb2.PerformParamsRequest | migration_pb2.FinishParamsRequest,
+) -> Request:
+    params = wire.params_from_wire(request.params)
+    return Request(
+        migration_id=migration_id(request.migration_id),
+        domain="",
+        flags=Flag(request.flags),
+        params=params,
+        domain_xml=params.destination_xml or "",
+        cookie=request.cookie,
+        uri=params.migrate_uri or "",
+    )
+
+
+def _confirm(request: migration_pb2.ConfirmRequest | migration_pb2.ConfirmParamsRequest, params: MigrationParams) -> Request:
+    return Request(
+        migration_id=migration_id(request.migration_id),
+        domain="",
+        flags=Flag(request.flags),
+        params=params,
+        cookie=request.cookie,
+        verdict=wire.enum_from_wire(Verdict, request.verdict),
+    )
+
+
+# -- the replies, worded ---------------------------------------------------------------------------------------------
+
+
+def _event(event: JobInfo | Reply) -> dict[str, Any]:
+    if isinstance(event, Reply):
+        statistics = wire.statistics_to_wire(event.statistics)
+        return {"result": migration_pb2.PerformResult(cookie=event.cookie, statistics=statistics)}
+    progress = Progress(MigrationId(event.migration_id), Phase.PERFORM, event.state, event.statistics)
+    return {"progress": wire.progress_to_wire(progress)}
+
+
+def _finished(reply: Reply) -> dict[str, Any]:
+    return {
+        "outcome": wire.enum_to_wire(reply.outcome),
+        "domain": wire.domain_to_wire(reply.domain) if reply.domain is not None else None,
+        "cookie": reply.cookie,
+        "failure": reply.failure,
+        "statistics": wire.statistics_to_wire(reply.statistics),
+    }
+
+
+def _confirmed(reply: Reply) -> dict[str, Any]:
+    return {"outcome": wire.enum_to_wire(reply.outcome), "statistics": wire.statistics_to_wire(reply.statistics)}

@@ -1,0 +1,122 @@
+"""The gRPC server: services, health, reflection, and where it listens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vmferry.api.v1 import (
+    domains_pb2,
+    domains_pb2_grpc,
+    handover_pb2,
+    handover_pb2_grpc,
+    host_pb2,
+    host_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    migration_pb2,
+    migration_pb2_grpc,
+    transfer_pb2,
+)
+from vmferry.channel import ChannelOptions, Credentials, Transport, Uri
+from vmferry.errors import InvalidParameter
+from vmferryd.phases.context import Context
+from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.rpc import transfer
+from vmferryd.rpc.domains import DomainService
+from vmferryd.rpc.handover import HandoverService
+from vmferryd.rpc.host import HostService
+from vmferryd.rpc.interceptors import Errors
+from vmferryd.rpc.jobs import JobService
+from vmferryd.rpc.migration import MigrationService
+
+NAMES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module in (domains_pb2, handover_pb2, host_pb2, jobs_pb2, migration_pb2, transfer_pb2)
+    for name in module.DESCRIPTOR.services_by_name
+)
+"""Every service of the contract."""
+
+
+def build(
+    context: Context,
+    source: SourcePhases,
+    destination: DestinationPhases,
+    unavailable: Mapping[str, str],
+    options: ChannelOptions,
+) -> aio.Server:
+    """A server with every service; it listens nowhere yet."""
+    errors = Errors(context.identity.host_name)
+    server = aio.server(
+        interceptors=[errors],
+        options=[
+            *options.as_grpc(),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+            ("grpc.http2.max_ping_strikes", 0),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains), server)
+    handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
+    host_pb2_grpc.add_HostServiceServicer_to_server(HostService(context.identity, context.drivers, unavailable), server)
+    jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, source, destination), server)
+    migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination), server)
+    server.add_generic_rpc_handlers((transfer.handler(destination, errors),))
+    _add_health(server)
+    reflection.enable_server_reflection((*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _add_health(server: aio.Server) -> None:
+    service = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(service, server)
+    for name in ("", *NAMES):
+        service._server_status[name] = health_pb2.HealthCheckResponse.SERVING  # noqa: SLF001 - set() is a coroutine
+
+
+def listen(server: aio.Server, places: Sequence[Uri], certificates: Path | None) -> None:
+    """The server will answer at every place once it is started.
+
+    Raises:
+        InvalidParameter: a place is taken or cannot be used.
+    """
+    for uri in places:
+        try:
+            _bind(server, uri, certificates)
+        except (RuntimeError, OSError) as error:
+            raise InvalidParameter(
+                f"cannot listen on {uri}: {error}", remedy="stop what listens there, or choose another place"
+            ) from None
+
+
+def _bind(server: aio.Server, uri: Uri, certificates: Path | None) -> None:
+    if uri.transport is Transport.UNIX:
+        path = Path(uri.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        server.add_insecure_port(f"unix:{path}")
+        return
+    host = f"[{uri.host}]" if ":" in uri.host else uri.host
+    address = f"{host}:{uri.port}"
+    if uri.transport is Transport.TLS:
+        assert certificates is not None  # noqa: S101 - checked by the configuration
+        server.add_secure_port(address, _credentials(certificates))
+    else:
+        server.add_insecure_port(address)
+
+
+def _credentials(certificates: Path) -> grpc.ServerCredentials:
+    own = Credentials.read(certificates, "server")
+    if own.certificate is None or own.key is None:
+        raise InvalidParameter(f"{certificates} has no server.pem", remedy="make one for this host")
+    return grpc.ssl_server_credentials(
+        [(own.key, own.certificate)], root_certificates=own.authority, require_client_auth=True
+    )

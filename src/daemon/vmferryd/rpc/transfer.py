@@ -1,0 +1,57 @@
+"""TransferService: the destination's end of a tunnel. Messages go through `transfer.frames`, not through protobuf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from vmferry.api.v1 import transfer_pb2
+from vmferry.errors import TransferFailed
+from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.rpc.ids import migration_id
+from vmferryd.rpc.interceptors import Errors
+from vmferryd.transfer import frames, tunnel
+
+SERVICE = "vmferry.api.v1.TransferService"
+
+
+class _ServerStream:
+    """A gRPC server context as a `tunnel.Stream`."""
+
+    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+
+    async def read(self) -> Any:
+        frame = await self._context.read()
+        return None if frame is aio.EOF else frame
+
+    async def write(self, frame: Any) -> None:
+        try:
+            await self._context.write(frame)
+        except (aio.UsageError, aio.InternalError) as error:
+            raise TransferFailed("the data channel from the source broke", detail=str(error)) from None
+
+
+def handler(destination: DestinationPhases, errors: Errors) -> grpc.GenericRpcHandler:
+    """The service, to be added to a server."""
+
+    async def carry(_: Any, context: aio.ServicerContext[Any, Any]) -> None:
+        stream = _ServerStream(context)
+        try:
+            first = await stream.read()
+            if not isinstance(first, transfer_pb2.CarryRequest) or first.WhichOneof("frame") != "open":
+                raise TransferFailed("the first frame of a data channel must open it")
+            opening = first.open
+            channel = await destination.open_channel(migration_id(opening.migration_id), opening.ticket, opening.proof_secret)
+            await stream.write(transfer_pb2.CarryResponse(opened=transfer_pb2.ChannelOpened()))
+            await tunnel.pump(channel, stream, tunnel.last_response)
+        except Exception as error:  # noqa: BLE001 - every error becomes a status
+            await errors.refuse(f"/{SERVICE}/Carry", context, error)
+
+    method = grpc.stream_stream_rpc_method_handler(
+        carry, request_deserializer=frames.decode_request, response_serializer=frames.encode
+    )
+    generic: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(SERVICE, {"Carry": method})
+    return generic
