@@ -1,0 +1,224 @@
+"""The handles on a simulated guest: every verb is the guest's own, with the fault switches around it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from vmferry.errors import DriverLost, DriverRefused, TransferFailed
+from vmferry.model import Statistics
+from vmferryd.drivers.base import (
+    GuestPlan,
+    GuestProbe,
+    Listener,
+    OutgoingGuest,
+    RunState,
+    SendSettings,
+    TransferState,
+)
+from vmferryd.drivers.memory.faults import Verb
+from vmferryd.drivers.memory.guest import SimulatedGuest
+from vmferryd.drivers.memory.receiver import Receiver
+from vmferryd.drivers.memory.sender import Sender, require_free
+
+
+class Monitor:
+    """A daemon's line to one simulated hypervisor."""
+
+    def __init__(self, simulated: SimulatedGuest) -> None:
+        self.simulated = simulated
+        self._open = True
+        self._leave: list[Callable[[], None]] = []
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """`listener` hears every event until the line is closed or the returned function is called."""
+        leave = self.simulated.subscribe(listener)
+        self._leave.append(leave)
+        return leave
+
+    def around(self, verb: Verb) -> AbstractAsyncContextManager[None]:
+        """The body is the verb.
+
+        Raises:
+            DriverLost: the line is closed.
+        """
+        if not self._open:
+            raise DriverLost("The monitor was closed by this daemon")
+        simulated = self.simulated
+        return simulated.host.faults.around(verb, simulated.domain_uuid, lambda: simulated)
+
+    @asynccontextmanager
+    async def giving(self, verb: Verb, channel: socket.socket) -> AsyncIterator[None]:
+        """The body is a verb that gives `channel` to the hypervisor; if it was lost before it came there, it is closed."""
+        try:
+            async with self.around(verb):
+                yield
+        except DriverLost:
+            if channel not in self.simulated.host.channels:
+                channel.close()
+            raise
+
+    def close(self) -> None:
+        """Nothing goes through the line any more; the guest is untouched."""
+        self._open = False
+        for leave in self._leave:
+            leave()
+        self._leave.clear()
+
+
+class MemoryGuest:
+    """See `Guest`."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._simulated = monitor.simulated
+
+    @property
+    def plan(self) -> GuestPlan:
+        """See `Guest.plan`."""
+        return self._simulated.plan
+
+    @property
+    def simulated(self) -> SimulatedGuest:
+        """The guest itself, for whoever wants to look inside or hurt it."""
+        return self._simulated
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """See `Guest.subscribe`."""
+        return self._monitor.subscribe(listener)
+
+    async def probe(self) -> GuestProbe:
+        """See `Guest.probe`."""
+        async with self._monitor.around(Verb.PROBE):
+            sender, receiver = self._simulated.sender, self._simulated.receiver
+            transfer = sender or receiver
+            state = TransferState.NONE if transfer is None else transfer.state
+            said = self._simulated.detail or ("" if transfer is None else transfer.detail)
+            return GuestProbe(self._simulated.run_state, state, said)
+
+    async def devices(self) -> Mapping[str, str]:
+        """See `Guest.devices`. A simulated host allots nothing; instead the guest's own figures can be read here."""
+        async with self._monitor.around(Verb.DEVICES):
+            damaged = len(self._simulated.memory_damage())
+            return {"heartbeat": str(self._simulated.beat), "damaged-pages": str(damaged)}
+
+    async def pause(self) -> None:
+        """See `Guest.pause`."""
+        async with self._monitor.around(Verb.PAUSE):
+            self._simulated.pause()
+
+    async def resume(self) -> None:
+        """See `Guest.resume`."""
+        async with self._monitor.around(Verb.RESUME):
+            self._simulated.resume()
+
+    async def shutdown(self) -> None:
+        """See `Guest.shutdown`."""
+        async with self._monitor.around(Verb.SHUTDOWN):
+            self._simulated.shutdown()
+
+    async def destroy(self) -> None:
+        """See `Guest.destroy`."""
+        async with self._monitor.around(Verb.DESTROY):
+            self._simulated.kill("destroyed")
+            await self._simulated.ended()
+
+    def outgoing(self) -> OutgoingGuest:
+        """See `Guest.outgoing`."""
+        return MemoryOutgoingGuest(self._monitor)
+
+    async def close(self) -> None:
+        """See `Guest.close`."""
+        self._monitor.close()
+
+
+class MemoryOutgoingGuest:
+    """See `OutgoingGuest`."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._simulated = monitor.simulated
+
+    async def send(self, channel: socket.socket, settings: SendSettings) -> None:
+        """See `OutgoingGuest.send`. A refused channel stays its owner's; one that was lost is closed."""
+        async with self._monitor.giving(Verb.SEND, channel):
+            require_free(self._simulated)
+            if settings.xbzrle:
+                raise DriverRefused("Simulated guests are sent without xbzrle")
+            sender = Sender(self._simulated, channel, settings)
+            self._simulated.sender = sender
+            sender.begin()
+
+    async def held(self) -> None:
+        """See `OutgoingGuest.held`."""
+        async with self._monitor.around(Verb.HELD):
+            await self._sender().held()
+
+    async def let_go(self) -> None:
+        """See `OutgoingGuest.let_go`."""
+        async with self._monitor.around(Verb.LET_GO):
+            await self._sender().let_go()
+
+    async def cancel(self) -> None:
+        """See `OutgoingGuest.cancel`."""
+        async with self._monitor.around(Verb.CANCEL):
+            if self._simulated.sender is not None:
+                await self._simulated.sender.cancel()
+
+    async def statistics(self) -> Statistics:
+        """See `OutgoingGuest.statistics`."""
+        async with self._monitor.around(Verb.STATISTICS):
+            sender = self._simulated.sender
+            return Statistics() if sender is None else sender.statistics()
+
+    async def tune(self, *, max_bandwidth_bytes_per_s: int | None = None, max_downtime_ms: int | None = None) -> None:
+        """See `OutgoingGuest.tune`."""
+        async with self._monitor.around(Verb.TUNE):
+            sender = self._sender()
+            sender.limits = sender.limits.tuned(max_bandwidth_bytes_per_s, max_downtime_ms)
+
+    def _sender(self) -> Sender:
+        if self._simulated.sender is None:
+            self._simulated.demand_life()
+            raise DriverRefused("The guest has not been sent")
+        return self._simulated.sender
+
+
+class MemoryIncomingGuest:
+    """See `IncomingGuest`."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._simulated = monitor.simulated
+        self._guest = MemoryGuest(monitor)
+
+    @property
+    def guest(self) -> MemoryGuest:
+        """See `IncomingGuest.guest`."""
+        return self._guest
+
+    async def receive(self, channel: socket.socket) -> None:
+        """See `IncomingGuest.receive`. A refused channel stays its owner's; one that was lost is closed."""
+        async with self._monitor.giving(Verb.RECEIVE, channel):
+            self._simulated.demand_life()
+            if self._simulated.receiver is not None:
+                raise DriverRefused("The guest reads its state from another channel already")
+            receiver = Receiver(self._simulated, channel)
+            self._simulated.receiver = receiver
+            receiver.begin()
+
+    async def received(self) -> None:
+        """See `IncomingGuest.received`."""
+        async with self._monitor.around(Verb.RECEIVED):
+            await self._simulated.watch.until(self._settled)
+            receiver = self._simulated.receiver
+            if receiver is None or receiver.state is not TransferState.COMPLETED:
+                said = self._simulated.detail or (receiver.detail if receiver else "")
+                raise TransferFailed("The guest's state did not arrive", detail=said)
+
+    def _settled(self) -> bool:
+        receiver = self._simulated.receiver
+        if receiver is not None and receiver.state is not TransferState.ACTIVE:
+            return True
+        return self._simulated.run_state is not RunState.INCOMING

@@ -1,0 +1,268 @@
+"""The pre-copy loop of a simulated hypervisor.
+
+::
+
+    ACTIVE → HELD → COMPLETING → COMPLETED
+       └──────┴─────────┴──────→ CANCELLED | FAILED
+
+Rounds of dirty pages are sent while the guest runs, until what is left fits into the downtime limit at the speed of the
+last round. Then the CPUs stand still and the transfer is held. `released` says that it was let go: from then on nothing
+here makes the CPUs run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator, Sequence
+
+from vmferry.errors import DriverRefused, StreamTruncated, TransferFailed, VmferryError
+from vmferry.model import Statistics
+from vmferryd.drivers.base import EventKind, RunState, SendSettings, TransferState
+from vmferryd.drivers.memory.faults import Verb
+from vmferryd.drivers.memory.guest import SimulatedGuest
+from vmferryd.drivers.memory.link import Link, words_of
+from vmferryd.drivers.memory.pacing import Limits, Pacer, Tally
+from vmferryd.drivers.memory.pages import PAGE_BYTES
+from vmferryd.drivers.memory.stream import Encoder, decode_reply
+
+_LONGEST_NAP_S = 0.25
+"""A sender that waits looks this often whether it was tuned."""
+_THROTTLE_INITIAL_PERCENT = 20
+_THROTTLE_INCREMENT_PERCENT = 10
+_THROTTLE_MAX_PERCENT = 99
+_GOING_ON = frozenset({TransferState.ACTIVE, TransferState.HELD, TransferState.COMPLETING})
+
+
+class Sender:
+    """One attempt to send one guest."""
+
+    def __init__(self, guest: SimulatedGuest, channel: socket.socket, settings: SendSettings) -> None:
+        self.state = TransferState.ACTIVE
+        self.detail = ""
+        self.released = False
+        self.owes_run = False
+        self.limits = Limits.of(settings)
+        self._guest = guest
+        self._settings = settings
+        self._clock = guest.host.clock
+        self._encoder = Encoder()
+        self._all_sent = False
+        now_s = self._clock.monotonic()
+        self._pacer = Pacer(now_s)
+        self._synced_s = now_s
+        self._tally = Tally(now_s, guest.memory.layout.total_pages)
+        self._link = Link(guest.host, channel)
+
+    @property
+    def going_on(self) -> bool:
+        """It has not ended."""
+        return self.state in _GOING_ON
+
+    def begin(self) -> None:
+        """The transfer goes on by itself."""
+        if not self._settings.live:
+            self.owes_run = self._guest.become(RunState.PAUSED)
+        self._guest.emit(EventKind.TRANSFER, self.state)
+        self._link.begin(self._work())
+
+    async def held(self) -> None:
+        """See `OutgoingGuest.held`."""
+        await self._guest.watch.until(lambda: self.state is not TransferState.ACTIVE)
+        if self.state in (TransferState.CANCELLED, TransferState.FAILED):
+            self._guest.demand_life()
+            raise self._failure()
+
+    async def let_go(self) -> None:
+        """See `OutgoingGuest.let_go`."""
+        if self.state is TransferState.HELD:
+            self.released = True
+            self._turn(TransferState.COMPLETING)
+        if not self.released:
+            raise DriverRefused("The transfer is not held", detail=f"it is {self.state}; {self.detail}")
+        await self._guest.watch.until(lambda: not self.going_on)
+        if self.state is not TransferState.COMPLETED:
+            self._guest.demand_life()
+            raise self._failure()
+
+    async def cancel(self) -> None:
+        """See `OutgoingGuest.cancel`."""
+        if self._settle(TransferState.CANCELLED, "cancelled"):
+            self._link.cut()
+        if self.owes_run and not self.released and self._guest.run_state is RunState.PAUSED:
+            self._guest.resume()
+        await self.ended()
+
+    def fail(self, detail: str) -> None:
+        """The transfer has failed, if it went on; the CPUs are as they were."""
+        if self._settle(TransferState.FAILED, detail):
+            self._link.cut()
+
+    async def ended(self) -> None:
+        """Nothing of the transfer is left on the host."""
+        await self._link.ended()
+
+    def statistics(self) -> Statistics:
+        """See `OutgoingGuest.statistics`."""
+        return self._tally.statistics(self._clock.monotonic())
+
+    def _failure(self) -> VmferryError:
+        return TransferFailed(f"The transfer is {self.state}", detail=self.detail)
+
+    def _turn(self, state: TransferState) -> None:
+        self.state = state
+        self._guest.emit(EventKind.TRANSFER, state)
+
+    def _settle(self, state: TransferState, detail: str = "") -> bool:
+        if not self.going_on:
+            return False
+        self.detail = detail
+        self._tally.ended_s = self._clock.monotonic()
+        self._guest.cpu.throttle(0)
+        if self._guest.run_state is RunState.HELD:
+            over = state is TransferState.COMPLETED
+            self._guest.run_state = RunState.GONE_OVER if over else RunState.PAUSED
+        self._turn(state)
+        return True
+
+    async def _work(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                reply = group.create_task(self._reply())
+                await self._precopy()
+                await self._hold()
+                await self._switch_over()
+                await reply
+        except* (VmferryError, OSError) as failures:
+            self._settle(TransferState.FAILED, words_of(failures.exceptions[0]))
+        else:
+            self._settle(TransferState.COMPLETED)
+
+    async def _reply(self) -> None:
+        raw = b""
+        while (problem := decode_reply(raw)) is None:
+            more = await self._link.read()
+            if not more:
+                raise StreamTruncated("The receiver is gone and has not acknowledged")
+            raw += more
+        if problem:
+            raise TransferFailed("The receiver could not load the state", detail=problem)
+        if not self._all_sent:
+            raise TransferFailed("The receiver acknowledged what was not sent")
+
+    async def _precopy(self) -> None:
+        layout = self._guest.memory.layout
+        zero_pages = layout.total_pages - layout.resident_pages
+        await self._link.write(self._encoder.header(layout.total_pages))
+        if zero_pages:
+            await self._link.write(self._encoder.zeros(layout.resident_pages, zero_pages))
+        self._tally.zero_pages = zero_pages
+        self._guest.sync()
+        self._guest.memory.take_dirty()
+        await self._round(range(layout.resident_pages))
+        while not self._fits():
+            self._slow_down()
+            await self._round(self._guest.memory.take_dirty())
+
+    async def _round(self, pages: Sequence[int]) -> None:
+        begun_s = self._clock.monotonic()
+        self._tally.iteration += 1
+        self._tally.remaining_pages = len(pages)
+        for batch in self._batches(pages):
+            await self._send_pages(batch)
+            await self._pace(len(batch) * PAGE_BYTES)
+        await self._link.write(self._encoder.round(self._tally.iteration))
+        elapsed_s = self._clock.monotonic() - begun_s
+        self._tally.bytes_per_s = len(pages) * PAGE_BYTES / elapsed_s if elapsed_s > 0 else 0.0
+        self._guest.emit(EventKind.ITERATION, str(self._tally.iteration))
+        await self._pass(Verb.ROUND)
+
+    def _batches(self, pages: Sequence[int]) -> Iterator[Sequence[int]]:
+        at = 0
+        while at < len(pages):
+            size = self._limits_now().batch_pages
+            yield pages[at : at + size]
+            at += size
+
+    async def _send_pages(self, pages: Sequence[int]) -> None:
+        memory = self._guest.memory
+        raw = b"".join(self._encoder.page(number, memory.read(number)) for number in pages)
+        await self._link.write(raw)
+        self._tally.sent_bytes += len(pages) * PAGE_BYTES
+        self._tally.page_sent(count=len(pages))
+        # A write that finds room does not let anybody else run.
+        await asyncio.sleep(0)
+
+    async def _pace(self, sent_bytes: int) -> None:
+        self._pacer.owe(sent_bytes)
+        while (wait_s := self._wait_s()) > 0:
+            await self._clock.sleep(min(wait_s, _LONGEST_NAP_S))
+
+    def _wait_s(self) -> float:
+        return self._pacer.wait_s(self._clock.monotonic(), self._limits_now().bandwidth_bytes_per_s)
+
+    def _limits_now(self) -> Limits:
+        return self.limits.within(self._guest.host.line_bytes_per_s)
+
+    def _fits(self) -> bool:
+        self._measure_dirtying()
+        left = len(self._guest.memory.dirty)
+        self._tally.remaining_pages = left
+        if not left:
+            return True
+        # A round that took no time was sent at any speed you like.
+        speed = self._tally.bytes_per_s or float("inf")
+        downtime_s = self._limits_now().downtime_ms / 1000
+        return downtime_s > 0 and left * PAGE_BYTES <= speed * downtime_s
+
+    def _measure_dirtying(self) -> None:
+        writes = self._guest.memory.writes
+        self._guest.sync()
+        now_s = self._clock.monotonic()
+        if now_s > self._synced_s:
+            self._tally.dirty_pages_per_s = (self._guest.memory.writes - writes) / (now_s - self._synced_s)
+        self._synced_s = now_s
+
+    def _slow_down(self) -> None:
+        """Auto-converge: every round that did not bring the end near slows the guest further."""
+        if not self._settings.auto_converge:
+            return
+        initial = self._settings.auto_converge_initial_percent or _THROTTLE_INITIAL_PERCENT
+        increment = self._settings.auto_converge_increment_percent or _THROTTLE_INCREMENT_PERCENT
+        now = self._guest.cpu.throttle_percent
+        self._guest.sync()
+        self._guest.cpu.throttle(min(_THROTTLE_MAX_PERCENT, now + increment if now else initial))
+        self._tally.throttle_percent = self._guest.cpu.throttle_percent
+
+    async def _hold(self) -> None:
+        self._tally.stopped_s = self._clock.monotonic()
+        ran = self._guest.become(RunState.HELD)
+        self.owes_run = self.owes_run or ran
+        self._tally.remaining_pages = len(self._guest.memory.dirty)
+        self._turn(TransferState.HELD)
+        await self._guest.watch.until(lambda: self.state is not TransferState.HELD)
+
+    async def _switch_over(self) -> None:
+        pages = self._guest.memory.take_dirty()
+        for batch in self._batches(pages):
+            await self._send_pages(batch)
+        await self._pass(Verb.LAST_PART)
+        self._all_sent = True
+        await self._link.write(self._encoder.state(self._guest.state()) + self._encoder.end())
+
+    async def _pass(self, moment: Verb) -> None:
+        await self._guest.host.faults.moment(moment, self._guest.domain_uuid, self._guest)
+
+
+def require_free(guest: SimulatedGuest) -> None:
+    """The guest can be sent now.
+
+    Raises:
+        DriverRefused: it is being sent, or has nothing to send.
+        DriverLost: it is gone.
+    """
+    guest.demand_life()
+    if guest.sender is not None and guest.sender.going_on:
+        raise DriverRefused("The guest is being sent already", detail=f"the transfer is {guest.sender.state}")
+    if guest.run_state not in (RunState.RUNNING, RunState.PAUSED, RunState.IO_ERROR):
+        raise DriverRefused("The guest cannot be sent", detail=f"it is {guest.run_state}")

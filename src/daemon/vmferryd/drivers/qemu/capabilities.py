@@ -1,0 +1,176 @@
+"""What one QEMU program can do, asked of itself once and remembered until the file changes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmferry.errors import DriverLost, DriverRefused
+from vmferryd.clock import Clock
+from vmferryd.drivers.base import DriverCapabilities, DriverFeature
+from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.monitor import Monitor
+from vmferryd.drivers.qemu.process import QemuProcess
+
+KVM_DEVICE = Path("/dev/kvm")
+MONITOR_NAME = "monitor"
+
+_DIRTY_SYNC_INDEPENDENT_BEFORE = (8, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class QemuCapabilities:
+    """One QEMU program's answers.
+
+    Attributes:
+        version_text: with the packager's words, as QEMU prints it.
+        machines: every machine type that it knows, aliases included, and the versioned name of each.
+        maximum_vcpus: by versioned machine name.
+        migration: names of the migration capabilities.
+        has_kvm: it was built with KVM; that this host's KVM is of any use is not said.
+    """
+
+    emulator: Path
+    version: tuple[int, int, int]
+    version_text: str
+    machines: Mapping[str, str]
+    maximum_vcpus: Mapping[str, int]
+    migration: frozenset[str]
+    has_kvm: bool
+    has_sandbox: bool
+
+    @property
+    def holds_by_acknowledgement(self) -> bool:
+        """A running guest is not switched over as long as the destination does not acknowledge (QEMU 8.1)."""
+        return "switchover-ack" in self.migration
+
+    @property
+    def holds_by_bitmap(self) -> bool:
+        """A running guest is not switched over as long as a dirty bitmap's size is above the threshold.
+
+        From 8.0 on QEMU would not look for dirty memory either while it waits so; before, it does.
+        """
+        return "dirty-bitmaps" in self.migration and self.version < _DIRTY_SYNC_INDEPENDENT_BEFORE
+
+    def general(self, name: str) -> DriverCapabilities:
+        """The same in the words of all drivers."""
+        found = {
+            DriverFeature.LIVE: self.holds_by_acknowledgement or self.holds_by_bitmap,
+            DriverFeature.AUTO_CONVERGE: "auto-converge" in self.migration,
+            DriverFeature.XBZRLE: "xbzrle" in self.migration,
+            DriverFeature.RETURN_PATH: "return-path" in self.migration,
+            DriverFeature.DROPS_CACHES: self.version >= (3, 0, 0),
+            DriverFeature.ACPI_SHUTDOWN: True,
+        }
+        return DriverCapabilities(
+            name=name,
+            version=self.version_text,
+            domain_types=frozenset({"qemu", "kvm"} if self.has_kvm and kvm_is_accessible() else {"qemu"}),
+            features=frozenset(feature for feature, present in found.items() if present),
+            machines=frozenset(self.machines),
+        )
+
+
+def kvm_is_accessible() -> bool:
+    """Whether this process may open the KVM device."""
+    return os.access(KVM_DEVICE, os.R_OK | os.W_OK)
+
+
+def read_answers(emulator: Path, answers: Mapping[str, Any]) -> QemuCapabilities:
+    """QEMU's capabilities from its answers, by the name of the command."""
+    version, machines = answers["query-version"], answers["query-machines"]
+    numbers = version["qemu"]
+    names = {machine["name"]: machine["name"] for machine in machines}
+    aliases = {machine["alias"]: machine["name"] for machine in machines if "alias" in machine}
+    options = {option["option"] for option in answers["query-command-line-options"]}
+    packager = version.get("package") or ""
+    text = f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}"
+    return QemuCapabilities(
+        emulator=emulator,
+        version=(numbers["major"], numbers["minor"], numbers["micro"]),
+        version_text=f"{text} ({packager})" if packager else text,
+        machines={**names, **aliases},
+        maximum_vcpus={machine["name"]: machine["cpu-max"] for machine in machines},
+        migration=frozenset(row["capability"] for row in answers["query-migrate-capabilities"]),
+        has_kvm=bool(answers["query-kvm"]["present"]),
+        has_sandbox="sandbox" in options,
+    )
+
+
+_QUESTIONS = (
+    "query-version",
+    "query-machines",
+    "query-migrate-capabilities",
+    "query-kvm",
+    "query-command-line-options",
+)
+
+
+class CapabilityCache:
+    """The capabilities of every program that was asked for, each asked anew when its file has changed."""
+
+    def __init__(self, config: QemuConfig, run_directory: Path, clock: Clock) -> None:
+        self._config = config
+        self._run_directory = run_directory
+        self._clock = clock
+        self._known: dict[Path, tuple[tuple[int, int], QemuCapabilities]] = {}
+
+    async def of(self, emulator: Path) -> QemuCapabilities:
+        """What `emulator` can do.
+
+        Raises:
+            DriverRefused: it is not there or does not answer.
+        """
+        stamp = _stamp(emulator)
+        known = self._known.get(emulator)
+        if known is None or known[0] != stamp:
+            known = (stamp, read_answers(emulator, await self._ask(emulator)))
+            self._known[emulator] = known
+        return known[1]
+
+    async def _ask(self, emulator: Path) -> dict[str, Any]:
+        directory = self._run_directory / f"probe-{secrets.token_hex(4)}"
+        directory.mkdir(parents=True, mode=0o700)
+        socket = directory / MONITOR_NAME
+        mark = f"socket,id=monitor,path={str(socket).replace(',', ',,')},server=on,wait=off"
+        argv = [str(emulator), "-nodefaults", "-no-user-config", "-S", "-machine", "none,accel=tcg", "-display", "none"]
+        argv += ["-chardev", mark, "-mon", "chardev=monitor,mode=control"]
+        try:
+            process = QemuProcess.spawn(argv, directory, mark, {})
+            try:
+                return await self._interview(process, socket)
+            finally:
+                await process.kill(self._config.stop_timeout_s)
+                process.close()
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def _interview(self, process: QemuProcess, socket: Path) -> dict[str, Any]:
+        try:
+            monitor = await Monitor.open(
+                socket, self._config, self._clock, handler=lambda _name, _data: None, is_alive=process.is_alive
+            )
+            try:
+                return {question: await monitor.execute(question) for question in _QUESTIONS}
+            finally:
+                await monitor.close()
+        except DriverLost as error:
+            raise DriverRefused(
+                f"QEMU does not say what it can do: {error}", detail=process.last_words(self._config.log_tail_bytes)
+            ) from error
+
+
+def _stamp(emulator: Path) -> tuple[int, int]:
+    try:
+        status = emulator.stat()
+    except OSError as error:
+        raise DriverRefused(
+            f"there is no QEMU at {emulator}: {error.strerror}",
+            remedy="Install qemu-system-x86, or name the emulator in the configuration or the definition.",
+        ) from error
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,248 @@
+"""A live QEMU guest: its verbs, its events, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vmferry.errors import DriverLost, DriverRefused
+from vmferryd.clock import Clock
+from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, GuestProbe, Listener, RunState, TransferState
+from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, QemuCapabilities
+from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.migration import QemuOutgoingGuest
+from vmferryd.drivers.qemu.monitor import Monitor
+from vmferryd.drivers.qemu.process import QemuProcess
+from vmferryd.drivers.qemu.transfer import TransferLook, run_state
+
+_EVENTS = {
+    "STOP": EventKind.STOPPED,
+    "RESUME": EventKind.RESUMED,
+    "SHUTDOWN": EventKind.SHUT_DOWN,
+    "GUEST_PANICKED": EventKind.CRASHED,
+    "MIGRATION": EventKind.TRANSFER,
+    "MIGRATION_PASS": EventKind.ITERATION,
+}
+_DETAILS = {EventKind.SHUT_DOWN: "reason", EventKind.TRANSFER: "status", EventKind.ITERATION: "pass"}
+_BUSY = frozenset({TransferState.ACTIVE, TransferState.HELD, TransferState.COMPLETING})
+_GONE = GuestProbe(RunState.GONE, TransferState.NONE)
+
+
+class QemuGuest:
+    """One QEMU process and its monitor. Implements `Guest`."""
+
+    def __init__(self, plan: GuestPlan, process: QemuProcess, config: QemuConfig, clock: Clock) -> None:
+        self.process = process
+        self.capabilities: QemuCapabilities | None = None
+        # Whoever reads what the transfer does in order to stop, start or let go the guest does so in one step.
+        self.deciding = asyncio.Lock()
+        self._plan = plan
+        self._config = config
+        self._clock = clock
+        self._monitor: Monitor | None = None
+        self._connecting = asyncio.Lock()
+        self._listeners: list[Listener] = []
+        self._wakers: list[Callable[[], None]] = []
+        self._last_iteration_s = float("-inf")
+        self._closed = False
+
+    @property
+    def plan(self) -> GuestPlan:
+        """See `Guest`."""
+        return self._plan
+
+    @property
+    def is_closed(self) -> bool:
+        """The handle is of no use any more."""
+        return self._closed
+
+    @property
+    def config(self) -> QemuConfig:
+        """The driver's bounds."""
+        return self._config
+
+    @property
+    def clock(self) -> Clock:
+        """The driver's clock."""
+        return self._clock
+
+    async def connect(self) -> None:
+        """The monitor is open, and the process's end will be reported.
+
+        Raises:
+            DriverLost: the process ended, or its monitor does not answer.
+        """
+        await self.monitor()
+        self.process.watch(self._on_end)
+
+    async def monitor(self) -> Monitor:
+        """The open monitor; one that was lost is opened again.
+
+        Raises:
+            DriverLost: the process ended, or its monitor does not answer.
+        """
+        async with self._connecting:
+            if self._closed:
+                raise DriverLost("the guest's handle is closed")
+            if self._monitor is None or not self._monitor.is_open:
+                if self._monitor is not None:
+                    await self._monitor.close()
+                self._monitor = await Monitor.open(
+                    self._plan.directory / MONITOR_NAME,
+                    self._config,
+                    self._clock,
+                    handler=self._on_event,
+                    is_alive=self.process.is_alive,
+                )
+            return self._monitor
+
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """See `Monitor.execute`."""
+        return await (await self.monitor()).execute(command, arguments, timeout_s=timeout_s)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """See `Guest`."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    @contextlib.contextmanager
+    def waking(self, waker: Callable[[], None]) -> Any:
+        """`waker` is called at every event within the context, however many there are."""
+        self._wakers.append(waker)
+        try:
+            yield
+        finally:
+            self._wakers.remove(waker)
+
+    async def probe(self) -> GuestProbe:
+        """See `Guest`."""
+        try:
+            status = await self.execute("query-status")
+            look = TransferLook.of(await self.execute("query-migrate"))
+        except DriverLost:
+            if await self._has_ended():
+                return GuestProbe(RunState.GONE, TransferState.NONE, self.last_words())
+            raise
+        return GuestProbe(run_state(status["status"], look.state), look.state, look.error)
+
+    async def devices(self) -> Mapping[str, str]:
+        """See `Guest`."""
+        allotted = {}
+        for backend in await self.execute("query-chardev"):
+            if backend["filename"].startswith("pty:"):
+                allotted[backend["label"].removeprefix("char")] = backend["filename"].removeprefix("pty:")
+        with contextlib.suppress(DriverRefused):
+            vnc = await self.execute("query-vnc")
+            if vnc.get("enabled") and vnc.get("family") in {"ipv4", "ipv6"}:
+                allotted["vnc"] = vnc["service"]
+        return allotted
+
+    async def pause(self) -> None:
+        """See `Guest`."""
+        await self.execute("stop")
+
+    async def resume(self) -> None:
+        """See `Guest`.
+
+        Raises:
+            DriverRefused: a transfer is going on; CPUs that it found standing still must not run before it has ended.
+        """
+        status = (await self.execute("query-status"))["status"]
+        if status == "running":
+            return
+        # QEMU would accept `cont` from a guest that waits for its state, and start its CPUs on arrival.
+        state = TransferLook.of(await self.execute("query-migrate")).state
+        if state in _BUSY or status == "inmigrate":
+            raise DriverRefused("the guest is being sent or received", remedy="Wait for the end, or cancel it.")
+        await self.start_cpus()
+
+    async def start_cpus(self) -> None:
+        """The CPUs run. QEMU refuses for a moment after a transfer's end, until it has settled its own state.
+
+        Raises:
+            DriverRefused: QEMU does not start them; the disks may be held by somebody else.
+        """
+        deadline_s = self._clock.monotonic() + self._config.settle_timeout_s
+        while True:
+            try:
+                await self.execute("cont")
+            except DriverRefused:
+                settling = (await self.execute("query-status"))["status"] == "finish-migrate"
+                if not settling or self._clock.monotonic() >= deadline_s:
+                    raise
+                await self._clock.sleep(self._config.poll_s)
+            else:
+                return
+
+    async def shutdown(self) -> None:
+        """See `Guest`."""
+        await self.execute("system_powerdown")
+
+    async def destroy(self) -> None:
+        """See `Guest`. QEMU is asked to quit, so that it writes back what it caches; one that does not is killed."""
+        if self.process.is_alive():
+            with contextlib.suppress(DriverLost, DriverRefused):
+                await self.execute("quit", timeout_s=self._config.stop_timeout_s)
+                await self.process.wait(self._config.stop_timeout_s)
+        await self.process.kill(self._config.stop_timeout_s)
+        await self.close()
+        remove_directory(self._plan.directory)
+
+    def outgoing(self) -> QemuOutgoingGuest:
+        """See `Guest`."""
+        return QemuOutgoingGuest(self)
+
+    async def close(self) -> None:
+        """See `Guest`."""
+        self._closed = True
+        if self._monitor is not None:
+            await self._monitor.close()
+        self.process.close()
+
+    def last_words(self) -> str:
+        """The end of what QEMU wrote."""
+        return self.process.last_words(self._config.log_tail_bytes)
+
+    async def _has_ended(self) -> bool:
+        """Whether the process is gone; a monitor that was just lost may be ahead of the process's end."""
+        return not self.process.is_alive() or await self.process.wait(self._config.settle_timeout_s)
+
+    def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
+        kind = _EVENTS.get(name)
+        if name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+            kind = EventKind.IO_ERROR
+        if kind is not None:
+            self.report(kind, str(data.get(_DETAILS.get(kind, ""), "")))
+
+    def _on_end(self) -> None:
+        self.report(EventKind.GONE, self.last_words())
+
+    def report(self, kind: EventKind, detail: str) -> None:
+        """Every listener has heard it."""
+        for waker in tuple(self._wakers):
+            waker()
+        now_s = self._clock.monotonic()
+        if kind is EventKind.ITERATION:
+            # A guest that waits for its switch-over reports thousands of rounds a second.
+            if now_s - self._last_iteration_s < self._config.iteration_event_s:
+                return
+            self._last_iteration_s = now_s
+        event = GuestEvent(kind, now_s, detail)
+        for listener in tuple(self._listeners):
+            listener(event)
+
+
+def remove_directory(directory: Path) -> None:
+    """The folder is gone with everything in it; also when it never was."""
+    shutil.rmtree(directory, ignore_errors=True)

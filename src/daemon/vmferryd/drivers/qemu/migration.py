@@ -1,0 +1,383 @@
+"""Sending and receiving a guest's state.
+
+`query-migrate` is the authority; events only wake, and a slow poll stands in for an event that was missed. Who stops the
+CPUs, and why it must not be QEMU, is told in `gate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vmferry.errors import DriverLost, DriverRefused, TransferFailed
+from vmferry.model import Statistics
+from vmferryd.drivers.base import EventKind, ReceiveSettings, SendSettings, TransferState
+from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu.gate import Gate
+from vmferryd.drivers.qemu.record import TransferRecord
+from vmferryd.drivers.qemu.transfer import Aim, Round, TransferLook, is_stop_due
+
+if TYPE_CHECKING:
+    from vmferryd.drivers.qemu.guest import QemuGuest
+
+_CHANNEL = "migration"
+_UNLIMITED_BYTES_PER_S = (1 << 63) // 1024 - 1
+_COMMON = frozenset({"events", "return-path", "pause-before-switchover", "late-block-activate"})
+_ENDED = frozenset({TransferState.NONE, TransferState.COMPLETED, TransferState.CANCELLED, TransferState.FAILED})
+_REMEMBERED = (
+    "max-bandwidth",
+    "downtime-limit",
+    "cpu-throttle-initial",
+    "cpu-throttle-increment",
+    "xbzrle-cache-size",
+)
+
+
+class QemuOutgoingGuest:
+    """A guest that is being sent. Implements `OutgoingGuest`."""
+
+    def __init__(self, guest: QemuGuest) -> None:
+        self._guest = guest
+        self._directory = guest.plan.directory
+        self._last = Statistics()
+
+    async def send(self, channel: socket.socket, settings: SendSettings) -> None:
+        """See `OutgoingGuest`. A refused channel stays the caller's."""
+        look = await self._look()
+        if look.state not in _ENDED:
+            raise DriverRefused(f"a transfer of this guest is going on already ({look.status})")
+        runs = (await self._guest.execute("query-status"))["running"]
+        gate = await self._gate() if runs and settings.live else Gate.NONE
+        record = TransferRecord(
+            ran=runs,
+            gate=gate,
+            sealed=not runs,
+            downtime_ms=settings.max_downtime_ms or self._guest.config.default_downtime_ms,
+            bandwidth_bytes_per_s=settings.max_bandwidth_bytes_per_s,
+            parameters=await self._parameters(),
+        )
+        record.write(self._directory)
+        try:
+            await self._prepare(record, settings)
+            if runs and not settings.live:
+                await self._guest.execute("stop")
+                record.changed(self._directory, sealed=True)
+            await self._begin(channel)
+        except DriverRefused:
+            await self._undo(record)
+            raise
+        channel.close()
+
+    async def held(self) -> None:
+        """See `OutgoingGuest`."""
+        last = Round()
+        async for look in self._looks():
+            match look.state:
+                case TransferState.HELD:
+                    record = self._record()
+                    if not record.sealed and record.gate is not Gate.NONE:
+                        # The gate lets QEMU complete only after the CPUs were stopped, by us or by whoever else.
+                        record.changed(self._directory, sealed=True)
+                    return
+                case TransferState.COMPLETING | TransferState.COMPLETED:
+                    return
+                case TransferState.ACTIVE:
+                    record = self._record()
+                    aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s)
+                    if not record.sealed and is_stop_due(last, look, aim, self._guest.config):
+                        await self._seal()
+                    last = last.after(look)
+                case _:
+                    raise _failed(look)
+
+    async def let_go(self) -> None:
+        """See `OutgoingGuest`. QEMU never starts the CPUs by itself afterwards, whatever becomes of the channel."""
+        async with self._guest.deciding:
+            await self._continue()
+        async for seen in self._looks():
+            if seen.state is TransferState.COMPLETED:
+                await self._settle_figures(seen)
+                return
+            if seen.state in _ENDED:
+                raise _failed(seen)
+
+    async def cancel(self) -> None:
+        """See `OutgoingGuest`."""
+        if TransferRecord.read(self._directory) is None:
+            return
+        try:
+            await self._cancel()
+        except DriverLost:
+            # A guest that is gone sends nothing any more.
+            if self._guest.process.is_alive() and not await self._guest.process.wait(self._guest.config.poll_s):
+                raise
+
+    async def statistics(self) -> Statistics:
+        """See `OutgoingGuest`."""
+        with contextlib.suppress(DriverLost, DriverRefused):
+            timeout_s = self._guest.config.statistics_timeout_s
+            look = TransferLook.of(await self._guest.execute("query-migrate", timeout_s=timeout_s))
+            self._last = look.statistics or self._last
+        return self._last
+
+    async def tune(self, *, max_bandwidth_bytes_per_s: int | None = None, max_downtime_ms: int | None = None) -> None:
+        """See `OutgoingGuest`."""
+        parameters: dict[str, int] = {}
+        if max_bandwidth_bytes_per_s is not None:
+            self._record().changed(self._directory, bandwidth_bytes_per_s=max_bandwidth_bytes_per_s)
+            parameters["max-bandwidth"] = max_bandwidth_bytes_per_s
+        if max_downtime_ms is not None:
+            record = self._record().changed(self._directory, downtime_ms=max_downtime_ms)
+            if record.gate is not Gate.BITMAP:
+                parameters["downtime-limit"] = max_downtime_ms
+        if parameters:
+            await self._guest.execute("migrate-set-parameters", parameters)
+
+    async def _gate(self) -> Gate:
+        capabilities = self._guest.capabilities
+        gate = Gate.NONE if capabilities is None else gates.best_gate(capabilities)
+        if gate is Gate.NONE:
+            raise DriverRefused(
+                "this QEMU cannot be kept from switching a running guest over by itself",
+                remedy="Send the guest without the live flag, or use QEMU up to 7.2, or from 8.1 on.",
+            )
+        return gate
+
+    async def _parameters(self) -> dict[str, Any]:
+        answer = await self._guest.execute("query-migrate-parameters")
+        return {name: answer[name] for name in _REMEMBERED if name in answer}
+
+    async def _prepare(self, record: TransferRecord, settings: SendSettings) -> None:
+        wanted = (_COMMON | record.gate.source_capabilities) - record.gate.source_hindrances
+        wanted |= {"auto-converge"} if settings.auto_converge else set()
+        wanted |= {"xbzrle"} if settings.xbzrle else set()
+        await set_capabilities(self._guest, wanted)
+        is_held_by_limit = record.gate is Gate.BITMAP
+        chosen = {
+            "max-bandwidth": settings.max_bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S,
+            "downtime-limit": gates.CLOSED_DOWNTIME_MS if is_held_by_limit else record.downtime_ms,
+            "cpu-throttle-initial": settings.auto_converge_initial_percent,
+            "cpu-throttle-increment": settings.auto_converge_increment_percent,
+            "xbzrle-cache-size": settings.xbzrle_cache_bytes,
+        }
+        await self._set_parameters(chosen)
+        await gates.put_up_at_source(await self._guest.monitor(), record.gate)
+
+    async def _begin(self, channel: socket.socket) -> None:
+        monitor = await self._guest.monitor()
+        channel.setblocking(True)  # noqa: FBT003 - the standard library's own spelling
+        await monitor.hand_over(channel, _CHANNEL)
+        try:
+            await monitor.execute("migrate", {"uri": f"fd:{_CHANNEL}"})
+        except DriverRefused:
+            with contextlib.suppress(DriverRefused):
+                await monitor.execute("closefd", {"fdname": _CHANNEL})
+            raise
+
+    async def _undo(self, record: TransferRecord) -> None:
+        """Everything is as it was before `send`."""
+        await self._restore(record)
+        if record.ran:
+            await self._guest.start_cpus()
+        TransferRecord.remove(self._directory)
+
+    async def _restore(self, record: TransferRecord) -> None:
+        await self._set_parameters(record.parameters)
+        await gates.take_down(await self._guest.monitor())
+
+    async def _set_parameters(self, parameters: Mapping[str, Any]) -> None:
+        chosen = {name: value for name, value in parameters.items() if value is not None}
+        await self._guest.execute("migrate-set-parameters", chosen)
+
+    async def _seal(self) -> None:
+        """The CPUs stand still by our doing, and the gate is open; nothing has happened if the transfer has ended."""
+        async with self._guest.deciding:
+            if (await self._look()).state is not TransferState.ACTIVE:
+                return
+            await self._guest.execute("stop")
+            record = self._record()
+            if record.gate is Gate.BITMAP:
+                await self._set_parameters({"downtime-limit": gates.OPEN_DOWNTIME_MS})
+            record.changed(self._directory, sealed=True)
+
+    async def _continue(self) -> None:
+        """QEMU has been told to send the last part, now or before, and that is on record."""
+        look = await self._look()
+        record = self._record()
+        if look.state is TransferState.HELD:
+            if not record.sealed:
+                raise DriverRefused(
+                    "QEMU stopped the guest itself, and would start it by itself if the channel broke",
+                    remedy="Cancel the transfer, and send the guest paused or with a QEMU that can be held.",
+                )
+            record.changed(self._directory, let_go=True)
+            await self._guest.execute("migrate-continue", {"state": "pre-switchover"})
+        elif not record.let_go:
+            raise DriverRefused(f"the transfer is not held ({look.status}); nothing was sent")
+
+    async def _cancel(self) -> None:
+        look = await self._interrupt()
+        async with self._guest.deciding:
+            record = self._record()
+            await self._restore(record)
+            running = (await self._guest.execute("query-status"))["running"]
+            if not (record.let_go or running) and record.ran and look.state is not TransferState.COMPLETED:
+                await self._guest.start_cpus()
+
+    async def _interrupt(self) -> TransferLook:
+        """The transfer has ended, in whatever way; the look says which."""
+        config = self._guest.config
+        try:
+            look = TransferLook.of(await self._guest.execute("query-migrate", timeout_s=config.yank_after_s))
+            if look.state not in _ENDED:
+                await self._guest.execute("migrate_cancel", timeout_s=config.yank_after_s)
+        except DriverLost:
+            # In the last stage QEMU sends with its main loop locked: a channel that takes no bytes blocks the monitor.
+            await self._yank()
+        try:
+            async with asyncio.timeout(config.cancel_timeout_s):
+                async for seen in self._looks():
+                    if seen.state in _ENDED:
+                        return seen
+        except TimeoutError as error:
+            raise DriverLost(f"the transfer did not end within {config.cancel_timeout_s:g} s") from error
+        raise AssertionError("looks never end by themselves")
+
+    async def _yank(self) -> None:
+        monitor = await self._guest.monitor()
+        with contextlib.suppress(DriverRefused):
+            await monitor.execute_urgently("yank", {"instances": [{"type": "migration"}]})
+
+    async def _settle_figures(self, look: TransferLook) -> None:
+        """The figures are the final ones; right after the end QEMU may still say that no time has passed."""
+        clock, config = self._guest.clock, self._guest.config
+        deadline_s = clock.monotonic() + config.settle_timeout_s
+        while look.statistics is not None and not look.statistics.elapsed_ms and clock.monotonic() < deadline_s:
+            await clock.sleep(config.connect_poll_s)
+            look = await self._look()
+        self._last = look.statistics or self._last
+
+    async def _look(self) -> TransferLook:
+        look = TransferLook.of(await self._guest.execute("query-migrate"))
+        self._last = look.statistics or self._last
+        return look
+
+    async def _looks(self) -> AsyncIterator[TransferLook]:
+        said, passes = "", 0
+        is_silent = "events" in self._record().gate.source_hindrances
+        async for look in looks(self._guest, eager=is_silent):
+            self._last = look.statistics or self._last
+            if is_silent and look.status != said:
+                self._guest.report(EventKind.TRANSFER, look.status)
+            if is_silent and look.passes > passes:
+                self._guest.report(EventKind.ITERATION, str(look.passes))
+            said, passes = look.status, max(passes, look.passes)
+            yield look
+
+    def _record(self) -> TransferRecord:
+        record = TransferRecord.read(self._directory)
+        if record is None:
+            raise DriverRefused("no transfer of this guest was begun")
+        return record
+
+
+class QemuIncomingGuest:
+    """A guest that waits for its state. Implements `IncomingGuest`."""
+
+    def __init__(self, guest: QemuGuest) -> None:
+        self._guest = guest
+
+    @property
+    def guest(self) -> QemuGuest:
+        """See `IncomingGuest`."""
+        return self._guest
+
+    async def prepare(self, settings: ReceiveSettings) -> None:
+        """QEMU is ready for a channel, or has one already.
+
+        Raises:
+            DriverRefused: QEMU cannot do what the sender demands.
+        """
+        look = TransferLook.of(await self._guest.execute("query-migrate"))
+        if look.state is not TransferState.NONE:
+            return
+        wanted = (_COMMON - {"pause-before-switchover"}) | {"dirty-bitmaps"}
+        wanted |= {"xbzrle"} if settings.xbzrle else set()
+        await set_capabilities(self._guest, wanted)
+        if settings.xbzrle_cache_bytes is not None:
+            cache = {"xbzrle-cache-size": settings.xbzrle_cache_bytes}
+            await self._guest.execute("migrate-set-parameters", cache)
+        await gates.put_up_at_destination(await self._guest.monitor())
+
+    async def receive(self, channel: socket.socket) -> None:
+        """See `IncomingGuest`. A refused channel stays the caller's."""
+        monitor = await self._guest.monitor()
+        channel.setblocking(True)  # noqa: FBT003 - the standard library's own spelling
+        await monitor.hand_over(channel, _CHANNEL)
+        try:
+            await monitor.execute("migrate-incoming", {"uri": f"fd:{_CHANNEL}"})
+        except DriverRefused:
+            with contextlib.suppress(DriverRefused):
+                await monitor.execute("closefd", {"fdname": _CHANNEL})
+            raise
+        channel.close()
+
+    async def received(self) -> None:
+        """See `IncomingGuest`. QEMU ends itself when its state does not arrive; its last words are the reason."""
+        try:
+            async for look in looks(self._guest):
+                if look.state is TransferState.COMPLETED:
+                    status = (await self._guest.execute("query-status"))["status"]
+                    if status != "inmigrate":
+                        break
+                if look.state in {TransferState.FAILED, TransferState.CANCELLED}:
+                    raise await self._failure(look.error)
+            await gates.take_down(await self._guest.monitor())
+        except DriverLost as error:
+            if await self._guest.process.wait(self._guest.config.settle_timeout_s):
+                raise await self._failure(str(error)) from error
+            raise
+
+    async def _failure(self, error: str) -> TransferFailed:
+        await self._guest.process.wait(self._guest.config.settle_timeout_s)
+        detail = self._guest.last_words() or error
+        return TransferFailed("the guest's state did not arrive whole", detail=detail)
+
+
+async def set_capabilities(guest: QemuGuest, wanted: frozenset[str] | set[str]) -> None:
+    """Of QEMU's migration capabilities exactly `wanted` are on, so far as it has them."""
+    rows = await guest.execute("query-migrate-capabilities")
+    names = [row["capability"] for row in rows]
+    chosen = [{"capability": name, "state": name in wanted} for name in names]
+    await guest.execute("migrate-set-capabilities", {"capabilities": chosen})
+
+
+async def looks(guest: QemuGuest, *, eager: bool = False) -> AsyncIterator[TransferLook]:
+    """A look now, and one after every event or a while; an unanswered question is asked again while QEMU lives.
+
+    With `eager` the while is short: for a transfer of which QEMU reports nothing.
+    """
+    woken = asyncio.Event()
+    poll_s = guest.config.eager_poll_s if eager else guest.config.poll_s
+    with guest.waking(woken.set):
+        while True:
+            woken.clear()
+            try:
+                look = TransferLook.of(await guest.execute("query-migrate"))
+            except DriverLost:
+                # While the last part is sent QEMU answers nothing, and a slow channel can make that long.
+                if not guest.process.is_alive() or not (await guest.monitor()).is_open:
+                    raise
+                continue
+            yield look
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poll_s):
+                    await woken.wait()
+
+
+def _failed(look: TransferLook) -> TransferFailed:
+    words = "was cancelled" if look.state is TransferState.CANCELLED else "failed"
+    return TransferFailed(f"the transfer {words}", detail=look.error or look.status)

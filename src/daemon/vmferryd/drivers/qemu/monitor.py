@@ -1,0 +1,195 @@
+"""The monitor of one QEMU process: commands, events, and descriptors that are handed over.
+
+This is the one place where qemu.qmp's errors become ours: an error reply is `DriverRefused`, whatever ends or outlasts a
+command is `DriverLost`.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+from qemu.qmp.message import Message
+
+from vmferry.errors import DriverLost, DriverRefused
+from vmferryd.clock import Clock
+from vmferryd.drivers.qemu.config import QemuConfig
+
+EventHandler = Callable[[str, Mapping[str, Any]], None]
+"""Called from the event loop with an event's name and data; must not block and must not raise."""
+
+
+class Monitor:
+    """A session with QEMU's monitor. Commands run one at a time, in the order in which they were asked for."""
+
+    def __init__(self, client: _Client, raw: socket.socket, config: QemuConfig) -> None:
+        self._client = client
+        self._raw = raw
+        self._config = config
+        self._turn = asyncio.Lock()
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, path: Path, config: QemuConfig, clock: Clock, *, handler: EventHandler, is_alive: Callable[[], bool]
+    ) -> Self:
+        """The session is established.
+
+        A monitor serves one client at a time; a second one is connected but not greeted, so the wait is bounded and
+        nothing is taken from whoever is there.
+
+        Raises:
+            DriverLost: the process ended, or nothing answered in time.
+        """
+        raw = await _connect(path, config, clock, is_alive)
+        client = _Client(handler)
+        spare = raw.dup()
+        try:
+            async with asyncio.timeout(config.monitor_timeout_s):
+                await client.connect(raw)
+        except (TimeoutError, QMPError, OSError, EOFError) as error:
+            raw.close()
+            spare.close()
+            raise DriverLost(
+                f"the monitor {path} did not greet within {config.monitor_timeout_s:g} s",
+                remedy="Another program may hold it, for example a second daemon on this host; end that one.",
+                detail=str(error),
+            ) from error
+        return cls(client, spare, config)
+
+    @property
+    def is_open(self) -> bool:
+        """The session has neither been closed nor ended by QEMU."""
+        return not (self._closed or self._client.ended)
+
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """What QEMU returned. Without `timeout_s` the configuration's bound holds.
+
+        Raises:
+            DriverRefused: QEMU said no; `detail` has its words.
+            DriverLost: QEMU or the session ended, or did not answer in time; it may have happened.
+        """
+        bound_s = self._config.command_timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(bound_s), self._turn:
+                return await self._execute(command, arguments)
+        except TimeoutError as error:
+            raise _unanswered(command, bound_s) from error
+
+    async def execute_urgently(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """What QEMU returned; out of band, so that it answers even while its main loop is blocked.
+
+        Raises:
+            DriverRefused, DriverLost: as `execute`.
+        """
+        bound_s = self._config.command_timeout_s
+        try:
+            async with asyncio.timeout(bound_s):
+                return await self._execute(command, arguments, urgent=True)
+        except TimeoutError as error:
+            raise _unanswered(command, bound_s) from error
+
+    async def hand_over(self, channel: socket.socket, name: str) -> None:
+        """QEMU has its own copy of `channel` under `name`; an earlier descriptor of that name is closed.
+
+        Raises:
+            DriverRefused, DriverLost: as `execute`.
+        """
+        bound_s = self._config.command_timeout_s
+        try:
+            async with asyncio.timeout(bound_s), self._turn:
+                await self._hand_over(channel, name)
+        except TimeoutError as error:
+            raise _unanswered("getfd", bound_s) from error
+
+    async def close(self) -> None:
+        """The session is over; QEMU is untouched."""
+        if self._closed:
+            return
+        self._closed = True
+        self._raw.close()
+        # Whatever ended the session was told to those who waited for an answer; nobody is left to hear it here.
+        with contextlib.suppress(Exception):
+            await self._client.disconnect()
+
+    async def _hand_over(self, channel: socket.socket, name: str) -> None:
+        with contextlib.suppress(DriverRefused):
+            await self._execute("closefd", {"fdname": name})
+        # No command is on its way while we hold the turn, so nothing can come between this byte and `getfd`. The
+        # descriptor goes through our own copy of the socket: the transport of uvloop cannot send any.
+        try:
+            rights = array.array("i", [channel.fileno()])
+            self._raw.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        except OSError as error:
+            raise DriverLost("the monitor took no descriptor", detail=str(error)) from error
+        await self._execute("getfd", {"fdname": name})
+
+    async def _execute(self, command: str, arguments: Mapping[str, Any] | None, *, urgent: bool = False) -> Any:
+        if self._closed:
+            raise DriverLost(f"the monitor was closed before {command}")
+        try:
+            return await self._client.execute(command, arguments, oob=urgent)
+        except ExecuteError as error:
+            raise DriverRefused(f"QEMU refused {command}: {error}", detail=str(error)) from error
+        except (QMPError, OSError, EOFError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise DriverLost(f"QEMU went away while it was asked to {command}", detail=str(error)) from error
+
+
+def _unanswered(command: str, bound_s: float) -> DriverLost:
+    return DriverLost(
+        f"QEMU did not answer {command} within {bound_s:g} s",
+        remedy="Its main loop may be blocked by its storage, or by a transfer's channel that takes no bytes.",
+    )
+
+
+class _Listener(EventListener):
+    """Hands each event on at once and keeps none."""
+
+    def __init__(self, handler: EventHandler) -> None:
+        super().__init__()
+        self._handler = handler
+
+    def accept(self, event: Message) -> bool:
+        self._handler(str(event["event"]), event.get("data") or {})  # type: ignore[arg-type]
+        return False
+
+
+class _Client(QMPClient):
+    """A client that knows when QEMU ended the session."""
+
+    def __init__(self, handler: EventHandler) -> None:
+        super().__init__()
+        self.ended = False
+        self.register_listener(_Listener(handler))
+
+    async def _bh_disconnect(self) -> None:
+        self.ended = True
+        await super()._bh_disconnect()
+
+
+async def _connect(path: Path, config: QemuConfig, clock: Clock, is_alive: Callable[[], bool]) -> socket.socket:
+    """A connected socket, as soon as QEMU listens."""
+    deadline_s = clock.monotonic() + config.start_timeout_s
+    while True:
+        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            raw.setblocking(False)  # noqa: FBT003 - the standard library's own spelling
+            raw.connect(str(path))
+            return raw
+        except OSError as error:
+            raw.close()
+            if not is_alive():
+                raise DriverLost("QEMU ended before its monitor answered") from error
+            if clock.monotonic() >= deadline_s:
+                raise DriverLost(f"QEMU's monitor {path} did not appear within {config.start_timeout_s:g} s") from error
+        await clock.sleep(config.connect_poll_s)

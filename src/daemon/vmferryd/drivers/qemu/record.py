@@ -1,0 +1,64 @@
+"""What must be known of an outgoing transfer when the daemon that began it is gone.
+
+It lies in the guest's own run-time folder, and so lives exactly as long as the guest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vmferryd.drivers.qemu.gate import Gate
+
+_NAME = "outgoing.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRecord:
+    """An outgoing transfer.
+
+    Attributes:
+        ran: the CPUs ran when it began.
+        sealed: the CPUs were standing still before QEMU could stop them itself, so QEMU never starts them by itself.
+        let_go: the last part may have been sent; only `Guest.resume` may start the CPUs.
+        downtime_ms: the pause aimed at.
+        bandwidth_bytes_per_s: the bound on the rate of sending; None when there is none.
+        parameters: QEMU's own migration parameters from before.
+    """
+
+    ran: bool
+    gate: Gate
+    downtime_ms: int
+    bandwidth_bytes_per_s: int | None = None
+    sealed: bool = False
+    let_go: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> None:
+        """The record is in `directory`, whole or not at all."""
+        fresh = directory / f"{_NAME}.new"
+        fresh.write_text(json.dumps(asdict(self)))
+        fresh.replace(directory / _NAME)
+
+    def changed(self, directory: Path, **changes: Any) -> TransferRecord:
+        """The record with `changes`, written."""
+        record = replace(self, **changes)
+        record.write(directory)
+        return record
+
+    @classmethod
+    def read(cls, directory: Path) -> TransferRecord | None:
+        """The record in `directory`; None when no transfer was begun."""
+        try:
+            fields = json.loads((directory / _NAME).read_text())
+        except OSError:
+            return None
+        return cls(**{**fields, "gate": Gate(fields["gate"])})
+
+    @staticmethod
+    def remove(directory: Path) -> None:
+        """There is no record."""
+        (directory / _NAME).unlink(missing_ok=True)

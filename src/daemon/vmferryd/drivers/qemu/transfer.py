@@ -1,0 +1,161 @@
+"""What QEMU says of a transfer, and when a running guest should be stopped for the rest. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vmferry.model import Statistics
+from vmferryd.drivers.base import RunState, TransferState
+from vmferryd.drivers.qemu.config import QemuConfig
+
+_BYTES_PER_MBPS = 125_000
+
+_TRANSFER_STATES = {
+    "none": TransferState.NONE,
+    "setup": TransferState.ACTIVE,
+    "wait-unplug": TransferState.ACTIVE,
+    "active": TransferState.ACTIVE,
+    "cancelling": TransferState.ACTIVE,
+    "pre-switchover": TransferState.HELD,
+    "device": TransferState.COMPLETING,
+    "completed": TransferState.COMPLETED,
+    "cancelled": TransferState.CANCELLED,
+    "failed": TransferState.FAILED,
+}
+
+_RUN_STATES = {
+    "running": RunState.RUNNING,
+    "colo": RunState.RUNNING,
+    "paused": RunState.PAUSED,
+    "prelaunch": RunState.PAUSED,
+    "debug": RunState.PAUSED,
+    "save-vm": RunState.PAUSED,
+    "restore-vm": RunState.PAUSED,
+    "suspended": RunState.PAUSED,
+    "watchdog": RunState.PAUSED,
+    "inmigrate": RunState.INCOMING,
+    "finish-migrate": RunState.HELD,
+    "shutdown": RunState.SHUT_DOWN,
+    "guest-panicked": RunState.CRASHED,
+    "internal-error": RunState.CRASHED,
+    "io-error": RunState.IO_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLook:
+    """One answer to `query-migrate`."""
+
+    state: TransferState
+    status: str
+    passes: int
+    remaining_bytes: int
+    bandwidth_bytes_per_s: float
+    error: str
+    statistics: Statistics | None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> TransferLook:
+        """The look that an answer is; `statistics` is None when QEMU gives no figures."""
+        status = answer.get("status", "none")
+        ram = answer.get("ram") or {}
+        total_ms = answer.get("total-time", 0)
+        average = ram.get("transferred", 0) * 1000 / total_ms if total_ms else 0.0
+        return cls(
+            state=_TRANSFER_STATES.get(status, TransferState.ACTIVE),
+            status=status,
+            passes=ram.get("dirty-sync-count", 0),
+            remaining_bytes=ram.get("remaining", 0),
+            bandwidth_bytes_per_s=ram.get("mbps", 0.0) * _BYTES_PER_MBPS or average,
+            error=answer.get("error-desc", ""),
+            statistics=_statistics(answer) if ram else None,
+        )
+
+
+def run_state(status: str, transfer: TransferState) -> RunState:
+    """What the guest does, from its own status and its transfer's state.
+
+    QEMU's `postmigrate` alone does not say whether the guest went over: a transfer that fails or is cancelled after the
+    guest was stopped ends there as well.
+    """
+    if status == "postmigrate":
+        return RunState.GONE_OVER if transfer is TransferState.COMPLETED else RunState.PAUSED
+    return _RUN_STATES.get(status, RunState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The round of copying that is going on: its number, and what was left at its beginning and at the one before."""
+
+    number: int = 0
+    remaining_bytes: int = 0
+    previous_bytes: int | None = None
+
+    def after(self, look: TransferLook) -> Round:
+        """The round that `look` belongs to."""
+        if look.passes == self.number:
+            return self
+        previous = self.remaining_bytes if self.number > 1 else None
+        return Round(look.passes, look.remaining_bytes, previous)
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What the sender's user wants: a pause of at most `downtime_ms`, and at most this rate (None: any)."""
+
+    downtime_ms: int
+    bandwidth_bytes_per_s: int | None = None
+
+
+def is_stop_due(last: Round, look: TransferLook, aim: Aim, config: QemuConfig) -> bool:
+    """Whether the guest should be stopped now, so that the rest is sent within about the time aimed at.
+
+    Asked with the round before the look. Only the beginning of a round says how much is really left, for during a
+    round the guest goes on writing. A rest that is tiny is taken at once; one that merely fits is taken only when the
+    rounds have stopped shrinking, for another round would make the pause shorter.
+    """
+    if look.state is not TransferState.ACTIVE or look.passes < 2 or look.passes == last.number:
+        return False
+    now = last.after(look)
+    eager_ms = min(config.eager_downtime_ms, aim.downtime_ms)
+    # A guest that has little to send shows a low bandwidth, whatever the channel could carry.
+    sure_bytes = config.idle_remaining_bytes
+    if aim.bandwidth_bytes_per_s is not None:
+        sure_bytes = min(sure_bytes, aim.bandwidth_bytes_per_s * aim.downtime_ms // 1000)
+    if look.remaining_bytes <= max(sure_bytes, look.bandwidth_bytes_per_s * eager_ms / 1000):
+        return True
+    fits = look.remaining_bytes <= look.bandwidth_bytes_per_s * aim.downtime_ms / 1000
+    has_stalled = now.previous_bytes is not None and now.remaining_bytes > now.previous_bytes * config.stalled_ratio
+    return fits and has_stalled
+
+
+def _statistics(answer: Mapping[str, Any]) -> Statistics:
+    ram, disk, cache = answer["ram"], answer.get("disk") or {}, answer.get("xbzrle-cache") or {}
+    return Statistics(
+        elapsed_ms=answer.get("total-time", 0),
+        setup_ms=answer.get("setup-time", 0),
+        downtime_ms=answer.get("downtime", 0) if answer.get("status") == "completed" else 0,
+        expected_downtime_ms=answer.get("expected-downtime", 0),
+        memory_total_bytes=ram["total"],
+        memory_processed_bytes=ram["transferred"],
+        memory_remaining_bytes=ram["remaining"],
+        memory_constant_pages=ram["duplicate"],
+        memory_normal_pages=ram["normal"],
+        memory_normal_bytes=ram["normal-bytes"],
+        memory_bytes_per_s=int(ram["mbps"] * _BYTES_PER_MBPS),
+        memory_dirty_rate_pages_per_s=ram["dirty-pages-rate"],
+        memory_page_size_bytes=ram["page-size"],
+        memory_iteration=ram["dirty-sync-count"],
+        memory_postcopy_requests=ram["postcopy-requests"],
+        disk_total_bytes=disk.get("total", 0),
+        disk_processed_bytes=disk.get("transferred", 0),
+        disk_remaining_bytes=disk.get("remaining", 0),
+        compression_cache_bytes=cache.get("cache-size", 0),
+        compression_bytes=cache.get("bytes", 0),
+        compression_pages=cache.get("pages", 0),
+        compression_cache_misses=cache.get("cache-miss", 0),
+        compression_overflow=cache.get("overflow", 0),
+        auto_converge_throttle_percent=answer.get("cpu-throttle-percentage", 0),
+    )

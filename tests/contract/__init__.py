@@ -1,0 +1,1 @@
+"""One suite for every driver: what `vmferryd.drivers.base` promises."""

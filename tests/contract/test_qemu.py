@@ -1,0 +1,418 @@
+"""What only real QEMU can get wrong: the hand-over when its channel breaks, its monitor, its command line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from contract import qemu_harness
+from contract.qemu_harness import QemuHarness
+from contract.stage import DIRTY, ENDLESS, FAST, Migration, Stage
+from support.waiting import eventually
+from vmferry.errors import DriverLost, DriverRefused, TransferFailed
+from vmferryd.clock import SystemClock
+from vmferryd.domains.definition import parse
+from vmferryd.domains.devices import Devices, Disk, DiskBus, DiskFormat, DiskType
+from vmferryd.domains.model import DomainDefinition
+from vmferryd.drivers.base import EventKind, ReceiveSettings, RunState, SendSettings, StartMode, TransferState
+from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.driver import QemuDriver
+from vmferryd.drivers.qemu.guest import QemuGuest
+from vmferryd.drivers.qemu.record import TransferRecord
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(bool(qemu_harness.missing()), reason=qemu_harness.missing() or "QEMU is there"),
+]
+
+CUTS = 12
+LONGEST_CUT_S = 0.06
+LONGEST_CANCEL_S = 0.01
+BRIDGE = "vmftestbr0"
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[QemuHarness]:
+    """Real QEMU only."""
+    async with qemu_harness.harness(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def stage(harness: QemuHarness) -> AsyncIterator[Stage]:
+    """An empty stage; nothing is left over after the test."""
+    opened = Stage(harness)
+    yield opened
+    await opened.clear()
+
+
+class Relay:
+    """Two pairs of sockets with a pump between them: a channel that can be cut, or can stop taking bytes."""
+
+    def __init__(self) -> None:
+        self.near, self._near_inner = socket.socketpair()
+        self.far, self._far_inner = socket.socketpair()
+        self._inner = (self._near_inner, self._far_inner)
+        for inner in self._inner:
+            inner.setblocking(False)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Bytes go both ways."""
+        loop = asyncio.get_running_loop()
+
+        async def pump(reader: socket.socket, writer: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while chunk := await loop.sock_recv(reader, 1 << 16):
+                    await loop.sock_sendall(writer, chunk)
+            self.cut()
+
+        near, far = self._inner
+        self._tasks = [asyncio.ensure_future(pump(near, far)), asyncio.ensure_future(pump(far, near))]
+
+    async def stall(self) -> None:
+        """The channel takes no bytes any more and says nothing."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Both ends have heard that the channel is gone."""
+        for inner in self._inner:
+            with contextlib.suppress(OSError):
+                inner.shutdown(socket.SHUT_RDWR)
+
+    async def close(self) -> None:
+        """Nothing is left."""
+        await self.stall()
+        for end in (*self._inner, self.near, self.far):
+            end.close()
+
+
+@contextlib.asynccontextmanager
+async def relayed(migration: Migration, settings: SendSettings) -> AsyncIterator[Relay]:
+    """The transfer goes on through a relay."""
+    relay = Relay()
+    relay.start()
+    try:
+        await migration.incoming.receive(relay.far)
+        await migration.outgoing.send(relay.near, settings)
+        yield relay
+    finally:
+        relay.cut()
+        await relay.close()
+
+
+@pytest.mark.parametrize("attempt", range(CUTS))
+async def test_a_source_that_let_go_never_runs_by_itself(stage: Stage, attempt: int) -> None:
+    """The channel breaks at any moment of the last stage: the source stands still until `resume`, whatever QEMU says."""
+    chance = random.Random(attempt)
+    migration = await stage.migration(dirty=DIRTY)
+    events = stage.listen(migration.source)
+    async with relayed(migration, FAST) as relay:
+        await migration.held()
+        async with asyncio.TaskGroup() as group:
+            letting_go = group.create_task(_ended(migration))
+            await asyncio.sleep(chance.choice([0, chance.random() * LONGEST_CUT_S]))
+            relay.cut()
+        await migration.within(letting_go)
+    state = await migration.state()
+    assert state in {TransferState.COMPLETED, TransferState.FAILED}
+    await migration.outgoing.cancel()
+    await stage.stands_still(migration.source)
+    assert EventKind.RESUMED not in events.kinds
+    await stage.harness.driver.discard(migration.destination.plan)
+    await migration.source.resume()
+    await stage.runs(migration.source)
+    assert await stage.harness.damage(migration.source) == ""
+
+
+async def _ended(migration: Migration) -> None:
+    with contextlib.suppress(TransferFailed):
+        await migration.outgoing.let_go()
+
+
+async def test_cancel_after_let_go_leaves_the_source_standing(stage: Stage) -> None:
+    """QEMU's own cancel would start the CPUs although the destination may have everything."""
+    migration = await stage.held(dirty=DIRTY)
+    source = migration.source
+    assert isinstance(source, QemuGuest)
+    events = stage.listen(source)
+    letting_go = asyncio.ensure_future(_ended(migration))
+    await eventually(lambda: _is_let_go(source), what="the source is let go")
+    await migration.outgoing.cancel()
+    await migration.within(letting_go)
+    await stage.stands_still(source)
+    assert EventKind.RESUMED not in events.kinds
+
+
+def _is_let_go(source: QemuGuest) -> bool:
+    record = TransferRecord.read(source.plan.directory)
+    return record is not None and record.let_go
+
+
+@pytest.mark.parametrize("attempt", range(CUTS))
+async def test_cancel_and_let_go_at_once(stage: Stage, attempt: int) -> None:
+    """Either nothing was let go and the source runs, or it was and the source stands still; never something between."""
+    migration = await stage.held(dirty=DIRTY)
+    async with asyncio.TaskGroup() as group:
+        letting_go = group.create_task(_outcome(migration))
+        await asyncio.sleep(random.Random(attempt).random() * LONGEST_CANCEL_S)
+        group.create_task(migration.outgoing.cancel())
+    if isinstance(letting_go.result(), DriverRefused):
+        await stage.runs(migration.source)
+    else:
+        await stage.stands_still(migration.source)
+
+
+async def _outcome(migration: Migration) -> Exception | None:
+    try:
+        await migration.outgoing.let_go()
+    except (DriverRefused, TransferFailed) as error:
+        return error
+    return None
+
+
+async def test_a_stalled_channel_does_not_block_cancel(stage: Stage) -> None:
+    """In the last stage QEMU sends with its main loop locked; its channel is shut under it."""
+    migration = await stage.migration(dirty=DIRTY)
+    async with relayed(migration, FAST) as relay:
+        await migration.held()
+        await relay.stall()
+        letting_go = asyncio.ensure_future(_ended(migration))
+        await asyncio.sleep(0.1)
+        await migration.within(migration.outgoing.cancel())
+        await migration.within(letting_go)
+    assert await migration.state() in {TransferState.FAILED, TransferState.CANCELLED}
+    await stage.stands_still(migration.source)
+    await migration.source.resume()
+    await stage.runs(migration.source)
+
+
+async def test_a_stalled_channel_in_mid_transfer_does_not_block_cancel(stage: Stage) -> None:
+    """A peer that is frozen is no reason to wait."""
+    migration = await stage.migration(dirty=DIRTY)
+    async with relayed(migration, ENDLESS) as relay:
+        await relay.stall()
+        await migration.within(migration.outgoing.cancel())
+    await stage.runs(migration.source)
+
+
+async def test_parameters_are_as_before_after_a_cancel(stage: Stage) -> None:
+    """QEMU keeps its parameters over a failed attempt; so the driver puts them back."""
+    migration = await stage.migration(dirty=DIRTY)
+    source = migration.source
+    assert isinstance(source, QemuGuest)
+    before = await source.execute("query-migrate-parameters")
+    await migration.begin(replace(ENDLESS, auto_converge=True, auto_converge_initial_percent=40))
+    await migration.outgoing.cancel()
+    assert await source.execute("query-migrate-parameters") == before
+    nodes = [node["node-name"] for node in await source.execute("query-named-block-nodes")]
+    assert not [name for name in nodes if name.startswith("vmferry")]
+
+
+async def test_auto_converge_and_xbzrle_are_carried_out(stage: Stage) -> None:
+    """Both sides agree on a cache, and the guest arrives whole."""
+    definition = stage.harness.definition("guest", dirty=DIRTY)
+    source = await stage.harness.driver.start(stage.plan(definition), definition, StartMode.RUNNING)
+    await stage.runs(source)
+    receive = ReceiveSettings(xbzrle=True, xbzrle_cache_bytes=64 << 20)
+    incoming = await stage.harness.driver.accept(stage.plan(definition), definition, receive)
+    migration = Migration(definition, source, incoming, stage.harness.patience_s)
+    await migration.begin(replace(FAST, xbzrle=True, xbzrle_cache_bytes=64 << 20, auto_converge=True))
+    await migration.held()
+    await migration.let_go()
+    await migration.destination.resume()
+    assert await stage.harness.damage(migration.destination) == ""
+
+
+async def test_a_second_client_does_not_take_the_monitor(stage: Stage) -> None:
+    """A monitor that somebody holds is not taken away, and the wait for it is bounded."""
+    guest = await stage.start()
+    impatient = replace(qemu_harness.configuration(), monitor_timeout_s=0.3, settle_timeout_s=0.1)
+    other = QemuDriver(impatient, guest.plan.directory.parent, SystemClock())
+    with pytest.raises(DriverLost, match="did not greet"):
+        await other.attach(guest.plan)
+    assert (await guest.probe()).run_state is RunState.RUNNING
+    await other.close()
+
+
+async def test_a_definition_that_does_not_start_says_why(stage: Stage, tmp_path: Path) -> None:
+    """QEMU's own words are in the detail, `check` knew before, and nothing is left."""
+    definition = stage.harness.definition("guest")
+    absent = replace(definition.devices.disks[0], source_path=str(tmp_path / "absent.img"))
+    broken = replace(definition, devices=replace(definition.devices, disks=(absent,)))
+    (violation,) = await stage.harness.driver.check(broken)
+    assert "absent.img does not exist" in str(violation)
+    with pytest.raises(DriverRefused) as refusal:
+        await stage.harness.driver.start(stage.plan(broken), broken, StartMode.PAUSED)
+    assert "absent.img" in refusal.value.detail
+    assert stage.harness.leftovers() == []
+
+
+async def test_a_missing_emulator_is_named(stage: Stage, tmp_path: Path) -> None:
+    """Without QEMU every question has the same clear answer."""
+    driver = QemuDriver(QemuConfig(emulator=tmp_path / "no-qemu"), tmp_path, SystemClock())
+    (violation,) = await driver.check(stage.harness.definition("guest"))
+    assert violation.subject == "emulator"
+    with pytest.raises(DriverRefused, match="there is no QEMU"):
+        await driver.capabilities()
+
+
+async def test_a_disk_is_handed_over_with_its_lock(stage: Stage, tmp_path: Path) -> None:
+    """While one side has the image the other cannot take it; after the hand-over it is the other way round."""
+    image = tmp_path / "data.qcow2"
+    _create_image(image)
+    definition = _with_disk(stage.harness.definition("guest", dirty=DIRTY), image)
+    driver = stage.harness.driver
+    source = await driver.start(stage.plan(definition), definition, StartMode.RUNNING)
+    await stage.runs(source)
+    incoming = await driver.accept(stage.plan(definition), definition, ReceiveSettings())
+    migration = Migration(definition, source, incoming, stage.harness.patience_s)
+    await migration.begin(FAST)
+    await migration.held()
+    await migration.let_go()
+    await migration.destination.resume()
+    await stage.runs(migration.destination)
+    with pytest.raises(DriverRefused, match="lock"):
+        await migration.source.resume()
+    await stage.stands_still(migration.source)
+
+
+def _create_image(image: Path) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
+
+
+def _with_disk(definition: DomainDefinition, image: Path) -> DomainDefinition:
+    disk = Disk(type=DiskType.FILE, format=DiskFormat.QCOW2, source_path=str(image), target="vdb", bus=DiskBus.VIRTIO)
+    devices: Devices = replace(definition.devices, disks=(*definition.devices.disks, disk))
+    return replace(definition, devices=devices)
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+async def test_every_device_starts_and_moves(stage: Stage, tmp_path: Path, machine: str) -> None:
+    """QEMU accepts the command line of a definition with one of everything, and such a guest moves."""
+    definition = await _settled(stage, parse(_everything(machine, tmp_path)))
+    assert await stage.harness.driver.check(definition) == ()
+    source = await stage.harness.driver.start(stage.plan(definition), definition, StartMode.RUNNING)
+    assert (await source.devices())["serial0"].startswith("/dev/pts/")
+    assert int((await source.devices())["vnc"]) >= 5900
+    incoming = await stage.harness.driver.accept(stage.plan(definition), definition, ReceiveSettings())
+    migration = Migration(definition, source, incoming, stage.harness.patience_s)
+    await migration.begin(FAST)
+    await migration.held()
+    await migration.let_go()
+    await migration.destination.resume()
+    assert (await migration.destination.probe()).run_state is RunState.RUNNING
+
+
+async def _settled(stage: Stage, definition: DomainDefinition) -> DomainDefinition:
+    assert isinstance(stage.harness.driver, QemuDriver)
+    return await stage.harness.driver.settle(definition)
+
+
+def _everything(machine: str, directory: Path) -> str:
+    for name in ("a", "b", "c"):
+        (directory / f"{name}.img").write_bytes(bytes(1 << 20))
+    return f"""
+<domain type='qemu'><name>one, of everything</name><memory unit='MiB'>128</memory><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='{machine}'>hvm</type></os><features><acpi/><apic/></features>
+<cpu mode='maximum'><topology sockets='1' cores='2' threads='1'/></cpu>
+<clock offset='utc'><timer name='rtc' tickpolicy='catchup'/><timer name='hpet' present='no'/></clock>
+<pm><suspend-to-mem enabled='no'/></pm>
+<devices>
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' discard='unmap'/>
+<source file='{directory}/a.img'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='writethrough'/>
+<source file='{directory}/b.img'/><target dev='sda' bus='scsi'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw'/>
+<source file='{directory}/c.img'/><target dev='sdb' bus='sata'/><shareable/></disk>
+<disk type='file' device='cdrom'><target dev='sdc' bus='sata'/><readonly/></disk>
+<interface type='user'><model type='virtio'/></interface><interface type='user'><model type='e1000'/></interface>
+<serial type='pty'/><serial type='file'><source path='{directory}/serial,1.log'/><target port='1'/></serial>
+<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+<input type='tablet' bus='usb'/><input type='keyboard' bus='virtio'/>
+<graphics type='vnc' autoport='yes'/><video><model type='vga'/></video>
+<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='virtio'/>
+</devices></domain>"""
+
+
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    """A bridge of this host, where one can be made."""
+    ip = shutil.which("ip")
+    made = ip and subprocess.run([ip, "link", "add", BRIDGE, "type", "bridge"], check=False, capture_output=True)
+    if not ip or not made or made.returncode or not Path("/dev/net/tun").exists():
+        pytest.skip("no bridge can be made here")
+    yield BRIDGE
+    subprocess.run([ip, "link", "del", BRIDGE], check=True)
+
+
+async def test_a_tap_lives_as_long_as_its_guest(stage: Stage, bridge: str, tmp_path: Path) -> None:
+    """A guest on a bridge has a tap there, and the tap goes with the guest."""
+    xml = _everything("pc", tmp_path).replace(
+        "<interface type='user'><model type='virtio'/>",
+        f"<interface type='bridge'><source bridge='{bridge}'/><model type='virtio'/><mtu size='1400'/>",
+    )
+    guest = await stage.harness.driver.start(stage.plan(parse(xml)), parse(xml), StartMode.PAUSED)
+    assert len(_ports(bridge)) == 1
+    await stage.harness.kill(guest)
+    await eventually(lambda: not _ports(bridge), what="the tap is gone")
+
+
+def _ports(bridge: str) -> list[str]:
+    return [port.name for port in Path(f"/sys/class/net/{bridge}/brif").iterdir()]
+
+
+async def test_a_bridge_that_is_not_there_is_refused(stage: Stage, tmp_path: Path) -> None:
+    """`check` says so, and a start leaves nothing."""
+    xml = _everything("pc", tmp_path).replace(
+        "<interface type='user'><model type='virtio'/>",
+        "<interface type='bridge'><source bridge='nobridge0'/><model type='virtio'/>",
+    )
+    definition = parse(xml)
+    violations = await stage.harness.driver.check(definition)
+    assert ["there is no bridge nobridge0"] == [violation.description for violation in violations]
+    with pytest.raises(DriverRefused, match="no tap"):
+        await stage.harness.driver.start(stage.plan(definition), definition, StartMode.PAUSED)
+    assert stage.harness.leftovers() == []
+
+
+def test_a_guest_moves_on_uvloop(tmp_path: Path) -> None:
+    """The daemon's own event loop: descriptors are handed over, and events and ends are heard."""
+
+    async def move() -> None:
+        async with qemu_harness.harness(tmp_path) as harness:
+            stage = Stage(harness)
+            migration = await stage.migration(dirty=DIRTY)
+            events = stage.listen(migration.source)
+            await migration.begin(FAST)
+            await migration.held()
+            await migration.let_go()
+            await migration.destination.resume()
+            await stage.runs(migration.destination)
+            await harness.kill(migration.source)
+            await events.seen(EventKind.GONE)
+            assert EventKind.STOPPED in events.kinds
+            await stage.clear()
+
+    uvloop.run(move())
+
+
+def test_a_run_directory_too_deep_for_sockets_is_refused() -> None:
+    """The kernel's bound on a socket's path is checked before anything exists."""
+    with tempfile.TemporaryDirectory() as directory:
+        driver = QemuDriver(QemuConfig(), Path(directory) / ("x" * 100), SystemClock())
+        with pytest.raises(DriverRefused, match="the kernel allows"):
+            driver.plan(QemuHarness(Path(directory), Path(directory)).definition("guest"))

@@ -1,0 +1,121 @@
+"""Reading `query-migrate`, and deciding when a guest is stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vmferryd.drivers.base import RunState, TransferState
+from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.transfer import Aim, Round, TransferLook, is_stop_due, run_state
+
+MIB = 1 << 20
+CONFIG = QemuConfig()
+
+
+def answer(passes: int, remaining: int, *, mbps: float = 800.0, status: str = "active") -> dict[str, Any]:
+    """800 Mbit/s are 100 MB/s."""
+    ram = {
+        "total": 512 * MIB,
+        "transferred": 10 * MIB,
+        "remaining": remaining,
+        "duplicate": 7,
+        "normal": 8,
+        "normal-bytes": 8 * 4096,
+        "mbps": mbps,
+        "dirty-pages-rate": 9,
+        "page-size": 4096,
+        "dirty-sync-count": passes,
+        "postcopy-requests": 0,
+    }
+    return {"status": status, "total-time": 1000, "setup-time": 2, "downtime": 30, "expected-downtime": 40, "ram": ram}
+
+
+def look(passes: int, remaining: int, *, mbps: float = 800.0) -> TransferLook:
+    """The look that such an answer is."""
+    return TransferLook.of(answer(passes, remaining, mbps=mbps))
+
+
+def stops_at(remaining: list[int], aim: Aim, *, mbps: float = 800.0) -> int | None:
+    """The round at whose beginning the guest is stopped, when so much is left at the beginning of each."""
+    last = Round()
+    for number, rest in enumerate(remaining, 1):
+        now = look(number, rest, mbps=mbps)
+        if is_stop_due(last, now, aim, CONFIG):
+            return number
+        last = last.after(now)
+    return None
+
+
+def test_the_first_round_is_never_the_last() -> None:
+    """Before all memory was sent once, nothing is known of what is left."""
+    assert stops_at([0, 0], Aim(300)) == 2
+
+
+def test_an_idle_guest_is_stopped_at_once() -> None:
+    """It shows hardly any bandwidth, for it has hardly anything to send."""
+    assert stops_at([512 * MIB, 20_000], Aim(300), mbps=1.0) == 2
+
+
+def test_shrinking_rounds_are_waited_for() -> None:
+    """29 MiB would fit into 300 ms, but another round makes the pause shorter."""
+    assert stops_at([512 * MIB, 29 * MIB, 10 * MIB, MIB], Aim(300)) == 4
+
+
+def test_rounds_that_do_not_shrink_are_taken_when_they_fit() -> None:
+    """A guest that writes steadily is stopped within what the user allows."""
+    assert stops_at([512 * MIB, 28 * MIB, 27 * MIB], Aim(300)) == 3
+
+
+def test_a_rest_that_does_not_fit_is_never_taken() -> None:
+    """It goes on for ever, until somebody tunes or cancels it."""
+    assert stops_at([512 * MIB, *[200 * MIB] * 10], Aim(300)) is None
+
+
+def test_a_rate_limit_bounds_what_counts_as_little() -> None:
+    """512 KiB at 256 KiB/s are two seconds, however small they look."""
+    assert stops_at([512 * MIB, *[512 << 10] * 5], Aim(1, 256 << 10), mbps=2.0) is None
+
+
+def test_within_a_round_nothing_is_decided() -> None:
+    """A rest that shrinks because it is being sent says nothing of what was written meanwhile."""
+    last = Round(2, 400 * MIB, 512 * MIB)
+    assert not is_stop_due(last, look(2, 0), Aim(300), CONFIG)
+
+
+def test_statistics_follow_the_specification() -> None:
+    """Mbit/s become bytes per second; the downtime is real only at the end."""
+    statistics = look(3, 5).statistics
+    assert statistics is not None
+    assert statistics.memory_bytes_per_s == 100_000_000
+    assert (statistics.downtime_ms, statistics.expected_downtime_ms) == (0, 40)
+    ended = TransferLook.of(answer(3, 0, status="completed")).statistics
+    assert ended is not None
+    assert ended.downtime_ms == 30
+
+
+def test_without_figures_there_are_no_statistics() -> None:
+    """QEMU has none before and after."""
+    assert TransferLook.of({}).statistics is None
+    assert TransferLook.of({"status": "failed", "error-desc": "gone"}).error == "gone"
+
+
+@pytest.mark.parametrize(
+    ("status", "transfer", "state"),
+    [
+        ("running", TransferState.NONE, RunState.RUNNING),
+        ("prelaunch", TransferState.NONE, RunState.PAUSED),
+        ("inmigrate", TransferState.ACTIVE, RunState.INCOMING),
+        ("finish-migrate", TransferState.HELD, RunState.HELD),
+        ("postmigrate", TransferState.COMPLETED, RunState.GONE_OVER),
+        ("postmigrate", TransferState.FAILED, RunState.PAUSED),
+        ("postmigrate", TransferState.CANCELLED, RunState.PAUSED),
+        ("shutdown", TransferState.NONE, RunState.SHUT_DOWN),
+        ("guest-panicked", TransferState.NONE, RunState.CRASHED),
+        ("io-error", TransferState.NONE, RunState.IO_ERROR),
+    ],
+)
+def test_run_states(status: str, transfer: TransferState, state: RunState) -> None:
+    """A guest whose transfer failed after it was stopped has not gone over."""
+    assert run_state(status, transfer) is state
