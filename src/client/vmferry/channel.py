@@ -128,7 +128,11 @@ def parse_uri(text: str) -> Uri:
     Raises:
         InvalidParameter: it is no URI of ours; the message says what is wrong with it.
     """
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidParameter(f"{text!r}: {error}", remedy="a port is a number from 1 to 65535") from error
     scheme, _, transport = parts.scheme.partition("+")
     if scheme != "vmferry" or transport not in set(Transport):
         raise InvalidParameter(
@@ -141,13 +145,11 @@ def parse_uri(text: str) -> Uri:
     certificates = Path(query["certificates"][0]) if "certificates" in query else None
     if transport == Transport.UNIX:
         return _unix(text, parts.netloc, unquote(parts.path))
-    try:
-        port = parts.port or DEFAULT_PORT
-    except ValueError as error:
-        raise InvalidParameter(f"{text!r}: {error}", remedy="a port is a number from 1 to 65535") from error
+    if port == 0:
+        raise InvalidParameter(f"{text!r}: port 0 is nowhere", remedy="a port is a number from 1 to 65535")
     if not parts.hostname:
         raise InvalidParameter(f"{text!r} names no host", remedy=f"for example vmferry+{transport}://host:{DEFAULT_PORT}")
-    return Uri(Transport(transport), host=parts.hostname, port=port, certificates=certificates)
+    return Uri(Transport(transport), host=parts.hostname, port=port or DEFAULT_PORT, certificates=certificates)
 
 
 def _unix(text: str, netloc: str, path: str) -> Uri:

@@ -196,7 +196,7 @@ RULES: tuple[CombinationRule, ...] = (
                     flags=Flag.TUNNELLED, no_flag=Flag.PEER2PEER, facts=_DIRECT, differs=_DIRECT_HERE),
     CombinationRule("direct-persist", _C, "",
                     "no daemon is there that could keep a definition", "leave out PERSIST_DEST, or add PEER2PEER",
-                    flags=Flag.PERSIST_DEST, no_flag=Flag.PEER2PEER, facts=_DIRECT, differs=_DIRECT_HERE),
+                    flags=Flag.PERSIST_DEST, no_flag=Flag.PEER2PEER | Flag.OFFLINE, facts=_DIRECT, differs=_DIRECT_HERE),
     CombinationRule("offline-storage", _SD, "OPERATION_INVALID",
                     "disks are copied only while a guest runs", "copy the disks by other means",
                     flags=Flag.OFFLINE, any_flag=STORAGE, handling=_LIFTED,

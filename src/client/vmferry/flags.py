@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from vmferry.errors import InvalidParameter, Violation
 from vmferry.features import Feature
 from vmferry.model import Side
 
@@ -189,7 +190,29 @@ def source_flags(flags: Flag, *, protection: Flag = NONE) -> Flag:
 
 def destination_flags(flags: Flag) -> Flag:
     """What Prepare and Finish get: everything that does not concern the source alone."""
-    return flags & ~SOURCE_ONLY
+    return without(flags, SOURCE_ONLY)
+
+
+def without(flags: Flag, gone: Flag) -> Flag:
+    """`flags` less `gone`; bits that vmferry does not know stay, which `flags & ~gone` would drop."""
+    return Flag(flags.value & ~gone.value)
+
+
+def known(value: int) -> Flag:
+    """The flags of `value`, as it came over the wire.
+
+    Raises:
+        InvalidParameter: it has bits that no flag of this vmferry has; all of them are named.
+    """
+    bits = unknown_bits(value)
+    if bits:
+        raise InvalidParameter(
+            f"unknown migration flags: {', '.join(f'bit {bit}' for bit in bits)}",
+            remedy="use a client and daemons of the same version",
+            violations=tuple(Violation(f"bit {bit}", "is no flag that is known here") for bit in bits),
+            detail="libvirt: INVALID_ARG",
+        )
+    return Flag(value)
 
 
 def names(flags: Flag) -> tuple[str, ...]:

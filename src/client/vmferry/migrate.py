@@ -16,7 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from vmferry.endpoint import Destination, ProgressListener, Reply, Request, Source, ignore_progress
-from vmferry.errors import FateUnknown, InvalidState, MigrationAborted, MigrationNotFound, PeerUnreachable, VmferryError
+from vmferry.errors import (
+    DomainNotFound,
+    FateUnknown,
+    InvalidState,
+    MigrationAborted,
+    VmferryError,
+)
 from vmferry.flags import NONE, Flag, destination_flags, source_flags
 from vmferry.model import (
     DomainInfo,
@@ -116,7 +122,8 @@ class _Walk:
         if self.error is None:
             return True
         if phase is Phase.FINISH:
-            prepared = Phase.PREPARE in self.replies or isinstance(self.error, FateUnknown)
+            lost = self.failed is Phase.PREPARE and isinstance(self.error, FateUnknown)
+            prepared = Phase.PREPARE in self.replies or lost
             return self.profile.finish_on_failure and prepared
         return phase is Phase.CONFIRM and Phase.BEGIN in self.replies and self.failed is not Phase.PERFORM
 
@@ -134,6 +141,13 @@ class _Walk:
     def result(self) -> Migrated:
         """What holds in the end."""
         finish = self.replies.get(Phase.FINISH)
+        if finish is not None and finish.outcome is Outcome.COMMITTED and finish.domain is None:
+            raise DomainNotFound(
+                "the destination took the guest, and there it has ended since",
+                remedy="look at the domain and its log at the destination",
+                migration_id=self.request.migration_id,
+                guest=GuestLocation.NOWHERE,
+            )
         if finish is None or finish.outcome is not Outcome.COMMITTED or finish.domain is None:
             raise self._first_error(finish).located(migration_id=self.request.migration_id, guest=GuestLocation.SOURCE)
         return Migrated(self.request.migration_id, finish.domain, self._statistics(), tuple(self.warnings))
@@ -188,21 +202,27 @@ class _Walk:
 
     async def _answered(self, phase: Phase, reply: Reply) -> None:
         if phase is Phase.BEGIN:
-            self.request = replace(
-                self.request, migration_id=reply.migration_id, domain_xml=reply.domain_xml, flags=await self._flags()
-            )
+            self.request = replace(self.request, migration_id=reply.migration_id, domain_xml=reply.domain_xml)
+            await self._look_at_the_guest()
         elif phase is Phase.PREPARE:
             self.request = replace(self.request, uri=reply.uri or self.request.uri)
             if not self.request.uri and self.profile.runs(Phase.PERFORM):
                 self._remember(phase, InvalidState("the destination did not say where the source is to send"))
         elif phase is Phase.FINISH:
             self._finished(reply)
+        elif phase is Phase.CONFIRM and self.error is not None and reply.outcome is Outcome.COMMITTED:
+            # Finish answered an error, and yet the destination has proved to the source that it has the guest.
+            self.error.guest = GuestLocation.DESTINATION
 
-    async def _flags(self) -> Flag:
+    async def _look_at_the_guest(self) -> None:
         """PAUSED is added for a guest that is paused already, once, after Begin (specification 1.6 step 4)."""
-        domain = await self.source.domain(self.request.domain)
-        paused = domain.state is DomainState.PAUSED and Flag.POSTCOPY_RESUME not in self.request.flags
-        return self.request.flags | Flag.PAUSED if paused else self.request.flags
+        try:
+            domain = await self.source.domain(self.request.domain)
+        except VmferryError as error:
+            self._remember(Phase.BEGIN, error)
+            return
+        if domain.state is DomainState.PAUSED and Flag.POSTCOPY_RESUME not in self.request.flags:
+            self.request = replace(self.request, flags=self.request.flags | Flag.PAUSED)
 
     def _finished(self, reply: Reply) -> None:
         """Finish decides. What it says holds, even against an earlier error of ours."""
@@ -218,6 +238,8 @@ class _Walk:
         if phase is Phase.CONFIRM:
             # The result of the whole migration stands; the source asks the destination by itself (rule 5).
             self.warnings.append(f"the source could not be told that it is over, and will ask for itself: {error}")
+            if self.error is not None:
+                self.error.guest = self.error.guest or error.guest
         elif isinstance(error, FateUnknown) and phase in (Phase.PERFORM, Phase.FINISH):
             await self._settle(phase, error)
         else:
@@ -237,7 +259,7 @@ class _Walk:
         """
         try:
             outcome = await self.destination.abort(self.request.migration_id, f"the reply of {phase} was lost")
-        except (FateUnknown, PeerUnreachable, MigrationNotFound) as silence:
+        except VmferryError as silence:  # no error is an answer: the reply of an abort is an outcome
             raise FateUnknown(
                 f"the reply of {phase} was lost, and the destination does not answer",
                 remedy="the daemons settle it between themselves; ask both for the domain before you start or stop anything",

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from vmferry.combinations import LIBVIRT_CODES, RULES, Fact, Place, check, methods
 from vmferry.errors import NoCommonProtocol, NotSupported, Violation, VmferryError
 from vmferry.features import Answers, Feature
-from vmferry.flags import NONE, Flag, destination_flags, source_flags
+from vmferry.flags import NONE, Flag, destination_flags, source_flags, without
 from vmferry.model import Side
 from vmferry.params import MigrationParams, p2p_forwarded, to_fixed
 from vmferry.protocol import PROFILES, Profile, ProtocolVersion, Spelling, direct, offline, resumed
@@ -308,7 +308,7 @@ def p2p_flags(flags: Flag, params: MigrationParams) -> Flag:
     CHANGE_PROTECTION is gone, because one call is one job; COMPRESSED is set where it alone says all of the method.
     """
     usual = methods(flags, params) == ("xbzrle",) and params.compression_xbzrle_cache_bytes is None
-    return (flags | Flag.COMPRESSED if usual else flags) & ~Flag.CHANGE_PROTECTION
+    return without(flags | Flag.COMPRESSED if usual else flags, Flag.CHANGE_PROTECTION)
 
 
 def _refused(code: str, message: str, remedy: str, host: str = "") -> VmferryError:
@@ -392,7 +392,7 @@ def _check_one_call(wanted: Wanted, version: ProtocolVersion, mode: Mode) -> Non
 
 
 def _regular(wanted: Wanted, version: ProtocolVersion, spelling: Spelling, source: Answers) -> Path:
-    flags = wanted.flags & ~Flag.CHANGE_PROTECTION
+    flags = without(wanted.flags, Flag.CHANGE_PROTECTION)
     if version is ProtocolVersion.V3:
         offered = source.has(Feature.MIGRATE_CHANGE_PROTECTION)
         return Path(version, spelling, Mode.REGULAR, flags, Flag.CHANGE_PROTECTION if offered else NONE)

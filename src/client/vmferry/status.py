@@ -6,12 +6,17 @@ findings. An error that is not of our tree becomes INTERNAL with no detail of th
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import TypeVar
+
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from vmferry import errors
 from vmferry.errors import Violation, VmferryError
 from vmferry.model import GuestLocation, MigrationId, Phase
+
+E = TypeVar("E", bound=StrEnum)
 
 
 def to_status(error: VmferryError) -> status_pb2.Status:
@@ -50,11 +55,16 @@ def from_status(status: status_pb2.Status) -> VmferryError | None:
         remedy=facts.get("remedy", ""),
         violations=tuple(Violation(v.field, v.description, v.reason) for v in findings.field_violations),
         migration_id=MigrationId(facts["migration_id"]) if facts.get("migration_id") else None,
-        phase=Phase(facts["phase"]) if facts.get("phase") else None,
-        guest=GuestLocation(facts["guest"]) if facts.get("guest") else None,
+        phase=_known(Phase, facts.get("phase", "")),
+        guest=_known(GuestLocation, facts.get("guest", "")),
         host=facts.get("host", ""),
         detail=facts.get("detail", ""),
     )
+
+
+def _known(kind: type[E], text: str) -> E | None:
+    """The value; None also for one that a newer peer knows: an error must never be lost for its details."""
+    return kind(text) if text in set(kind) else None
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
