@@ -28,6 +28,10 @@ class QemuConfig:
         eager_downtime_ms: a pause so short that it is taken as soon as it is possible.
         stalled_ratio: rounds that leave more than this part of the round before have stopped shrinking.
         idle_remaining_bytes: less than this is sent at once, whatever the bandwidth seems to be.
+        slot_s: QEMU's own unit of time: its rate limit, its bandwidth figure and its threshold are renewed once in each slot.
+        slow_ahead_s: this long before the end of a round QEMU is slowed down.
+        slowest_bytes_per_s: less than this QEMU is never allowed.
+        stop_ahead_s: the CPUs are stopped this long before QEMU's slot ends, for only then does it go on.
         log_tail_bytes: how much of QEMU's last words an error carries.
         bridge_helper: the program that makes taps for bridges when the driver is not root.
     """
@@ -49,5 +53,9 @@ class QemuConfig:
     eager_downtime_ms: int = 20
     stalled_ratio: float = 0.75
     idle_remaining_bytes: int = 1 << 20
+    slot_s: float = 0.1
+    slow_ahead_s: float = 0.03
+    slowest_bytes_per_s: int = 64 << 10
+    stop_ahead_s: float = 0.025
     log_tail_bytes: int = 2048
     bridge_helper: Path = Path("/usr/lib/qemu/qemu-bridge-helper")

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
@@ -18,7 +19,7 @@ from vmferryd.drivers.base import EventKind, ReceiveSettings, SendSettings, Tran
 from vmferryd.drivers.qemu import gate as gates
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.record import TransferRecord
-from vmferryd.drivers.qemu.transfer import Aim, Round, TransferLook, is_stop_due
+from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due
 
 if TYPE_CHECKING:
     from vmferryd.drivers.qemu.guest import QemuGuest
@@ -73,7 +74,7 @@ class QemuOutgoingGuest:
 
     async def held(self) -> None:
         """See `OutgoingGuest`."""
-        last = Round()
+        last, pace = Round(), Pace()
         async for look in self._looks():
             match look.state:
                 case TransferState.HELD:
@@ -85,13 +86,26 @@ class QemuOutgoingGuest:
                 case TransferState.COMPLETING | TransferState.COMPLETED:
                     return
                 case TransferState.ACTIVE:
-                    record = self._record()
-                    aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s)
-                    if not record.sealed and is_stop_due(last, look, aim, self._guest.config):
-                        await self._seal()
+                    if not self._record().sealed:
+                        pace = await self._advance(last, pace, look)
                     last = last.after(look)
                 case _:
                     raise _failed(look)
+
+    async def _advance(self, last: Round, pace: Pace, look: TransferLook) -> Pace:
+        """The guest has been stopped if that was due; else the transfer goes on at the pace that is answered."""
+        record, config = self._record(), self._guest.config
+        aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s)
+        following = pace.next(look, aim, config)
+        if is_stop_due(last, replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s), aim, config):
+            if pace.limit_bytes_per_s is not None:
+                # This look came right after QEMU's slot began; stopped now, the guest would only wait for its end.
+                await self._guest.clock.sleep(config.slot_s - config.stop_ahead_s)
+            await self._seal()
+        elif record.gate is not Gate.NONE and following.limit_bytes_per_s != pace.limit_bytes_per_s:
+            allowed = following.limit_bytes_per_s or record.bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S
+            await self._set_parameters({"max-bandwidth": allowed})
+        return following
 
     async def let_go(self) -> None:
         """See `OutgoingGuest`. QEMU never starts the CPUs by itself afterwards, whatever becomes of the channel."""
@@ -199,8 +213,9 @@ class QemuOutgoingGuest:
                 return
             await self._guest.execute("stop")
             record = self._record()
-            if record.gate is Gate.BITMAP:
-                await self._set_parameters({"downtime-limit": gates.OPEN_DOWNTIME_MS})
+            opened = {"downtime-limit": gates.OPEN_DOWNTIME_MS} if record.gate is Gate.BITMAP else {}
+            full = {"max-bandwidth": record.bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S}
+            await self._set_parameters(full | opened)
             record.changed(self._directory, sealed=True)
 
     async def _continue(self) -> None:

@@ -109,6 +109,30 @@ class Aim:
     bandwidth_bytes_per_s: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast QEMU may send now; None: as fast as the user allows.
+
+    A transfer behind a gate that has nothing left to send looks for new dirty pages again and again, thousands of times a
+    second, and each look stops the main loop. So its last stretch is sent slowly: QEMU then sleeps until its slot ends, looks
+    once, and answers commands meanwhile. `bandwidth_bytes_per_s` is what was measured while nothing held it back.
+    """
+
+    bandwidth_bytes_per_s: float = 0.0
+    limit_bytes_per_s: int | None = None
+
+    def next(self, look: TransferLook, aim: Aim, config: QemuConfig) -> Pace:
+        """The pace after `look`."""
+        measured = self.bandwidth_bytes_per_s if self.limit_bytes_per_s else look.bandwidth_bytes_per_s
+        rest = look.remaining_bytes
+        if rest > max(config.idle_remaining_bytes, measured * config.slow_ahead_s):
+            return Pace(measured)
+        if self.limit_bytes_per_s:
+            return self
+        limit = max(config.slowest_bytes_per_s, int(rest / config.slot_s))
+        return Pace(measured, min(limit, aim.bandwidth_bytes_per_s or limit))
+
+
 def is_stop_due(last: Round, look: TransferLook, aim: Aim, config: QemuConfig) -> bool:
     """Whether the guest should be stopped now, so that the rest is sent within about the time aimed at.
 

@@ -1,0 +1,164 @@
+"""One migration under a person's eyes: it runs, it is shown, and it can be interrupted.
+
+The first interrupt asks the source to end the migration and waits for the true answer, because what was asked for is not yet
+what holds. The second one leaves: the daemons then settle the migration between themselves, whatever this client does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from vmferry.cli.display import Display
+from vmferry.cli.exits import ExitCode, exit_code
+from vmferry.cli.progress import Mark
+from vmferry.client import Connection
+from vmferry.errors import FateUnknown, MigrationNotFound, VmferryError
+from vmferry.flags import NONE, Flag
+from vmferry.migrate import Migrated
+from vmferry.model import GuestLocation, MigrationId, Outcome, Phase, Progress
+from vmferry.params import MigrationParams
+
+ANSWERS: Mapping[Outcome, str] = {
+    Outcome.ABORTED: "the source has ended the migration; waiting until both hosts have closed it",
+    Outcome.PENDING: "the source cannot end it alone at this point; waiting for what holds",
+    Outcome.COMMITTED: "too late to end it: the guest lives at the destination",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be moved, and how."""
+
+    migration_id: MigrationId
+    domain: str
+    flags: Flag = NONE
+    params: MigrationParams = field(default_factory=MigrationParams)
+
+
+@dataclass(slots=True)
+class Interrupts:
+    """What the user has asked for by signals."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def interrupt(self) -> None:
+        """The first asks for the end, every later one leaves."""
+        (self.left if self.asked.is_set() else self.asked).set()
+
+    def terminate(self) -> None:
+        """It asks for the end, however often."""
+        self.asked.set()
+
+    @contextmanager
+    def from_signals(self) -> Iterator[None]:
+        """Within, SIGINT and SIGTERM come here; afterwards they do what they usually do."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self.interrupt)
+        loop.add_signal_handler(signal.SIGTERM, self.terminate)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            loop.remove_signal_handler(signal.SIGTERM)
+
+
+@dataclass(slots=True)
+class Conductor:
+    """Runs `order` from `source` to `destination`. `begun` is set once the source has recorded the migration."""
+
+    source: Connection
+    destination: Connection
+    order: Order
+    display: Display
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def conduct(self) -> Migrated:
+        """The guest lives at the destination.
+
+        Raises:
+            FateUnknown: the user has left.
+            VmferryError: what went wrong; the display shows where.
+        """
+        try:
+            done = await self._to_its_end()
+        except VmferryError as error:
+            in_doubt = exit_code(error) is ExitCode.IN_DOUBT
+            self.display.fail(error.phase, Mark.UNKNOWN if in_doubt else Mark.FAILED)
+            raise
+        self.display.succeed()
+        return done
+
+    async def _to_its_end(self) -> Migrated:
+        async with asyncio.TaskGroup() as group:
+            walk = group.create_task(self._walk())
+            left = group.create_task(self.interrupts.left.wait())
+            abort = group.create_task(self._abort_when_asked())
+            await asyncio.wait({walk, left}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (walk, left, abort):
+                task.cancel()
+        if walk.cancelled():
+            raise self._left_alone()
+        result = walk.result()
+        if isinstance(result, VmferryError):
+            raise result
+        return result
+
+    async def _walk(self) -> Migrated | VmferryError:
+        """The result as a value: an error must not tear the group down."""
+        order = self.order
+        try:
+            return await self.source.migrate(
+                order.domain,
+                self.destination,
+                flags=order.flags,
+                params=order.params,
+                migration_id=order.migration_id,
+                listener=self._hear,
+            )
+        except VmferryError as error:
+            return error
+
+    def _hear(self, progress: Progress) -> None:
+        if progress.phase is not Phase.BEGIN:
+            self.begun.set()
+        self._show(lambda: self.display.hear(progress))
+
+    def _say(self, text: str) -> None:
+        self._show(lambda: self.display.say(text))
+
+    def _show(self, showing: Callable[[], None]) -> None:
+        """A reader that has gone away is no reason to drop a guest half way."""
+        with suppress(OSError):
+            showing()
+
+    async def _abort_when_asked(self) -> None:
+        await self.interrupts.asked.wait()
+        self._say("asking the source to end the migration; Ctrl-C once more leaves it alone")
+        try:
+            outcome = await self._abort()
+        except VmferryError as error:
+            self._say(f"the source could not be asked to end it: {error}")
+        else:
+            self._say(ANSWERS[outcome])
+
+    async def _abort(self) -> Outcome:
+        if not self.begun.is_set():
+            # Asked while Begin is on its way, the source may not know the migration yet.
+            with suppress(MigrationNotFound):
+                return await self.source.abort_job(self.order.migration_id)
+            await self.begun.wait()
+        return await self.source.abort_job(self.order.migration_id)
+
+    def _left_alone(self) -> FateUnknown:
+        return FateUnknown(
+            "left the migration alone; the two hosts settle it between themselves",
+            remedy=f"see how it ends with: vmferry -c {self.source.uri} job watch {self.order.migration_id}",
+            migration_id=self.order.migration_id,
+            guest=GuestLocation.IN_DOUBT,
+        )

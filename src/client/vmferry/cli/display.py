@@ -1,0 +1,177 @@
+"""Who shows a migration's progress: a picture that is redrawn on a terminal, lines elsewhere, JSON lines for programs.
+
+A display never blocks and never fails a migration: it only listens.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Protocol, Self
+
+import click
+from rich.console import Console, ConsoleRenderable
+from rich.live import Live
+
+from vmferry.cli import render
+from vmferry.cli.frame import Subject, frame, spoken, view_facts
+from vmferry.cli.keyboard import quiet_keyboard
+from vmferry.cli.progress import Mark, Tracker
+from vmferry.model import Phase, Progress
+
+Clock = Callable[[], float]
+"""Seconds of a clock that never goes backwards."""
+
+LINE_EVERY_S = 1.0
+"""Lines within one phase are at least so far apart."""
+
+FRAMES_PER_S = 8
+
+
+class Display(Protocol):
+    """Shows one migration from when it is entered until it is left."""
+
+    def __enter__(self) -> Self:
+        """Showing begins."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        """Showing ends; the last picture stays."""
+        ...
+
+    def hear(self, progress: Progress) -> None:
+        """`progress` is shown, now or with what follows."""
+        ...
+
+    def say(self, text: str) -> None:
+        """`text` is shown, outside of the picture."""
+        ...
+
+    def succeed(self) -> None:
+        """All phases are shown as done."""
+        ...
+
+    def fail(self, phase: Phase | None, mark: Mark) -> None:
+        """`phase`, or the one that ran, is shown with `mark`."""
+        ...
+
+
+class LiveDisplay:
+    """A picture that is redrawn several times a second, so that its clock runs while nothing is heard."""
+
+    def __init__(self, console: Console, subject: Subject, tracker: Tracker, now: Clock = time.monotonic) -> None:
+        self._console, self._subject, self._tracker, self._now = console, subject, tracker, now
+        # The picture is drawn in rich's own thread, so that it also moves while the event loop is busy.
+        self._lock = threading.Lock()
+        self._keyboard = ExitStack()
+        self._live = Live(console=console, get_renderable=self._frame, refresh_per_second=FRAMES_PER_S)
+
+    def __enter__(self) -> Self:
+        """See `Display`."""
+        self._keyboard.enter_context(quiet_keyboard())
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        """See `Display`."""
+        with self._keyboard:
+            self._live.stop()
+        self._console.print()
+
+    def hear(self, progress: Progress) -> None:
+        """See `Display`."""
+        with self._lock:
+            self._tracker.hear(progress, self._now())
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        render.prose(self._console, text)
+
+    def succeed(self) -> None:
+        """See `Display`."""
+        with self._lock:
+            self._tracker.succeed(self._now())
+
+    def fail(self, phase: Phase | None, mark: Mark) -> None:
+        """See `Display`."""
+        with self._lock:
+            self._tracker.fail(phase, self._now(), mark)
+
+    def _frame(self) -> ConsoleRenderable:
+        with self._lock:
+            view = self._tracker.view(self._now())
+        return frame(self._console, self._subject, view)
+
+
+class LineDisplay:
+    """A first line that names the migration, one when a phase begins, and at most one each second within it."""
+
+    def __init__(self, write: Callable[[str], None], subject: Subject, tracker: Tracker, now: Clock = time.monotonic) -> None:
+        self._write, self._subject, self._tracker, self._now = write, subject, tracker, now
+        self._written_s = float("-inf")
+
+    def __enter__(self) -> Self:
+        """See `Display`."""
+        self._write(self._first_line())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        """See `Display`."""
+
+    def hear(self, progress: Progress) -> None:
+        """See `Display`."""
+        now_s = self._now()
+        moved = self._tracker.hear(progress, now_s)
+        if moved or now_s - self._written_s >= LINE_EVERY_S:
+            self._written_s = now_s
+            self._write(self._line(now_s))
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        self._write(render.harmless(text))
+
+    def succeed(self) -> None:
+        """See `Display`."""
+        self._tracker.succeed(self._now())
+
+    def fail(self, phase: Phase | None, mark: Mark) -> None:
+        """See `Display`."""
+        self._tracker.fail(phase, self._now(), mark)
+
+    def _first_line(self) -> str:
+        return render.harmless(f"{self._subject.title}, migration {self._subject.migration_id}")
+
+    def _line(self, now_s: float) -> str:
+        return spoken(self._tracker.view(now_s))
+
+
+class JsonDisplay(LineDisplay):
+    """The same as JSON lines."""
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        self._write(render.as_json({"event": "note", "text": text}))
+
+    def _first_line(self) -> str:
+        return render.as_json({"event": "started", "migration_id": self._subject.migration_id, "title": self._subject.title})
+
+    def _line(self, now_s: float) -> str:
+        return render.as_json(view_facts(self._tracker.view(now_s)))
+
+
+def to_stderr(text: str) -> None:
+    """`text` is on standard error."""
+    click.echo(text, err=True)
+
+
+def chosen(subject: Subject, tracker: Tracker, *, json: bool) -> Display:
+    """The display that fits: JSON lines on standard output if asked, else on standard error what it can show."""
+    if json:
+        return JsonDisplay(click.echo, subject, tracker)
+    console = render.stderr()
+    if console.file.isatty() and not console.is_dumb_terminal:
+        return LiveDisplay(console, subject, tracker)
+    return LineDisplay(to_stderr, subject, tracker)

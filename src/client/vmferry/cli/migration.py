@@ -1,0 +1,62 @@
+"""`migrate`: a guest moves to another host, and its user sees how."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import click
+
+from vmferry.cli import display, render
+from vmferry.cli.conduct import Conductor, Order
+from vmferry.cli.frame import Subject
+from vmferry.cli.options import migration_options, read
+from vmferry.cli.progress import Tracker
+from vmferry.cli.running import Session, asynchronous
+from vmferry.client import Connection
+from vmferry.model import new_migration_id
+from vmferry.protocol import PROFILES, ProtocolVersion
+
+
+@click.command()
+@migration_options
+@click.option("--verbose", is_flag=True, help="Progress is shown anyway; taken for virsh's sake.")
+@click.argument("name")
+@click.argument("destination_uri")
+@asynchronous
+async def migrate(session: Session, /, name: str, destination_uri: str, verbose: bool, **given: Any) -> None:  # noqa: ARG001, FBT001
+    """The guest lives at another host.
+
+    DESTINATION_URI names the daemon there; the source gives its copy up.
+
+    Ctrl-C asks the source to end the migration and waits for the answer; a second Ctrl-C leaves the migration to the two
+    hosts. SIGTERM does what the first Ctrl-C does.
+    """
+    flags, params = read(given)
+    order = Order(new_migration_id(), name, flags, params)
+    async with AsyncExitStack() as connections:
+        with render.waiting(f"connecting to {session.uri} and {destination_uri}"):
+            source = await connections.enter_async_context(session.daemon())
+            destination = await connections.enter_async_context(session.other_daemon(destination_uri))
+        await _move(session, source, destination, order)
+
+
+async def _move(session: Session, source: Connection, destination: Connection, order: Order) -> None:
+    source_host = (await source.version()).host_name
+    destination_host = (await destination.version()).host_name
+    started_s = time.monotonic()
+    phases = PROFILES[ProtocolVersion.V3].phases
+    subject = Subject(order.migration_id, f"{order.domain} from {source_host} to {destination_host}")
+    with display.chosen(subject, Tracker(phases, started_s), json=session.json) as shown:
+        conductor = Conductor(source, destination, order, shown)
+        with conductor.interrupts.from_signals():
+            done = await conductor.conduct()
+    total_ms = round((time.monotonic() - started_s) * 1000)
+    if session.json:
+        click.echo(render.as_json(render.summary_facts(done, source_host, destination_host, total_ms)))
+    else:
+        render.summary(render.stdout(), done, destination_host, total_ms)
+
+
+COMMANDS: tuple[click.Command, ...] = (migrate,)

@@ -1,0 +1,135 @@
+"""The options of `migrate`, made from the tables of flags and parameters, and read back into them. Pure.
+
+A new row of a table is an option the moment it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any, TypeVar
+
+import click
+
+from vmferry.combinations import Fact, Place, check
+from vmferry.errors import InvalidParameter, NotSupported, Violation
+from vmferry.flags import FLAGS, NONE, Flag, FlagRow
+from vmferry.params import PARAMETERS, Kind, MigrationParams, ParameterRow, checked
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILES = frozenset({"destination_xml", "persistent_xml"})
+"""Parameters whose option names the file that has the value."""
+
+ALSO_SPELLED = {Flag.TUNNELLED: ("--tunneled",)}
+"""Spellings that virsh takes as well."""
+
+NOT_AVAILABLE: Mapping[Flag, str] = {
+    Flag.PEER2PEER: "leave it out: this client then coordinates both daemons itself",
+    Flag.TUNNELLED: "leave it out: the hypervisors then connect to each other directly",
+    Flag.OFFLINE: "define the domain at the destination with its dumpxml",
+    Flag.POSTCOPY: "leave it out, and use --auto-converge for a guest that changes much memory",
+    Flag.POSTCOPY_RESUME: "leave it out",
+}
+"""Modes that need another walk than this client's, with what helps instead. A mode that is there is taken from here."""
+
+
+def migration_options(function: F) -> F:
+    """`function` gets an option for each row of both tables."""
+    for option in reversed([*map(_flag_option, FLAGS), *map(_parameter_option, PARAMETERS)]):
+        function = option(function)
+    return function
+
+
+def read(given: Mapping[str, Any]) -> tuple[Flag, MigrationParams]:
+    """The request that the options make, checked as far as one host can without asking another.
+
+    Raises:
+        InvalidParameter: a value, or a combination, is wrong; with every finding.
+        NotSupported: a mode is not available in this version, or what is asked for does not go together.
+    """
+    flags = NONE
+    for row in FLAGS:
+        flags |= row.flag if given.get(_key(row)) else NONE
+    _refuse_missing_modes(flags)
+    values = {row.attribute: _value(row, given.get(row.attribute)) for row in PARAMETERS}
+    params = checked(MigrationParams(**{name: value for name, value in values.items() if value is not None}))
+    check(flags, params, Place.CLIENT | Place.TOOL, frozenset({Fact.MIGRATE3_CALL}))
+    return flags, params
+
+
+def _refuse_missing_modes(flags: Flag) -> None:
+    missing = [row for row in FLAGS if row.flag & flags and row.flag in NOT_AVAILABLE]
+    if not missing:
+        return
+    names = ", ".join(row.option for row in missing)
+    raise NotSupported(
+        f"{names}: not available in this version",
+        remedy=NOT_AVAILABLE[missing[0].flag] if len(missing) == 1 else "",
+        violations=tuple(Violation(row.option, "not available", NOT_AVAILABLE[row.flag]) for row in missing)
+        if len(missing) > 1
+        else (),
+    )
+
+
+def _key(row: FlagRow) -> str:
+    return f"flag_{row.name.lower()}"
+
+
+def _flag_option(row: FlagRow) -> Callable[[F], F]:
+    spellings = (row.option, *ALSO_SPELLED.get(row.flag, ()))
+    absent = " Not available in this version." if row.flag in NOT_AVAILABLE else ""
+    return click.option(_key(row), *spellings, is_flag=True, help=row.meaning + absent)
+
+
+def _parameter_option(row: ParameterRow) -> Callable[[F], F]:
+    unit = f" In {row.unit}." if row.unit and row.kind is not Kind.STRING else ""
+    values = f" One of {row.range}." if row.choices else ""
+    return click.option(
+        row.attribute,
+        row.option,
+        type=_type(row),
+        metavar=_metavar(row),
+        multiple=row.repeatable,
+        help=row.meaning + values + unit,
+    )
+
+
+def _type(row: ParameterRow) -> click.ParamType[Any]:
+    if row.attribute in FILES:
+        return click.File("rb")
+    return click.STRING if row.kind is Kind.STRING else click.INT
+
+
+def _metavar(row: ParameterRow) -> str:
+    if row.attribute in FILES:
+        return "FILE"
+    if row.repeatable:
+        return "NAME[,NAME...]"
+    if row.kind is not Kind.STRING:
+        return "N"
+    return "URI" if row.unit == "URI" else "NAME"
+
+
+def _value(row: ParameterRow, given: Any) -> Any:
+    if row.attribute in FILES:
+        return text_of(given) if given is not None else None
+    return _split(given or ()) if row.repeatable else given
+
+
+def _split(lists: Iterable[str]) -> tuple[str, ...]:
+    return tuple(part.strip() for text in lists for part in text.split(",") if part.strip())
+
+
+def text_of(file: IO[bytes]) -> str:
+    """The whole text of a file of UTF-8.
+
+    Raises:
+        InvalidParameter: it is not UTF-8.
+    """
+    try:
+        return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidParameter(
+            f"{getattr(file, 'name', 'the input')} is not UTF-8: {error.reason} at byte {error.start}",
+            remedy="convert it to UTF-8",
+        ) from error

@@ -1,0 +1,232 @@
+"""Every command but `migrate`: what it asks the daemon, and what it prints."""
+
+import json
+from dataclasses import replace
+
+import click
+import pytest
+from cli_fakes import ID, JOB, SOURCE, WEB, Hosts
+
+from vmferry.cli.__main__ import main
+from vmferry.cli.exits import ExitCode
+from vmferry.errors import DomainNotFound
+from vmferry.model import JobType, Outcome, Phase, Side
+
+
+def commands(group=main, path=()):
+    """The words of every command and group."""
+    yield path
+    for name in group.list_commands(click.Context(group)):
+        command = group.commands[name]
+        yield from commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+
+
+ALIASES = [("dominfo",), ("domjobinfo",), ("domjobabort",)]
+
+
+@pytest.mark.parametrize("path", [*commands(), *ALIASES], ids=" ".join)
+def test_help_needs_no_daemon(path):
+    """Help needs no daemon."""
+    result = Hosts().run(*path, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("arguments", [["--bad"], ["list", "--bad"], ["nonsense"], ["start"], ["-o", "xml", "list"], ["job"]])
+def test_wrong_usage_is_told_apart_from_a_refusal(arguments):
+    """Wrong usage is told apart from a refusal."""
+    result = Hosts().run(*arguments)
+    assert result.exit_code == ExitCode.OTHER
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "says"),
+    [
+        (["undefine", "web"], "undefine web", "web: undefined"),
+        (["start", "web"], "start web", "web: started"),
+        (["start", "--paused", "web"], "start_paused web", "web: started, and stands paused"),
+        (["shutdown", "web"], "shutdown web", "web: asked to shut down"),
+        (["destroy", "web"], "destroy web", "web: destroyed"),
+        (["suspend", "web"], "suspend web", "web: suspended"),
+        (["resume", "web"], "resume web", "web: resumed"),
+    ],
+)
+def test_verbs(arguments, call, says):
+    """Verbs."""
+    hosts = Hosts()
+    result = hosts.run(*arguments)
+    assert (result.exit_code, result.output) == (0, says + "\n")
+    assert hosts.source.calls == [call]
+    assert json.loads(hosts.run("-o", "json", *arguments).stdout)["name"] == "web"
+
+
+def test_define_reads_a_file_or_standard_input(tmp_path):
+    """Define reads a file or standard input."""
+    file = tmp_path / "web.xml"
+    file.write_text("<domain>ü</domain>", encoding="utf-8")
+    hosts = Hosts()
+    assert hosts.run("define", str(file)).exit_code == 0
+    assert hosts.run("define", "-", given="<domain/>").output == "db: defined\n"
+    assert hosts.source.calls == ["define <domain>ü</domain>", "define <domain/>"]
+
+
+def test_define_refuses_what_is_no_utf8():
+    """Define refuses what is no utf8."""
+    result = Hosts().run("define", "-", given=b"\xff\xfe")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "is not UTF-8" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [([], ["web"]), (["--all"], ["web", "db"]), (["--inactive"], ["db"])],
+    ids=["active", "all", "inactive"],
+)
+def test_list(option, names):
+    """List."""
+    assert [row["name"] for row in json.loads(Hosts().run("-o", "json", "list", *option).stdout)] == names
+    lines = Hosts().run("list", *option).stdout.splitlines()
+    assert lines[0].split() == ["Id", "Name", "State", "Reason", "Memory", "CPUs", "Persistent"]
+    assert [line.split()[1] for line in lines[1:]] == names
+
+
+def test_a_long_name_is_printed_whole():
+    """A long name is printed whole."""
+    hosts = Hosts()
+    name = "n" * 300
+    hosts.source.known = {name: replace(WEB, name=name)}
+    assert name in hosts.run("list").stdout
+
+
+@pytest.mark.parametrize("command", ["info", "dominfo"])
+def test_info_has_what_the_host_allotted(command):
+    """Info has what the host allotted."""
+    output = Hosts().run(command, "web").stdout
+    for fact in ("State:           running (booted)", "Memory:          1.0 GiB", "/dev/pts/4", "127.0.0.1:5901"):
+        assert fact in output
+
+
+def test_info_of_an_inactive_domain_asks_for_no_devices():
+    """Info of an inactive domain asks for no devices."""
+    hosts = Hosts()
+    assert json.loads(hosts.run("-o", "json", "info", "db").stdout)["devices"] == {}
+    assert hosts.source.calls == ["domain"]
+
+
+def test_dumpxml_is_what_the_daemon_said():
+    """Dumpxml is what the daemon said."""
+    assert Hosts().run("dumpxml", "web").stdout == "<domain><name>web</name></domain>\n"
+    assert Hosts().run("dumpxml", "web", "--inactive").stdout == "<domain><!-- stored --><name>web</name></domain>\n"
+    assert json.loads(Hosts().run("-o", "json", "dumpxml", "web").stdout)["domain"] == "web"
+
+
+def test_version_and_capabilities():
+    """Version and capabilities."""
+    assert "host-a" in Hosts().run("version").stdout
+    assert json.loads(Hosts().run("-o", "json", "version").stdout)["host_name"] == "host-a"
+    text = Hosts().run("capabilities").stdout
+    assert "unavailable: no qemu-system-x86_64" in text
+    assert "MIGRATION_V3, MIGRATION_PARAMS, feature 99" in text
+    assert json.loads(Hosts().run("-o", "json", "capabilities").stdout)["drivers"][0]["domain_types"] == ["test"]
+
+
+def test_the_environment_names_the_daemon(monkeypatch):
+    """The environment names the daemon."""
+    hosts = Hosts()
+    monkeypatch.setenv("VMFERRY_URI", SOURCE)
+    result = click.testing.CliRunner().invoke(main, ["version"], obj=hosts.connect)
+    assert result.exit_code == 0
+    assert SOURCE in result.stdout
+
+
+def test_jobs():
+    """Jobs."""
+    assert ID in Hosts().run("jobs").stdout
+    (job,) = json.loads(Hosts().run("-o", "json", "jobs").stdout)
+    assert job["statistics"]["elapsed_ms"] == 8400
+
+
+@pytest.mark.parametrize(
+    ("which", "calls"),
+    [
+        (ID, [f"job {ID}"]),
+        ("web", ["newest_job web"]),
+        (WEB.uuid, [f"job {WEB.uuid}", f"newest_job {WEB.uuid}"]),
+    ],
+    ids=["id", "name", "uuid of a domain"],
+)
+def test_a_job_is_found_by_id_by_name_and_by_uuid(which, calls):
+    """A job is found by id by name and by uuid."""
+    hosts = Hosts()
+    result = hosts.run("job", "info", which)
+    assert result.exit_code == 0
+    assert "Memory processed:  1.2 GiB" in result.stdout
+    assert hosts.source.calls == calls
+    assert json.loads(Hosts().run("-o", "json", "domjobinfo", which).stdout)["migration_id"] == ID
+
+
+def test_a_job_that_nobody_knows_is_refused():
+    """A job that nobody knows is refused."""
+    assert Hosts().run("job", "info", "nobody").exit_code == ExitCode.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "says"),
+    [
+        (Outcome.ABORTED, ExitCode.DONE, "the guest is at the source"),
+        (Outcome.COMMITTED, ExitCode.OTHER, "too late"),
+        (Outcome.PENDING, ExitCode.IN_DOUBT, f"job watch {ID}"),
+    ],
+)
+@pytest.mark.parametrize("command", [["job", "abort"], ["domjobabort"]], ids=" ".join)
+def test_abort_says_what_holds(command, outcome, code, says):
+    """Abort says what holds."""
+    hosts = Hosts()
+    hosts.source.abort_outcome = outcome
+    result = hosts.run(*command, "web")
+    assert result.exit_code == code
+    assert says in result.stdout
+    assert json.loads(hosts.run("-o", "json", *command, "web").stdout)["outcome"] == outcome
+
+
+def watched(*changes):
+    """Hosts whose job goes through `changes`."""
+    hosts = Hosts()
+    hosts.source.changes = changes
+    return hosts
+
+
+RUNNING = replace(JOB, type=JobType.UNBOUNDED, phase=Phase.PERFORM, state="performing", ended_s=None)
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        (JOB, ExitCode.DONE),
+        (replace(JOB, type=JobType.FAILED, state="cancelled"), ExitCode.FAILED),
+        (replace(JOB, type=JobType.CANCELLED, state="cancelled"), ExitCode.FAILED),
+        (RUNNING, ExitCode.IN_DOUBT),
+    ],
+    ids=["completed", "failed", "cancelled", "stream ended early"],
+)
+def test_watch_exits_with_how_it_ended(last, code):
+    """Watch exits with how it ended."""
+    result = watched(RUNNING, last).run("job", "watch", ID)
+    assert result.exit_code == code
+    assert "perform: performing" in result.stderr
+    assert f"Type:              {last.type}" in result.stdout
+
+
+def test_watching_the_destination_shows_its_own_phases():
+    """Watching the destination shows its own phases."""
+    job = replace(RUNNING, side=Side.DESTINATION, phase=Phase.FINISH, state="received")
+    lines = watched(job).run("-o", "json", "job", "watch", ID).stdout.splitlines()
+    assert [json.loads(line).get("phase") for line in lines] == [None, Phase.FINISH, Phase.FINISH]
+
+
+def test_an_error_in_the_middle_of_a_watch_is_an_error():
+    """An error in the middle of a watch is an error."""
+    hosts = watched(RUNNING)
+    hosts.source.fails[f"watch {ID}"] = DomainNotFound("gone")
+    assert hosts.run("job", "watch", ID).exit_code == ExitCode.REFUSED
