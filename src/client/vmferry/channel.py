@@ -114,6 +114,9 @@ class ChannelOptions:
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", self.max_message_bytes),
+            # Errors travel in trailing metadata; gRPC's own bound of 8 KiB would make a long one look like a lost reply.
+            ("grpc.max_metadata_size", _MEBIBYTE),
+            ("grpc.absolute_max_metadata_size", _MEBIBYTE),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.use_local_subchannel_pool", 1),

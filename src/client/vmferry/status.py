@@ -18,11 +18,14 @@ from vmferry.model import GuestLocation, MigrationId, Phase
 
 E = TypeVar("E", bound=StrEnum)
 
+LONGEST_FACT = 16_384
+"""A hypervisor may say very much; an error that does not fit into its metadata is lost altogether."""
+
 
 def to_status(error: VmferryError) -> status_pb2.Status:
     """The status that says all that `error` knows."""
     status = status_pb2.Status(code=error.code.value, message=error.message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=errors.DOMAIN, metadata=dict(error.facts()))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=errors.DOMAIN, metadata=_bounded(error))
     status.details.append(_packed(info))
     if error.violations:
         findings = error_details_pb2.BadRequest(
@@ -60,6 +63,10 @@ def from_status(status: status_pb2.Status) -> VmferryError | None:
         host=facts.get("host", ""),
         detail=facts.get("detail", ""),
     )
+
+
+def _bounded(error: VmferryError) -> dict[str, str]:
+    return {name: fact[:LONGEST_FACT] for name, fact in error.facts().items()}
 
 
 def _known(kind: type[E], text: str) -> E | None:

@@ -13,7 +13,7 @@ import uvloop
 
 from vmferry import __version__
 from vmferry.errors import VmferryError
-from vmferryd import app, telemetry
+from vmferryd import allocator, app, telemetry
 from vmferryd.config import Config, load
 
 
@@ -48,6 +48,7 @@ def main(path: Path | None, *, check_config: bool, log_level: str | None, log_js
             click.echo("the configuration is good")
             return
         telemetry.configure(config.log)
+        allocator.keep_freed_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(config))
     except VmferryError as error:

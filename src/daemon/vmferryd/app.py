@@ -21,7 +21,7 @@ import structlog
 from grpc import aio
 
 from vmferry.channel import Credentials, Transport
-from vmferry.errors import DriverLost, DriverRefused, InvalidState, VmferryError
+from vmferry.errors import DriverLost, DriverRefused, InvalidState, StorageFailed, VmferryError
 from vmferry.model import Side
 from vmferryd.clock import Clock, SystemClock
 from vmferryd.config import Config
@@ -74,17 +74,26 @@ async def running(
         database = await Database.open(config.state_directory / "journal.sqlite")
         try:
             registry, unavailable = await _drivers(config, time, drivers)
-            async with asyncio.TaskGroup() as group:
-                context = await _context(config, time, database, registry, Tasks(group))
-                try:
-                    async with _serving(config, context, unavailable) as daemon:
-                        yield daemon
-                finally:
-                    context.tasks.cancel_all()
-            await context.peers.close()
-            await context.domains.close()
+            async with (
+                _tasks() as tasks,
+                _context(config, time, database, registry, tasks) as context,
+                _serving(config, context, unavailable) as daemon,
+            ):
+                yield daemon
         finally:
             await database.close()
+
+
+@asynccontextmanager
+async def _tasks() -> AsyncIterator[Tasks]:
+    """Tasks for the body; what it raises comes out as it is, since none of the tasks ever fails."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield Tasks(group)
+    except BaseExceptionGroup as failed:
+        if len(failed.exceptions) > 1:
+            raise
+        raise failed.exceptions[0] from None
 
 
 @asynccontextmanager
@@ -122,10 +131,13 @@ async def _recover(context: Context, source: SourcePhases, destination: Destinat
     await context.journal.forget_all_but(context.limits.remembered_migrations)
 
 
-async def _context(config: Config, clock: Clock, database: Database, drivers: DriverRegistry, tasks: Tasks) -> Context:
+@asynccontextmanager
+async def _context(
+    config: Config, clock: Clock, database: Database, drivers: DriverRegistry, tasks: Tasks
+) -> AsyncIterator[Context]:
     host_uuid = str(config.host_uuid) if config.host_uuid else await database.remembered("uuid", str(uuid.uuid4()))
     identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(advertised(config.reached_at)))
-    return Context(
+    context = Context(
         identity=identity,
         journal=Journal(database),
         domains=Domains(Store(database), drivers),
@@ -136,6 +148,12 @@ async def _context(config: Config, clock: Clock, database: Database, drivers: Dr
         limits=config.limits,
         tasks=tasks,
     )
+    try:
+        yield context
+    finally:
+        await context.tasks.end()
+        await context.peers.close()
+        await context.domains.close()
 
 
 def _own_credentials(config: Config) -> Credentials | None:
@@ -167,17 +185,27 @@ def _qemu(config: Config) -> Callable[[Clock], QemuDriver]:
 @contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
     """No other daemon uses `directory` meanwhile. The lock goes with the process, however it ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageFailed(
+            f"the state directory {directory} cannot be used: {error}", remedy="check its owner, space and mount"
+        ) from None
+    try:
+        _lock(descriptor, directory)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, directory: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
     except BlockingIOError:
         raise InvalidState(
             f"another vmferryd uses {directory}", remedy="stop it, or give this one a --state-directory of its own"
         ) from None
-    finally:
-        os.close(descriptor)
 
 
 __all__ = ["Daemon", "Transport", "running"]

@@ -73,7 +73,10 @@ class Config(_Section):
     @field_validator("listen", mode="before")
     @classmethod
     def _listen(cls, value: Any) -> Any:
-        return tuple(_uri(item) for item in ([value] if isinstance(value, str) else value))
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not items:
+            raise ValueError("the daemon must listen somewhere")
+        return tuple(_uri(item) for item in items)
 
     @field_validator("advertise", mode="before")
     @classmethod
@@ -113,7 +116,8 @@ def load(path: Path | None, options: dict[str, Any]) -> Config:
     """
     settings = _read(path) if path else {}
     for section, value in options.items():
-        settings[section] = {**settings.get(section, {}), **value} if isinstance(value, dict) else value
+        before = settings.get(section)
+        settings[section] = {**before, **value} if isinstance(value, dict) and isinstance(before, dict) else value
     try:
         return Config(**settings)
     except ValidationError as error:

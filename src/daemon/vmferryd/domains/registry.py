@@ -73,6 +73,10 @@ class Entry:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     unsubscribe: Callable[[], None] | None = None
 
+    def exists(self) -> bool:
+        """There is something to show; an entry that was only claimed has nothing yet."""
+        return self.live is not None or self.persistent is not None
+
     @property
     def definition(self) -> DomainDefinition:
         """Of the running guest if there is one, else the stored one."""
@@ -179,7 +183,7 @@ class Domains:
 
     def __iter__(self) -> Iterator[Entry]:
         """All domains, by name."""
-        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+        return iter(sorted(filter(Entry.exists, self._entries.values()), key=lambda entry: entry.name))
 
     def find(self, name: str) -> Entry:
         """The domain of that name or UUID.
@@ -187,10 +191,8 @@ class Domains:
         Raises:
             DomainNotFound: there is none.
         """
-        if entry := self._entries.get(name.lower()):
-            return entry
-        for entry in self._entries.values():
-            if entry.name == name:
+        for entry in self:
+            if name.lower() == entry.uuid or name == entry.name:
                 return entry
         raise DomainNotFound(f"no domain {name!r} on this host", remedy="see `vmferry list --all`")
 
@@ -235,8 +237,8 @@ class Domains:
         """
         parsed = parse(xml)
         settled = await self.driver(parsed).settle(parsed)
-        entry = self.claim(settled)
-        async with entry.lock:
+        async with self.claim(settled).lock:
+            entry = self.claim(settled)  # whoever had the lock may have removed it
             self.refuse_if_held(entry)
             previous, entry.persistent = entry.persistent, settled
             try:
@@ -373,6 +375,12 @@ class Domains:
             self.refuse_if_held(entry)
         entry.holder = migration_id
 
+    async def release(self, entry: Entry) -> None:
+        """The domain belongs to no migration; a guest that died while one held it is seen to be gone."""
+        self.let_go(entry)
+        if entry.guest is not None and (await entry.guest.probe()).run_state is RunState.GONE and entry.holder is None:
+            await self.lost(entry, StateReason.CRASHED)
+
     def let_go(self, entry: Entry) -> None:
         """The domain belongs to no migration."""
         entry.holder = None
@@ -387,6 +395,11 @@ class Domains:
     def mark(self, entry: Entry, state: DomainState, reason: StateReason) -> None:
         """The domain is in that state."""
         entry.state, entry.reason = state, reason
+
+    def mark_as(self, entry: Entry, run_state: RunState, running: StateReason) -> None:
+        """The domain is in the state that its guest is in; `running` is the reason if it runs."""
+        state, reason = _STATES.get(run_state, (DomainState.PAUSED, StateReason.UNKNOWN))
+        self.mark(entry, state, running if state is DomainState.RUNNING else reason)
 
     def change(self, entry: Entry, persistent: DomainDefinition | None) -> Change:
         """The change that stores the active domain, and a new stored definition if one is given."""

@@ -183,7 +183,7 @@ class OutgoingGuest(Protocol):
         """The transfer has begun and goes on by itself; the driver owns `channel`.
 
         Raises:
-            DriverRefused: the guest is as it was.
+            DriverRefused: the guest is as it was; `channel` stays the caller's.
             DriverLost: it may have begun; `cancel`.
         """
         ...
@@ -209,8 +209,10 @@ class OutgoingGuest(Protocol):
         ...
 
     async def cancel(self) -> None:
-        """No transfer is going on, and nothing more is sent. The CPUs run if they ran before `send` and `let_go` was not
-        called; after `let_go` they stand still and only `Guest.resume` starts them.
+        """No transfer is going on, and nothing more is sent.
+
+        Guarantees: the CPUs run if they ran before `send` and `let_go` was not called; after `let_go` they stand still, and
+        only `Guest.resume` starts them.
         """
         ...
 
@@ -280,7 +282,7 @@ class IncomingGuest(Protocol):
         """The guest reads its state from `channel`, which the driver owns from now on.
 
         Raises:
-            DriverRefused: nothing was read.
+            DriverRefused: nothing was read; `channel` stays the caller's.
         """
         ...
 
@@ -310,8 +312,9 @@ class Driver(Protocol):
         ...
 
     async def settle(self, definition: DomainDefinition) -> DomainDefinition:
-        """The same guest with everything explicit: device aliases and addresses, the versioned machine. What is settled is
-        built identically by every host, and settling it again changes nothing.
+        """The same guest with everything explicit: device aliases and addresses, the versioned machine.
+
+        Guarantees: what is settled is built identically by every host, and settling it again changes nothing.
 
         Raises:
             HostIncompatible: this host cannot build it; `violations` says why.

@@ -23,8 +23,8 @@ class Record:
     """One side's record of one migration.
 
     `plan` is the guest's plan at this host; `definition_xml` what it runs. `ticket` opens the data channel at the
-    destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the run state
-    that the guest had before, or is to have after. `settled`: the effects of `state` are done.
+    destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
+    run state that the guest had before, or is to have after. `settled`: the effects of `state` are done.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,6 +21,8 @@ from vmferryd.peer import Peers
 from vmferryd.phases.cookie import Cookie
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,44 @@ class Tasks:
         task.add_done_callback(self._running.discard)
         return task
 
-    def cancel_all(self) -> None:
-        """Every task has been asked to stop. Nothing is rolled back: the journal is enough."""
-        for task in self._running:
-            task.cancel()
+    def promise(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
+        """The future of what `work` answers; it runs whoever waits. Await it through `asyncio.shield`."""
+        promised: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def keep() -> None:
+            try:
+                answer = await work
+            except Exception as error:  # noqa: BLE001 - whoever waits gets it
+                promised.set_exception(error)
+            except BaseException:
+                promised.cancel()
+                raise
+            else:
+                promised.set_result(answer)
+
+        self.spawn(keep(), name)
+        return promised
+
+    async def end(self) -> None:
+        """No task runs. Nothing is rolled back: the journal is enough."""
+        while self._running:
+            for task in self._running:
+                task.cancel()
+            await asyncio.wait(self._running)
+
+
+async def once(
+    tasks: Tasks,
+    opening: dict[MigrationId, asyncio.Future[T]],
+    migration_id: MigrationId,
+    work: Callable[[], Coroutine[Any, Any, T]],
+) -> T:
+    """What `work` answers. Whoever asks for the same migration meanwhile joins; whoever leaves does not end it."""
+    promised = opening.get(migration_id)
+    if promised is None:
+        promised = opening[migration_id] = tasks.promise(work(), f"open {migration_id}")
+        promised.add_done_callback(lambda _: opening.pop(migration_id, None))
+    return await asyncio.shield(promised)
 
 
 async def _logged(work: Coroutine[Any, Any, object], name: str) -> None:

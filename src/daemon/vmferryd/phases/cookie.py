@@ -8,7 +8,6 @@ understand is also listed as `feature`, so that an older receiver refuses before
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, fields, replace
 
 from lxml import etree
@@ -166,5 +165,5 @@ def _text(data: bytes) -> str:
 def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise CookieRefused("the cookie has a ticket or signature that is no base64") from None

@@ -12,17 +12,14 @@ COMMITTED   the guest lives here: the CPUs run              none
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import structlog
 
 from vmferry.errors import (
     DriverLost,
-    FateUnknown,
-    InvalidParameter,
     MigrationCancelled,
-    MigrationNotFound,
-    PeerUnreachable,
     PermissionRefused,
     PhaseOutOfOrder,
     TransferFailed,
@@ -32,8 +29,8 @@ from vmferry.flags import Flag
 from vmferry.model import DestinationState, DomainState, Outcome, SourceState, StateReason
 from vmferryd.database import Change
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.domains.registry import Entry
-from vmferryd.drivers.base import Guest, IncomingGuest
+from vmferryd.domains.registry import Entry, parse
+from vmferryd.drivers.base import IncomingGuest, RunState
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent, destination_step
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
@@ -44,9 +41,6 @@ from vmferryd.transfer import tickets
 from vmferryd.transfer.tunnel import channel_pair
 
 log = structlog.get_logger()
-
-SILENCE = (FateUnknown, PeerUnreachable, InvalidParameter, TimeoutError)
-"""What means that the peer did not answer. It is never taken for an answer."""
 
 
 class DestinationMigration:
@@ -60,11 +54,11 @@ class DestinationMigration:
 
     def __init__(self, context: Context, record: Record, entry: Entry | None) -> None:
         self._context = context
-        self._entry = entry
+        self.entry = entry
         self.lease = Lease(context.clock, context.limits.phase_lease_s)
         self.failure: VmferryError | None = None
         self.incoming: IncomingGuest | None = None
-        self.persistent: DomainDefinition | None = None
+        self.persistent: DomainDefinition | None = parse(record.persistent_xml) if record.persistent_xml else None
         self._loading: asyncio.Task[None] | None = None
         self._has_word = False
         self._stopped_s: float | None = None
@@ -127,7 +121,7 @@ class DestinationMigration:
         if paused_for_us:
             self._stopped_s = self._context.clock.monotonic() - paused_for_us / 1e6
         if self.state is DestinationState.RECEIVED:
-            await self.machine.drive_unless_final(DestinationEvent.RELEASED)
+            await self._go_on(DestinationEvent.RELEASED)
         return self.state.outcome
 
     async def finish(self) -> None:
@@ -135,7 +129,7 @@ class DestinationMigration:
         if self._loading is not None:
             await asyncio.wait([self._loading], timeout=self._context.limits.finish_s)
         if self.state is DestinationState.RECEIVED:
-            await self.machine.drive_unless_final(DestinationEvent.FINISH)
+            await self._go_on(DestinationEvent.FINISH)
         if self.state is DestinationState.PREPARED:
             self.fail(TransferFailed("the guest's state did not arrive"))
             await self.machine.drive_unless_final(DestinationEvent.ABORT)
@@ -150,17 +144,18 @@ class DestinationMigration:
     async def watch_lease(self) -> None:
         """The migration has ended. While data flows the source is in charge; else the coordinator's lease counts."""
         while not self.state.final:
-            await self.machine.ended_within(max(self.lease.left_s, self._context.limits.progress_s))
+            await self.machine.ended_or(self.lease)
             if self.lease.left_s > 0 or self.state.final:
                 continue
+            self.lease.renew()
             if self._loading is not None and not self._loading.done():
-                self.lease.renew()
                 continue
             log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
             if self.state is DestinationState.PREPARED:
-                await self.abort("the coordinator of the migration is gone")
-            else:
-                await self.settle()
+                with contextlib.suppress(VmferryError):
+                    await self.abort("the coordinator of the migration is gone")
+            await self.settle()
+        await self.machine.ended()
 
     async def settle(self) -> None:
         """The migration has ended; asks the source with growing pauses until it answers; silence is no commit."""
@@ -169,8 +164,7 @@ class DestinationMigration:
         self._resolving = True
         try:
             for pause_s in Backoff(self._context.limits):
-                if self.state is DestinationState.RECEIVED:
-                    await self.machine.drive_unless_final(DestinationEvent.DOUBT)
+                await self._ask_again()
                 if self.state is not DestinationState.RECEIVED:
                     return
                 log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
@@ -178,9 +172,12 @@ class DestinationMigration:
         finally:
             self._resolving = False
 
-    def adopt_entry(self, entry: Entry) -> None:
-        """The domain of this migration was found after a restart."""
-        self._entry = entry
+    async def _ask_again(self) -> None:
+        if self.state is DestinationState.RECEIVED:
+            try:
+                await self.machine.drive_unless_final(DestinationEvent.DOUBT)
+            except (VmferryError, OSError) as error:
+                log.warning("not_settled", migration_id=self.record.migration_id, error=str(error))
 
     def fail(self, error: VmferryError) -> None:
         """The first failure stands."""
@@ -202,43 +199,56 @@ class DestinationMigration:
         except VmferryError as error:
             await self._not_loaded(error)
             return
-        loaded = DestinationEvent.LOADED_RELEASED if self._has_word else DestinationEvent.LOADED
-        await self.machine.drive_unless_final(loaded)
+        await self._go_on(DestinationEvent.LOADED_RELEASED if self._has_word else DestinationEvent.LOADED)
         if self._has_word and self.state is DestinationState.RECEIVED:
-            await self.machine.drive_unless_final(DestinationEvent.RELEASED)
+            await self._go_on(DestinationEvent.RELEASED)
+
+    async def _go_on(self, event: DestinationEvent) -> None:
+        """`event` has happened to a guest that lives; one that died since it was loaded ends here: the source has its own."""
+        if await self._alive():
+            await self.machine.drive_unless_final(event)
+        else:
+            await self._not_loaded(TransferFailed("the guest died when it was loaded, before it could live here"))
+
+    async def _alive(self) -> bool:
+        guest = self.entry.guest if self.entry is not None else None
+        return guest is not None and (await guest.probe()).run_state is not RunState.GONE
 
     async def _not_loaded(self, error: VmferryError) -> None:
-        self.fail(error)
-        await self.machine.drive_unless_final(DestinationEvent.END)
+        if not self.state.final:
+            self.fail(error)
+            await self.machine.drive_unless_final(DestinationEvent.END)
 
     # -- the effects ---------------------------------------------------------------------------------------------------------
 
     def _changes(self, state: DestinationState) -> tuple[Change, ...]:
         """The commit and the domain that it brings are one write: they cannot disagree."""
-        if state is not DestinationState.COMMITTED or self._entry is None or self._entry.live is None:
+        if state is not DestinationState.COMMITTED or self.entry is None or self.entry.live is None:
             return ()
-        return (self._context.domains.change(self._entry, self.persistent),)
+        return (self._context.domains.change(self.entry, self.persistent),)
 
     async def _run(self) -> None:
         """The guest runs here, or stands paused when that was asked for."""
-        if self._entry is None or self._entry.guest is None:
+        entry = self.entry
+        if entry is None:
             return
-        self._entry.persistent = self.persistent or self._entry.persistent
+        entry.persistent = self.persistent or entry.persistent
+        if entry.guest is None or entry.plan != self.record.plan:
+            return
         if Flag.PAUSED in Flag(self.record.flags):
-            self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.USER)
+            self._context.domains.mark(entry, DomainState.PAUSED, StateReason.USER)
             return
-        await self._resume(self._entry.guest)
+        try:
+            await entry.guest.resume()
+        except DriverLost:
+            if (await entry.guest.probe()).run_state is not RunState.GONE:
+                raise  # only its monitor is: the guest is asked again
+            await self._context.domains.lost(entry, StateReason.CRASHED)
+            return
         if self._stopped_s is not None:
             pause_ms = max(1, round((self._context.clock.monotonic() - self._stopped_s) * 1000))
             self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
-        self._context.domains.mark(self._entry, DomainState.RUNNING, StateReason.MIGRATED)
-
-    @staticmethod
-    async def _resume(guest: Guest) -> None:
-        try:
-            await guest.resume()
-        except DriverLost as lost:
-            log.error("guest_lost_after_commit", error=str(lost))  # noqa: TRY400 - the trace says nothing
+        self._context.domains.mark(entry, DomainState.RUNNING, StateReason.MIGRATED)
 
     async def _discard(self) -> None:
         """Nothing is left of the guest that waited here."""
@@ -247,21 +257,26 @@ class DestinationMigration:
             await self.incoming.guest.destroy()
         if record.plan is not None:
             await self._context.drivers.named(record.plan.driver).discard(record.plan)
-        if self._entry is not None:
-            await self._context.domains.forget_incoming(self._entry)
+        if self.entry is not None and self.entry.plan in (None, record.plan):
+            await self._context.domains.forget_incoming(self.entry)
 
     async def _ask_peer(self) -> DestinationEvent | None:
-        """The source's own word, as the event that follows; None when it does not answer."""
-        peer = self._context.peers.at(self.record.peer_uri)
+        """The source's own word, as the event that follows; None when it does not give it. No error is an answer."""
+        record = self.record
         try:
             async with asyncio.timeout(self._context.limits.peer_call_s):
-                settled = await peer.outcome(self.record.migration_id)
-        except (*SILENCE, MigrationNotFound):
+                settled = await self._context.peers.at(record.peer_uri).outcome(record.migration_id)
+        except (VmferryError, TimeoutError) as silence:
+            log.warning("no_answer", migration_id=record.migration_id, peer=record.peer_uri, error=str(silence))
             return None
+        if not await self._alive():
+            self.fail(TransferFailed("the guest died when it was loaded, before it could live here"))
+            return DestinationEvent.ABORT
         if settled.state == SourceState.RELEASED:
             return DestinationEvent.RELEASED
         return DestinationEvent.ABORT if settled.outcome is Outcome.ABORTED else None
 
     async def _close_job(self) -> None:
-        if self._entry is not None:
-            self._context.domains.let_go(self._entry)
+        await self.machine.settled()
+        if self.entry is not None:
+            await self._context.domains.release(self.entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from dataclasses import replace
 
@@ -32,7 +33,7 @@ from vmferryd.drivers.base import Driver
 from vmferryd.jobs.job import DestinationEvent
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import cookie as cookies
-from vmferryd.phases.context import Context
+from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie
 from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.settings import receive_settings, refuse_what_is_not_built
@@ -45,11 +46,14 @@ class DestinationPhases:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._migrations: dict[MigrationId, DestinationMigration] = {}
+        self._opening: dict[MigrationId, asyncio.Future[Reply]] = {}
 
     # -- the phases ------------------------------------------------------------------------------------------------------
 
     async def prepare(self, request: Request) -> Reply:
         """A guest waits here for its state.
+
+        Cancellation: the phase goes on, and a repeated call joins it.
 
         Raises:
             CookieRefused, DefinitionInvalid, NotSupported, HostIncompatible, AlreadyExists, DomainBusy, InvalidState:
@@ -57,6 +61,9 @@ class DestinationPhases:
             MigrationAborted: a tombstone of this migration stands here; it will never be taken.
             DriverRefused: the hypervisor refused; nothing is left of it, and a tombstone stands.
         """
+        return await once(self._context.tasks, self._opening, request.migration_id, lambda: self._prepare(request))
+
+    async def _prepare(self, request: Request) -> Reply:
         if (known := await self._find(request.migration_id)) is not None:
             return self._prepared(known)
         cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
@@ -67,14 +74,25 @@ class DestinationPhases:
         refuse_what_is_not_built(request.flags, request.params, self._context.drivers.capabilities(driver.name))
         definition = await driver.settle(definition)
         await refuse_violations(driver, definition)
-        entry = self._claimed(definition, request.migration_id)
-        migration = await self._recorded(request, cookie, definition, entry)
+        persistent = self._to_store(request, cookie, definition)
+        entry = await self._claimed(definition, request.migration_id)
+        migration = await self._recorded(request, cookie, definition, persistent, entry)
         await self._accept(migration, request, definition, driver)
         return self._prepared(migration)
 
-    def _claimed(self, definition: DomainDefinition, migration_id: MigrationId) -> Entry:
+    @staticmethod
+    def _to_store(request: Request, cookie: Cookie, definition: DomainDefinition) -> str:
+        """The definition that is to be stored with the commit; empty when none is."""
+        if Flag.PERSIST_DEST not in request.flags:
+            return ""
+        persistent = parse(cookie.persistent_xml) if cookie.persistent_xml else definition
+        return domain_xml.format(replace(persistent, name=definition.name))
+
+    async def _claimed(self, definition: DomainDefinition, migration_id: MigrationId) -> Entry:
         entry = self._context.domains.claim(definition)
-        self._context.domains.hold(entry, migration_id)
+        async with entry.lock:  # somebody may be starting it
+            entry = self._context.domains.claim(definition)
+            self._context.domains.hold(entry, migration_id)
         if entry.live is not None:
             self._context.domains.let_go(entry)
             raise InvalidState(
@@ -84,7 +102,7 @@ class DestinationPhases:
         return entry
 
     async def _recorded(
-        self, request: Request, cookie: Cookie, definition: DomainDefinition, entry: Entry
+        self, request: Request, cookie: Cookie, definition: DomainDefinition, persistent: str, entry: Entry
     ) -> DestinationMigration:
         record = Record(
             migration_id=request.migration_id,
@@ -95,18 +113,16 @@ class DestinationPhases:
             started_s=self._context.clock.wall(),
             flags=int(request.flags),
             definition_xml=domain_xml.format(definition),
+            persistent_xml=persistent,
             plan=self._context.domains.driver(definition).plan(definition),
             peer_uri=cookie.daemon_uri,
             ticket=tickets.new_ticket(),
             phase=Phase.PREPARE,
         )
         migration = DestinationMigration(self._context, record, entry)
-        if Flag.PERSIST_DEST in request.flags:
-            persistent = parse(cookie.persistent_xml) if cookie.persistent_xml else definition
-            migration.persistent = replace(persistent, name=definition.name)
         try:
             await migration.machine.write()
-        except VmferryError:
+        except BaseException:
             self._context.domains.let_go(entry)
             raise
         self._adopt(migration)
@@ -115,8 +131,8 @@ class DestinationPhases:
     async def _accept(
         self, migration: DestinationMigration, request: Request, definition: DomainDefinition, driver: Driver
     ) -> None:
-        entry = self._context.domains.find(migration.record.domain_uuid)
-        plan = migration.record.plan
+        entry, plan = migration.entry, migration.record.plan
+        assert entry is not None  # noqa: S101 - just claimed
         assert plan is not None  # noqa: S101 - just recorded
         try:
             incoming = await driver.accept(plan, definition, receive_settings(request.flags, request.params))
@@ -146,10 +162,19 @@ class DestinationPhases:
             migration.machine.note(phase=Phase.FINISH)
             if request.verdict is Verdict.COMMIT:
                 self._take_from_cookie(migration, request)
-                await migration.finish()
+                await self._commit(migration)
             else:
                 await migration.abort("the coordinator rolled back")
             return self._finished(migration)
+
+    @staticmethod
+    async def _commit(migration: DestinationMigration) -> None:
+        try:
+            await migration.finish()
+        except VmferryError:
+            # A commit holds, whatever becomes of its effects; those are tried again until they are done.
+            if migration.state is not DestinationState.COMMITTED:
+                raise
 
     def _take_from_cookie(self, migration: DestinationMigration, request: Request) -> None:
         """The figures and the definition to store, as Perform's cookie has them."""
@@ -239,7 +264,7 @@ class DestinationPhases:
         guest = await driver.attach(record.plan)
         entry = self._context.domains.claim(definition)
         self._context.domains.hold(entry, record.migration_id)
-        migration.adopt_entry(entry)
+        migration.entry = entry
         if guest is None:
             migration.fail(MigrationAborted("the loaded guest died while no daemon watched it"))
             await migration.machine.drive_unless_final(DestinationEvent.ABORT)

@@ -7,6 +7,7 @@ migration alone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,7 @@ class Lease:
         self._length_s = length_s
         self._calls = 0
         self._ends_s = clock.monotonic() + length_s
+        self._changed = asyncio.Event()
 
     @contextmanager
     def attended(self, grace_s: float) -> Iterator[None]:
@@ -42,6 +44,7 @@ class Lease:
             self.renew()
         finally:
             self._calls -= 1
+            self._changed.set()
 
     def renew(self) -> None:
         """The lease has its whole length again."""
@@ -51,3 +54,14 @@ class Lease:
     def left_s(self) -> float:
         """How long the lease still lasts; its length while a call is under way; never less than 0."""
         return self._length_s if self._calls else max(0.0, self._ends_s - self._clock.monotonic())
+
+    async def ran_out(self) -> None:
+        """No call is under way, and the lease has not been renewed in time. A call that breaks is noticed at once."""
+        while (left_s := self.left_s) > 0:
+            self._changed.clear()
+            waits = [asyncio.ensure_future(self._clock.sleep(left_s)), asyncio.ensure_future(self._changed.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()

@@ -19,6 +19,7 @@ from vmferryd.database import Change
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent, SourceEffect, SourceEvent, Step
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
+from vmferryd.phases.lease import Lease
 
 log = structlog.get_logger()
 
@@ -76,35 +77,53 @@ class Machine(Generic[S, E, F]):
         Raises:
             StorageFailed: the record on disk is as it was.
         """
-        record = replace(self._record, **facts)
-        await self._context.journal.write(record)
-        self._record = record
+        await self._context.journal.write(replace(self._record, **facts))
+        self._record = replace(self._record, **facts)
         self.publish()
 
     async def drive(self, event: E) -> None:
         """`event` and whatever follows from it has been written and done.
 
+        Cancellation: a step that has begun goes on; only the caller leaves.
+
         Raises:
             PhaseOutOfOrder: the table has no such step.
             StorageFailed: the state could not be written; nothing was done.
         """
-        async with self._lock:
-            await self._drive(event)
+        work = self._drive(event)
+        await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
 
     async def drive_unless_final(self, event: E) -> None:
-        """Like `drive`; a record that is final already stays as it is."""
-        async with self._lock:
-            if not self.state.final:
-                await self._drive(event)
+        """Like `drive`; a record that is final already, or has become so meanwhile, stays as it is."""
+        work = self._drive_unless_final(event)
+        await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
 
     async def _drive(self, event: E) -> None:
+        async with self._lock:
+            await self._steps(event)
+
+    async def _drive_unless_final(self, event: E) -> None:
+        async with self._lock:
+            if not self.state.final:
+                await self._steps(event)
+
+    async def _steps(self, event: E) -> None:
         following: E | None = event
         while following is not None:
             step = self._step(self.state, following)
             await self._enter(step)
             following = await self._carry_out(step)
-        if self.state.final and not self._record.settled:
-            await self.write(settled=True)
+
+    async def settled(self) -> None:
+        """The effects of a final state are done, durably.
+
+        The last effect says so before it lets go of the domain: a record that a restart would carry out again must not meet
+        a domain that somebody else has used since.
+
+        Raises:
+            StorageFailed: the effects are to be done again.
+        """
+        await self.write(settled=True)
 
     async def _enter(self, step: Step[S, F]) -> None:
         before = self._record
@@ -113,7 +132,8 @@ class Machine(Generic[S, E, F]):
         if step.state != before.state or record.settled != before.settled:
             await self._context.journal.write(record, *self._changes(step.state))
             log.info("migration_state", migration_id=record.migration_id, side=record.side, state=step.state)
-        self._record = record
+        # What was noted while the disk was busy is kept.
+        self._record = replace(self._record, state=record.state, settled=record.settled, ended_s=ended_s)
         self.publish()
 
     async def _carry_out(self, step: Step[S, F]) -> E | None:
@@ -121,7 +141,7 @@ class Machine(Generic[S, E, F]):
         for effect in step.effects:
             try:
                 following = await self._effects[effect]() or following
-            except VmferryError as error:
+            except (VmferryError, OSError) as error:
                 if not step.state.final:
                     raise
                 log.warning("effect_failed", migration_id=self._record.migration_id, effect=effect, error=str(error))
@@ -142,21 +162,22 @@ class Machine(Generic[S, E, F]):
                 async with self._lock:
                     for effect in step.effects:
                         await self._effects[effect]()
-                    await self.write(settled=True)
-            except VmferryError as error:
+            except (VmferryError, OSError) as error:
                 log.warning("effect_failed_again", migration_id=self._record.migration_id, error=str(error))
 
-    async def ended_within(self, duration_s: float) -> None:
-        """Returns when the record is final and settled, or after `duration_s`."""
-        waits = [
-            asyncio.ensure_future(self._ended.wait()),
-            asyncio.ensure_future(self._context.clock.sleep(duration_s)),
-        ]
+    async def ended_or(self, lease: Lease) -> None:
+        """The record is final and settled, or the lease has run out."""
+        # A final state that is not settled yet is for `_again`, not for the lease.
+        waits = [asyncio.ensure_future(self._ended.wait()), asyncio.ensure_future(lease.ran_out())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
+
+    async def ended(self) -> None:
+        """The record is final and settled."""
+        await self._ended.wait()
 
     def publish(self) -> None:
         """Whoever watches this job sees what the record says."""

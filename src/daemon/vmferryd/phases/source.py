@@ -16,16 +16,13 @@ CONFIRMED   destroy the copy                            none
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import structlog
 
 from vmferry.errors import (
     DriverLost,
-    FateUnknown,
-    InvalidParameter,
     MigrationCancelled,
-    MigrationNotFound,
-    PeerUnreachable,
     VmferryError,
 )
 from vmferry.flags import Flag
@@ -42,9 +39,6 @@ from vmferryd.phases.sending import Sending
 from vmferryd.transfer.outgoing import Opening
 
 log = structlog.get_logger()
-
-SILENCE = (FateUnknown, PeerUnreachable, InvalidParameter)
-"""What means that the peer did not answer. It is never taken for an answer."""
 
 
 class SourceMigration:
@@ -65,6 +59,7 @@ class SourceMigration:
         self._sending: Sending | None = None
         self._resolving = False
         self._uri = ""
+        self._cancelled = ""
         self._settings = SendSettings()
         self.machine: Machine[SourceState, SourceEvent, SourceEffect] = Machine(
             context,
@@ -107,23 +102,62 @@ class SourceMigration:
         """The transfer runs, whoever listens; a second call joins the first. The task never fails: see `failure`."""
         if self.performing is None:
             self._uri, self._settings = uri, settings
-            work = self.machine.drive(SourceEvent.PERFORM)
-            self.performing = self._context.tasks.spawn(work, f"perform {self.record.migration_id}")
+            self.performing = self._context.tasks.spawn(self._perform(), f"perform {self.record.migration_id}")
             self._context.tasks.spawn(self._report_progress(), f"progress of {self.record.migration_id}")
         return self.performing
 
+    async def _perform(self) -> None:
+        try:
+            await self.machine.drive(SourceEvent.PERFORM)
+        except (VmferryError, OSError) as error:
+            self._fail(error if isinstance(error, VmferryError) else DriverLost(f"the guest could not be sent: {error}"))
+        if self.state in (SourceState.BEGUN, SourceState.PERFORMING):
+            await self._end_unreleased()
+        elif self.state is SourceState.RELEASED and self.failure is not None:
+            self._context.tasks.spawn(self.settle(), f"settle {self.record.migration_id}")
+
+    async def _end_unreleased(self) -> None:
+        """The guest is here as it was before, and as soon as the journal can be written the migration has ended.
+
+        The journal could not be written when the guest was to be released. Nothing was, and a restart would take the guest
+        back too: so it need not stand still until the disk is repaired.
+        """
+        if self.state is SourceState.PERFORMING:
+            with contextlib.suppress(VmferryError, OSError):
+                await self._take_back()
+        self._context.tasks.spawn(self._end_durably(), f"end {self.record.migration_id}")
+
+    async def _end_durably(self) -> None:
+        for pause_s in Backoff(self._context.limits):
+            try:
+                await self.machine.drive_unless_final(SourceEvent.END)
+            except (VmferryError, OSError) as error:
+                log.warning("not_ended", migration_id=self.record.migration_id, error=str(error), next_s=pause_s)
+            if self.state.final:
+                return
+            await self._context.clock.sleep(pause_s)
+
     async def abort(self, why: str) -> Outcome:
         """The migration has ended if it still could; answers what then holds."""
-        if self.state is SourceState.BEGUN:
-            self._fail(MigrationCancelled(why))
-            await self.machine.drive_unless_final(SourceEvent.END)
-        elif self.performing is not None and not self.performing.done():
+        if self.performing is not None and not self.performing.done():
+            self._cancelled = self._cancelled or why
             if self._sending is not None:
                 self._sending.cancel(why)
-            await asyncio.shield(self.performing)
+            await asyncio.wait([self.performing])
+        elif self.state in (SourceState.BEGUN, SourceState.PERFORMING):
+            self._fail(MigrationCancelled(why))
+            await self.machine.drive_unless_final(SourceEvent.END)
         if self.state is SourceState.RELEASED:
             await self.machine.drive_unless_final(SourceEvent.DOUBT)
         return self.outcome
+
+    async def refuse(self, error: VmferryError) -> None:
+        """The migration, which had only begun, has ended with `error`, or will as soon as the journal can be written."""
+        self._fail(error)
+        with contextlib.suppress(VmferryError):
+            await self.machine.drive_unless_final(SourceEvent.END)
+        if self.state is SourceState.BEGUN:
+            await self._end_unreleased()
 
     async def prove(self, outcome: Outcome) -> None:
         """The destination's own word is known."""
@@ -132,14 +166,17 @@ class SourceMigration:
             await self.machine.drive_unless_final(event)
 
     async def settle(self) -> None:
-        """The migration has ended; asks the peer with growing pauses until it answers, for ever (handover rule 5)."""
+        """The migration has ended; asks the peer with growing pauses until it answers, for ever (handover rule 5).
+
+        While another call does that already, this one only asks once more.
+        """
         if self._resolving:
+            await self._ask_again()
             return
         self._resolving = True
         try:
             for pause_s in Backoff(self._context.limits):
-                if self.state is SourceState.RELEASED:
-                    await self.machine.drive_unless_final(SourceEvent.DOUBT)
+                await self._ask_again()
                 if self.state is not SourceState.RELEASED:
                     return
                 log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
@@ -147,17 +184,27 @@ class SourceMigration:
         finally:
             self._resolving = False
 
+    async def _ask_again(self) -> None:
+        if self.state is SourceState.RELEASED:
+            try:
+                await self.machine.drive_unless_final(SourceEvent.DOUBT)
+            except (VmferryError, OSError) as error:
+                log.warning("not_settled", migration_id=self.record.migration_id, error=str(error))
+
     async def watch_lease(self) -> None:
         """The migration has ended. When its coordinator's lease runs out, the source settles it alone."""
         while not self.state.final:
-            await self.machine.ended_within(max(self.lease.left_s, self._context.limits.progress_s))
+            await self.machine.ended_or(self.lease)
             if self.lease.left_s > 0 or self.state.final:
                 continue
             log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
             self.lease.renew()
-            await self.abort("the coordinator of the migration is gone")
-            if self.state is SourceState.RELEASED:
-                await self.settle()
+            try:
+                await self.abort("the coordinator of the migration is gone")
+            except VmferryError as error:
+                log.warning("not_ended", migration_id=self.record.migration_id, error=str(error))
+            await self.settle()
+        await self.machine.ended()
 
     # -- the effects ------------------------------------------------------------------------------------------------
 
@@ -166,6 +213,8 @@ class SourceMigration:
         opening = Opening(record.migration_id, record.ticket, record.proof_secret)
         try:
             self._sending = Sending(self._context, self._guest())
+            if self._cancelled:
+                self._sending.cancel(self._cancelled)
             await self._sending.until_held(self._uri, opening, self._settings)
         except VmferryError as error:
             self._fail(error)
@@ -192,64 +241,77 @@ class SourceMigration:
             try:
                 await peer.release(record.migration_id, record.ticket, sending.paused_for_us)
                 return
-            except SILENCE:
-                if self.state is not SourceState.RELEASED:
-                    return
-                await self._context.clock.sleep(pause_s)
+            except VmferryError as error:
+                log.info("not_released", migration_id=record.migration_id, error=str(error))
+            if self.state is not SourceState.RELEASED:
+                return
+            await self._context.clock.sleep(pause_s)
 
     async def _take_back(self) -> None:
         """The guest is here as it was before; it runs only if it ran."""
-        if self._entry is None or self._entry.guest is None:
+        guest = self._copy()
+        if guest is None or self._entry is None:
             return
-        guest = self._entry.guest
         try:
             await guest.outgoing().cancel()
-            probe = await guest.probe()
-            if self.record.was_running and probe.run_state in (RunState.PAUSED, RunState.HELD, RunState.GONE_OVER):
+            if self.record.was_running and (await guest.probe()).run_state in _STANDING:
                 await guest.resume()
-        except DriverLost as lost:
-            log.warning("guest_lost", domain=self._entry.name, error=str(lost))
-        probe = await guest.probe()
-        if probe.run_state is RunState.GONE:
+        except DriverLost:
+            if (await guest.probe()).run_state is not RunState.GONE:
+                raise  # only its monitor is: the guest may stand still, and is asked again
+        run_state = (await guest.probe()).run_state
+        if run_state is RunState.GONE:
             await self._context.domains.lost(self._entry, StateReason.CRASHED)
-        elif probe.run_state.executes:
-            self._context.domains.mark(self._entry, DomainState.RUNNING, StateReason.MIGRATION_CANCELED)
         else:
-            self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.USER)
+            self._context.domains.mark_as(self._entry, run_state, StateReason.MIGRATION_CANCELED)
 
     async def _give_up(self) -> None:
         """Nothing is left of the copy here."""
         if self._entry is None:
             return
-        if self._entry.guest is not None:
+        guest = self._copy()
+        if guest is not None:
             if self._sending is not None:
                 self.machine.note(statistics=await self._sending.look())
-            await self._entry.guest.destroy()
-        if self._entry.live is not None:
+            await guest.destroy()
             await self._context.domains.lost(self._entry, StateReason.MIGRATED)
         if Flag.UNDEFINE_SOURCE in Flag(self.record.flags) and self._entry.persistent is not None:
             await self._context.domains.undefine_now(self._entry)
 
     async def _ask_peer(self) -> SourceEvent | None:
-        """The destination's own word, as the event that follows; None when it does not answer."""
-        record = self.record
-        peer = self._context.peers.at(record.peer_uri)
+        """The destination's own word, as the event that follows; None when it does not give it.
+
+        No error is ever taken for an answer. A destination without a record has lost its journal, since the guest's state
+        went there: that proves nothing, and so it is not asked for a tombstone.
+        """
+        migration_id = self.record.migration_id
         try:
             async with asyncio.timeout(self._context.limits.peer_call_s):
-                outcome = await peer.abort(record.migration_id, str(self.failure or "the source is in doubt"))
-        except (*SILENCE, TimeoutError):
+                peer = self._context.peers.at(self.record.peer_uri)
+                outcome = (await peer.outcome(migration_id)).outcome
+                if outcome is Outcome.PENDING:
+                    outcome = await peer.abort(migration_id, str(self.failure or "the source is in doubt"))
+        except (VmferryError, TimeoutError) as silence:
+            log.warning("no_answer", migration_id=migration_id, peer=self.record.peer_uri, error=str(silence))
             if self._entry is not None:
                 self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
-        except MigrationNotFound:
-            return None  # a journal that was lost proves nothing
+        if outcome is Outcome.PENDING:
+            return None
         return SourceEvent.PROVED_COMMITTED if outcome is Outcome.COMMITTED else SourceEvent.PROVED_ABORTED
 
     async def _close_job(self) -> None:
+        await self.machine.settled()
         if self._entry is not None:
-            self._context.domains.let_go(self._entry)
+            await self._context.domains.release(self._entry)
 
     # -- small things -----------------------------------------------------------------------------------------------
+
+    def _copy(self) -> Guest | None:
+        """The copy that this migration is about; another execution of the same domain is none of its business."""
+        if self._entry is None or self._entry.plan != self.record.plan:
+            return None
+        return self._entry.guest
 
     def _guest(self) -> Guest:
         if self._entry is None:
@@ -266,3 +328,7 @@ class SourceMigration:
             await asyncio.wait([self.performing], timeout=self._context.limits.progress_s)
             if self._sending is not None and self.state in (SourceState.PERFORMING, SourceState.RELEASED):
                 self.machine.note(statistics=await self._sending.look())
+
+
+_STANDING = (RunState.PAUSED, RunState.HELD, RunState.GONE_OVER)
+"""What a transfer leaves behind of a guest that ran."""

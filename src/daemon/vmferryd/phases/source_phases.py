@@ -13,6 +13,7 @@ from vmferry.errors import (
     HostIncompatible,
     InDoubt,
     InternalError,
+    InvalidParameter,
     InvalidState,
     MigrationAborted,
     MigrationNotFound,
@@ -29,7 +30,7 @@ from vmferryd.drivers.base import RunState
 from vmferryd.jobs.job import SourceEvent
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import cookie as cookies
-from vmferryd.phases.context import Context
+from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie
 from vmferryd.phases.machine import job_info
 from vmferryd.phases.settings import refuse_what_is_not_built, send_settings
@@ -51,20 +52,30 @@ class SourcePhases:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._migrations: dict[MigrationId, SourceMigration] = {}
+        self._opening: dict[MigrationId, asyncio.Future[Reply]] = {}
 
     # -- the phases -------------------------------------------------------------------------------------------------
 
     async def begin(self, request: Request) -> Reply:
         """A migration is open, and holds the domain. The guest is untouched.
 
+        Cancellation: the phase goes on, and a repeated call joins it.
+
         Raises:
             DomainNotFound, InvalidState, DomainBusy: see there.
             InvalidParameter, NotSupported: the request asks for what cannot be honoured.
             StorageFailed: nothing was recorded, nothing is held.
         """
+        return await once(self._context.tasks, self._opening, request.migration_id, lambda: self._begin(request))
+
+    async def _begin(self, request: Request) -> Reply:
         if (known := await self._find(request.migration_id)) is not None:
-            return self._begun(known.record)
+            return self._begun_before(known.record, request)
         entry = self._context.domains.find(request.domain)
+        async with entry.lock:  # nobody starts, stops or pauses the guest meanwhile
+            return await self._open(entry, request)
+
+    async def _open(self, entry: Entry, request: Request) -> Reply:
         guest = self._context.domains.active(entry)
         capabilities = self._context.drivers.capabilities(self._context.domains.driver(entry.definition).name)
         refuse_what_is_not_built(request.flags, request.params, capabilities)
@@ -76,7 +87,7 @@ class SourcePhases:
         migration = SourceMigration(self._context, record, entry)
         try:
             await migration.machine.write()
-        except VmferryError:
+        except BaseException:
             self._context.domains.let_go(entry)
             raise
         self._adopt(migration)
@@ -105,10 +116,19 @@ class SourcePhases:
             started_s=self._context.clock.wall(),
             flags=int(request.flags),
             was_running=entry.state is DomainState.RUNNING,
+            plan=entry.plan,
             definition_xml=domain_xml.format(definition),
             persistent_xml=persistent if Flag.PERSIST_DEST in request.flags else "",
             proof_secret=tickets.new_secret(),
         )
+
+    def _begun_before(self, record: Record, request: Request) -> Reply:
+        if request.domain not in (record.domain_name, record.domain_uuid):
+            raise InvalidParameter(
+                f"migration {record.migration_id} is one of domain {record.domain_name}",
+                remedy="propose a migration id that nobody has used",
+            )
+        return self._begun(record)
 
     def _begun(self, record: Record) -> Reply:
         cookie = replace(self._context.cookie(record), persistent_xml=record.persistent_xml)
@@ -125,13 +145,21 @@ class SourcePhases:
         migration = await self._get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
-                await self._ready(migration, request)
+                await self._ready_or_ended(migration, request)
                 migration.perform(request.uri, send_settings(request.flags, request.params))
             task = migration.performing
             if task is not None:
                 async for job in self._until_done(migration, task):
                     yield job
             yield self._performed(migration)
+
+    async def _ready_or_ended(self, migration: SourceMigration, request: Request) -> None:
+        """A Perform that fails has cleaned up the source alone: no Confirm follows it (specification 1.6 step 9)."""
+        try:
+            await self._ready(migration, request)
+        except VmferryError as error:
+            await migration.refuse(error)
+            raise
 
     async def _ready(self, migration: SourceMigration, request: Request) -> None:
         cookie = self._read(request, migration.record)
@@ -191,12 +219,16 @@ class SourcePhases:
         outcome, pause_ms = self._proof(request, migration.record)
         if pause_ms:
             migration.machine.note(statistics=migration.record.statistics.measured(guest_pause_ms=pause_ms))
-        if outcome is not None:
-            await migration.prove(outcome)
-        else:
-            await self._ask_for_a_while(migration)
+        try:
+            if outcome is not None:
+                await migration.prove(outcome)
+            else:
+                await self._ask_for_a_while(migration)
+        finally:
+            # Whatever kept this call from its end, a full disk or a client that left: it is not waited for a lease.
+            if migration.state is SourceState.RELEASED:
+                self._context.tasks.spawn(migration.settle(), f"settle {request.migration_id}")
         if migration.state is SourceState.RELEASED:
-            self._context.tasks.spawn(migration.settle(), f"settle {request.migration_id}")
             raise self._in_doubt(migration)
 
     async def _ask_for_a_while(self, migration: SourceMigration) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from vmferry.api.v1 import transfer_pb2
@@ -68,12 +68,18 @@ async def pump(channel: socket.socket, stream: Stream, make_last: Callable[[int]
             sent = both.create_task(_send(channel, stream, make_last))
             received = both.create_task(_receive(channel, stream))
         return sent.result(), received.result()
-    except* TransferFailed as group:
-        raise group.exceptions[0] from None
-    except* OSError as group:
-        raise TransferFailed(f"the hypervisor's socket broke: {group.exceptions[0]}") from None
+    except* (TransferFailed, OSError) as group:
+        raise _failure(group.exceptions) from None
     finally:
         channel.close()
+
+
+def _failure(errors: Sequence[BaseException]) -> TransferFailed:
+    """What the other daemon says explains more than what a socket says."""
+    for error in errors:
+        if isinstance(error, TransferFailed):
+            return error
+    return TransferFailed(f"the hypervisor's socket broke: {errors[0]}")
 
 
 async def _send(channel: socket.socket, stream: Stream, make_last: Callable[[int], Any]) -> int:

@@ -54,7 +54,7 @@ class QemuConfig:
     stalled_ratio: float = 0.75
     idle_remaining_bytes: int = 1 << 20
     slot_s: float = 0.1
-    slow_ahead_s: float = 0.03
+    slow_ahead_s: float = 0.15
     slowest_bytes_per_s: int = 64 << 10
     stop_ahead_s: float = 0.025
     log_tail_bytes: int = 2048

@@ -13,7 +13,8 @@ that; it can be had nevertheless:
   that is stopped needs no acknowledgement.
 * by bitmap (before 8.0): an empty dirty bitmap counts as pending data of a fixed size that precopy does not reduce. The
   completion threshold, bandwidth times downtime limit, stays below that size while the limit is 1 ms, and is far above
-  it when the limit is raised after the stop. The bitmap sits on a node without storage, which the destination needs too.
+  it when the limit is raised after the stop. With a limit of 0 QEMU does not even look for new dirty pages. The bitmap
+  sits on a node without storage, which the destination needs too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from enum import StrEnum
 from vmferry.errors import DriverRefused
 from vmferryd.drivers.qemu.capabilities import QemuCapabilities
 from vmferryd.drivers.qemu.monitor import Monitor
+
+BLIND_DOWNTIME_MS = 0
+"""Up to 7.2: the gate is shut, and QEMU does not even look for new dirty pages when it has nothing left to send."""
 
 CLOSED_DOWNTIME_MS = 1
 OPEN_DOWNTIME_MS = 2_000_000
@@ -64,6 +68,17 @@ def best_gate(capabilities: QemuCapabilities) -> Gate:
     if capabilities.holds_by_acknowledgement:
         return Gate.ACKNOWLEDGEMENT
     return Gate.BITMAP if capabilities.holds_by_bitmap else Gate.NONE
+
+
+def while_running(gate: Gate, *, looking: bool) -> dict[str, int]:
+    """The migration parameters that keep the gate shut while the CPUs run.
+
+    Up to 7.2 QEMU looks for new dirty pages only while `looking`. So each round has one look, when the round before was sent,
+    as few as possible: looks under TCG before 9.0 lose what the guest writes right after them.
+    """
+    if gate is not Gate.BITMAP:
+        return {}
+    return {"downtime-limit": CLOSED_DOWNTIME_MS if looking else BLIND_DOWNTIME_MS}
 
 
 async def put_up_at_source(monitor: Monitor, gate: Gate) -> None:

@@ -96,15 +96,17 @@ class QemuOutgoingGuest:
         """The guest has been stopped if that was due; else the transfer goes on at the pace that is answered."""
         record, config = self._record(), self._guest.config
         aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s)
-        following = pace.next(look, aim, config)
+        ahead_s = 0.0 if record.gate is Gate.BITMAP else config.slow_ahead_s
+        following = pace.next(look, aim, ahead_s, config)
         if is_stop_due(last, replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s), aim, config):
-            if pace.limit_bytes_per_s is not None:
+            if pace.is_slow:
                 # This look came right after QEMU's slot began; stopped now, the guest would only wait for its end.
                 await self._guest.clock.sleep(config.slot_s - config.stop_ahead_s)
             await self._seal()
-        elif record.gate is not Gate.NONE and following.limit_bytes_per_s != pace.limit_bytes_per_s:
+        elif record.gate is not Gate.NONE and following.is_slow != pace.is_slow:
             allowed = following.limit_bytes_per_s or record.bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S
-            await self._set_parameters({"max-bandwidth": allowed})
+            limits = gates.while_running(record.gate, looking=following.is_slow)
+            await self._set_parameters({"max-bandwidth": allowed} | limits)
         return following
 
     async def let_go(self) -> None:
@@ -169,15 +171,14 @@ class QemuOutgoingGuest:
         wanted |= {"auto-converge"} if settings.auto_converge else set()
         wanted |= {"xbzrle"} if settings.xbzrle else set()
         await set_capabilities(self._guest, wanted)
-        is_held_by_limit = record.gate is Gate.BITMAP
         chosen = {
             "max-bandwidth": settings.max_bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S,
-            "downtime-limit": gates.CLOSED_DOWNTIME_MS if is_held_by_limit else record.downtime_ms,
+            "downtime-limit": record.downtime_ms,
             "cpu-throttle-initial": settings.auto_converge_initial_percent,
             "cpu-throttle-increment": settings.auto_converge_increment_percent,
             "xbzrle-cache-size": settings.xbzrle_cache_bytes,
         }
-        await self._set_parameters(chosen)
+        await self._set_parameters(chosen | gates.while_running(record.gate, looking=False))
         await gates.put_up_at_source(await self._guest.monitor(), record.gate)
 
     async def _begin(self, channel: socket.socket) -> None:

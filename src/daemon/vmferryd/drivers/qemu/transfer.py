@@ -121,13 +121,18 @@ class Pace:
     bandwidth_bytes_per_s: float = 0.0
     limit_bytes_per_s: int | None = None
 
-    def next(self, look: TransferLook, aim: Aim, config: QemuConfig) -> Pace:
-        """The pace after `look`."""
-        measured = self.bandwidth_bytes_per_s if self.limit_bytes_per_s else look.bandwidth_bytes_per_s
+    @property
+    def is_slow(self) -> bool:
+        """The last stretch of a round is being sent."""
+        return self.limit_bytes_per_s is not None
+
+    def next(self, look: TransferLook, aim: Aim, ahead_s: float, config: QemuConfig) -> Pace:
+        """The pace after `look`; the last stretch begins at the latest `ahead_s` before the end of a round."""
+        measured = self.bandwidth_bytes_per_s if self.is_slow else look.bandwidth_bytes_per_s
         rest = look.remaining_bytes
-        if rest > max(config.idle_remaining_bytes, measured * config.slow_ahead_s):
+        if not look.passes or rest > max(config.idle_remaining_bytes, measured * ahead_s):
             return Pace(measured)
-        if self.limit_bytes_per_s:
+        if self.is_slow:
             return self
         limit = max(config.slowest_bytes_per_s, int(rest / config.slot_s))
         return Pace(measured, min(limit, aim.bandwidth_bytes_per_s or limit))

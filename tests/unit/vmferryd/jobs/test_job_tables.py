@@ -1,0 +1,104 @@
+"""The job tables are the promise: its rules, asserted over every state and event."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmferry.errors import PhaseOutOfOrder
+from vmferry.model import DestinationState, SourceState
+from vmferryd.jobs.job import (
+    DESTINATION,
+    SOURCE,
+    DestinationEffect,
+    DestinationEvent,
+    SourceEffect,
+    SourceEvent,
+    destination_step,
+    source_step,
+)
+
+TABLES = [(SOURCE, SourceState.BEGUN), (DESTINATION, DestinationState.PREPARED)]
+SOURCE_STEPS = [(state, event, step) for state, row in SOURCE.items() for event, step in row.items()]
+DESTINATION_STEPS = [(state, event, step) for state, row in DESTINATION.items() for event, step in row.items()]
+
+
+@pytest.mark.parametrize(("table", "first"), TABLES)
+def test_every_state_is_reachable(table, first) -> None:
+    """From the first record every state can be reached."""
+    reached, before = {first}, set()
+    while reached != before:
+        before = set(reached)
+        reached |= {step.state for state in before for step in table[state].values()}
+    assert set(type(first)) == reached
+
+
+@pytest.mark.parametrize(("table", "first"), TABLES)
+def test_final_states_have_no_exit(table, first) -> None:
+    """A final record stays what it is; only a restart may carry its effects out once more."""
+    for state in type(first):
+        if state.final:
+            assert ["restarted"] == list(table[state])
+            assert {state} == {step.state for step in table[state].values()}
+
+
+@pytest.mark.parametrize(("table", "first"), TABLES)
+def test_every_state_survives_a_restart(table, first) -> None:
+    """A restart has an answer in every state."""
+    assert all("restarted" in table[state] for state in type(first))
+
+
+def test_commit_is_recorded_before_the_guest_runs() -> None:
+    """Rule 1: RUN is an effect of COMMITTED alone, and a tombstone never becomes a commit."""
+    assert {DestinationState.COMMITTED} == {
+        step.state for _, _, step in DESTINATION_STEPS if DestinationEffect.RUN in step.effects
+    }
+    assert DestinationState.COMMITTED not in {step.state for step in DESTINATION[DestinationState.ABORTED].values()}
+    assert DestinationState.ABORTED not in {step.state for step in DESTINATION[DestinationState.COMMITTED].values()}
+    assert not [s for _, _, s in DESTINATION_STEPS if {DestinationEffect.RUN, DestinationEffect.DISCARD} <= set(s.effects)]
+
+
+def test_release_is_recorded_before_the_last_part() -> None:
+    """Rule 2: LET_GO is an effect of RELEASED alone; after it only a proof of the tombstone takes the guest back."""
+    assert {SourceState.RELEASED} == {step.state for _, _, step in SOURCE_STEPS if SourceEffect.LET_GO in step.effects}
+    leading = {event for event, step in SOURCE[SourceState.RELEASED].items() if SourceEffect.TAKE_BACK in step.effects}
+    assert {SourceEvent.PROVED_ABORTED} == leading
+    cancelled = {event for event, step in SOURCE[SourceState.RELEASED].items() if step.state is SourceState.CANCELLED}
+    assert {SourceEvent.PROVED_ABORTED} == cancelled
+
+
+def test_copy_is_given_up_on_proof_only() -> None:
+    """Rule 3: GIVE_UP is an effect of CONFIRMED alone, which only a proof of the commit leads to."""
+    assert {SourceState.CONFIRMED} == {step.state for _, _, step in SOURCE_STEPS if SourceEffect.GIVE_UP in step.effects}
+    leading = {(state, event) for state, event, step in SOURCE_STEPS if step.state is SourceState.CONFIRMED}
+    assert {
+        (SourceState.RELEASED, SourceEvent.PROVED_COMMITTED),
+        (SourceState.CONFIRMED, SourceEvent.RESTARTED),
+    } == leading
+
+
+def test_doubt_changes_nothing() -> None:
+    """Doubt and restarts of a side that cannot decide lead to a question, and to no other state."""
+    for event in (SourceEvent.DOUBT, SourceEvent.RESTARTED):
+        step = source_step(SourceState.RELEASED, event)
+        assert (SourceState.RELEASED, (SourceEffect.ASK_PEER,)) == (step.state, step.effects)
+    for event in (DestinationEvent.DOUBT, DestinationEvent.RESTARTED):
+        step = destination_step(DestinationState.RECEIVED, event)
+        assert (DestinationState.RECEIVED, (DestinationEffect.ASK_PEER,)) == (step.state, step.effects)
+
+
+def test_the_job_is_closed_last() -> None:
+    """Every way into a final state ends with CLOSE_JOB, and nothing else closes a job."""
+    for _, _, step in SOURCE_STEPS + DESTINATION_STEPS:
+        assert step.state.final == (bool(step.effects) and step.effects[-1].value == "close-job")
+
+
+@pytest.mark.parametrize(
+    ("step", "table", "events"), [(source_step, SOURCE, SourceEvent), (destination_step, DESTINATION, DestinationEvent)]
+)
+def test_what_the_table_does_not_have_is_refused(step, table, events) -> None:
+    """An event that a state does not know is refused, with what it could take."""
+    for state, row in table.items():
+        for event in set(events) - set(row):
+            with pytest.raises(PhaseOutOfOrder) as caught:
+                step(state, event)
+            assert all(known in caught.value.detail for known in row)
