@@ -1,12 +1,13 @@
 # vmferry. `make` prints this help.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+BUF := node_modules/.bin/buf
 STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports fmt proto proto-check proto-lint clean
+.PHONY: help setup demo test unit packages check lint types imports fmt proto proto-check proto-lint docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,10 +15,43 @@ help: ## what you can make
 setup: $(VENV)/.ready ## a virtual environment with vmferry and all that its tests need
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "vmferry needs Python 3.11 or newer; name it with: make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[daemon,dev]'
+	@test -n "$(PYTHON)" || { echo "vmferry needs Python 3.11 or newer; name it: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old: vmferry needs Python 3.11 or newer; name it: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 1; }
+	@echo "Making the virtual environment $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[daemon,dev]'
 	@touch $@
+
+packages: # QEMU for tests and demo, where the distribution's package manager can be used
+	@scripts/system-packages
+
+demo: $(VENV)/.ready packages ## two daemons on this machine, a guest that checks itself, there and back
+	@PYTHONPATH=tests PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m support.demo
+
+test: $(VENV)/.ready packages $(BUF) ## every test; what cannot run here is skipped, with its reason
+	$(BIN)/python -m pytest
+
+unit: $(VENV)/.ready ## the tests that need no QEMU
+	$(BIN)/python -m pytest -m "not qemu"
+
+check: lint types imports proto-lint proto-check ## everything that is checked without running it
+
+lint: $(VENV)/.ready ## style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.ready ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.ready ## which room may know which
+	$(BIN)/lint-imports
+
+proto-lint: $(BUF) ## buf's standard rules for proto/
+	@if test -x $(BUF); then cd proto && ../$(BUF) lint && echo "proto: no findings"; else echo "proto: not linted, because there is no npm here"; fi
+
+$(BUF): package.json
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund; touch $(BUF); else echo "There is no npm here: buf is not installed."; fi
 
 proto: $(VENV)/.ready ## generate the stubs from proto/
 	rm -rf $(STUBS)
@@ -38,4 +72,4 @@ fmt: $(VENV)/.ready ## format the code
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) node_modules build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

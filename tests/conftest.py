@@ -1,1 +1,16 @@
-"""Makes `support` and `contract` importable from every test: pytest puts this folder on the path."""
+"""For all tests: `support` and `contract` can be imported, and a skip is a failure where that is asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.tools import FORBID_SKIP, skipping_forbidden
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run with skipped tests fails where skipping is forbidden."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
+    if skipped and skipping_forbidden() and exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"\n{skipped} skipped, and {FORBID_SKIP} is set", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import pytest
 
 from contract.harness import Harness
 from contract.stage import Stage
-
-FORBID_SKIP = "VMFERRY_FORBID_SKIP"
+from support.tools import FORBID_SKIP, skipping_forbidden
 
 
 @pytest.fixture(params=["memory", pytest.param("qemu", marks=pytest.mark.qemu)])
@@ -20,7 +18,7 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     """A host with one driver; a harness that cannot run here skips, unless that is forbidden."""
     module = importlib.import_module(f"contract.{request.param}_harness")
     reason = module.missing()
-    if reason and os.environ.get(FORBID_SKIP) == "1":
+    if reason and skipping_forbidden():
         pytest.fail(f"{FORBID_SKIP} is set, and: {reason}")
     if reason:
         pytest.skip(reason)

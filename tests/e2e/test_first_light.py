@@ -54,7 +54,8 @@ async def test_a_guest_goes_back_and_forth_twenty_times(
 def _table(pauses_ms: list[float], reports: list) -> str:
     rows = ["", "hop  guest-visible pause  daemons' figure  QEMU's downtime  total    MiB/s   iterations"]
     rows += [
-        f"{hop:3}  {pause:17.0f} ms {report.guest_pause_ms:13} ms {report.downtime_ms:13} ms {report.elapsed_ms / 1000:6.2f} s"
+        f"{hop:3}  {pause:17.0f} ms {report.guest_pause_ms:13} ms {report.downtime_ms:13} ms"
+        f" {report.elapsed_ms / 1000:6.2f} s"
         f" {report.memory_processed_bytes / 1048.576 / max(1, report.elapsed_ms):7.0f} {report.memory_iteration:9}"
         for hop, (pause, report) in enumerate(zip(pauses_ms, reports, strict=False), 1)
     ]

@@ -20,7 +20,8 @@ from support.heartbeats import Judgement, judge
 from support.hosts import Host, hosts
 from support.serial_recorder import SerialRecorder
 from support.tools import GUEST_CACHE, qemu_missing
-from vmferry.client import connect
+from support.waiting import eventually
+from vmferry.client import Connection, connect
 
 MEMORY_MIB = 512
 READY_S = 180.0
@@ -123,12 +124,19 @@ async def _beats(host: Host, recorder: SerialRecorder | None) -> None:
     """The guest has lived for about a second where it is now."""
     if recorder is None:
         async with connect(host.uri) as connection:
-            before = int((await connection.devices("traveller"))["heartbeat"])
-            while int((await connection.devices("traveller"))["heartbeat"]) < before + 10:
-                await asyncio.sleep(0.01)
+            before = await _heartbeat(connection)
+
+            async def beaten() -> bool:
+                return await _heartbeat(connection) >= before + 10
+
+            await eventually(beaten, READY_S)
         return
     heard = len(recorder.recording())
     await recorder.wait_until(lambda lines: len(lines) > heard + 100)
+
+
+async def _heartbeat(connection: Connection) -> int:
+    return int((await connection.devices("traveller"))["heartbeat"])
 
 
 async def _verdict(host: Host, recorder: SerialRecorder | None) -> bool:

@@ -41,6 +41,8 @@ from vmferry.migrate import Migrated, Patience, migrate
 from vmferry.model import (
     DomainInfo,
     DomainState,
+    HostCapabilities,
+    HostInfo,
     JobInfo,
     MigrationId,
     Outcome,
@@ -88,13 +90,15 @@ class Connection:
 
     # -- the host ---------------------------------------------------------------------------------------------------
 
-    async def version(self) -> host_pb2.GetVersionResponse:
-        """Who answers: vmferry's version, the host's name and UUID."""
-        return await self._ask(self._host.GetVersion(host_pb2.GetVersionRequest(), timeout=CALL_TIMEOUT_S))
+    async def version(self) -> HostInfo:
+        """Who answers."""
+        reply = await self._ask(self._host.GetVersion(host_pb2.GetVersionRequest(), timeout=CALL_TIMEOUT_S))
+        return wire.host_from_wire(reply)
 
-    async def capabilities(self) -> host_pb2.GetCapabilitiesResponse:
+    async def capabilities(self) -> HostCapabilities:
         """The drivers that work there, and the features that the daemon announces."""
-        return await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
+        return wire.capabilities_from_wire(reply)
 
     # -- domains ----------------------------------------------------------------------------------------------------
 

@@ -262,3 +262,32 @@ class JobInfo:
     ended_s: float | None = None
     error: str = ""
     statistics: Statistics = field(default_factory=Statistics)
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """Who answers: vmferry's version there, the host's name and UUID."""
+
+    version: str
+    host_name: str
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriverInfo:
+    """A driver of a host. `unavailable` says why it does not work there; empty when it does."""
+
+    name: str
+    version: str = ""
+    domain_types: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+    unavailable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostCapabilities:
+    """What a host can do: its drivers, and the numbers of the features that its daemon announces."""
+
+    drivers: tuple[DriverInfo, ...]
+    features: tuple[int, ...]

@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from vmferry.api.v1 import jobs_pb2, params_pb2, types_pb2
+from vmferry.api.v1 import host_pb2, jobs_pb2, params_pb2, types_pb2
 from vmferry.errors import InvalidParameter
 from vmferry.model import (
     DomainInfo,
     DomainState,
+    DriverInfo,
+    HostCapabilities,
+    HostInfo,
     JobInfo,
     JobOperation,
     JobType,
@@ -169,6 +172,41 @@ def job_from_wire(message: jobs_pb2.Job) -> JobInfo:
         error=message.error,
         statistics=statistics_from_wire(message.statistics),
     )
+
+
+def host_from_wire(message: host_pb2.GetVersionResponse) -> HostInfo:
+    """Who answers."""
+    return HostInfo(message.version, message.host_name, message.host_uuid)
+
+
+def host_to_wire(host: HostInfo) -> host_pb2.GetVersionResponse:
+    """Who answers."""
+    return host_pb2.GetVersionResponse(version=host.version, host_name=host.host_name, host_uuid=host.host_uuid)
+
+
+def capabilities_from_wire(message: host_pb2.GetCapabilitiesResponse) -> HostCapabilities:
+    """What a host can do."""
+    return HostCapabilities(tuple(_driver_from_wire(driver) for driver in message.drivers), tuple(message.features))
+
+
+def _driver_from_wire(message: host_pb2.DriverCapabilities) -> DriverInfo:
+    return DriverInfo(
+        name=message.name,
+        version=message.version,
+        domain_types=tuple(message.domain_types),
+        features=tuple(message.features),
+        machines=tuple(message.machines),
+        unavailable=message.unavailable,
+    )
+
+
+def capabilities_to_wire(capabilities: HostCapabilities) -> host_pb2.GetCapabilitiesResponse:
+    """What a host can do; the driver's two types have the same names."""
+    drivers = [
+        host_pb2.DriverCapabilities(**{f.name: getattr(driver, f.name) for f in fields(DriverInfo)})
+        for driver in capabilities.drivers
+    ]
+    return host_pb2.GetCapabilitiesResponse(drivers=drivers, features=capabilities.features)
 
 
 def params_to_wire(params: MigrationParams) -> list[params_pb2.TypedParam]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib import metadata
 
 import click
 
-from vmferry.api.v1 import host_pb2
 from vmferry.cli import render
 from vmferry.cli.running import Session, asynchronous
 from vmferry.features import Feature
+from vmferry.model import DriverInfo
 
 
 def client_version() -> str:
@@ -51,7 +52,7 @@ async def capabilities(session: Session) -> None:
         answer = await daemon.capabilities()
     features = [feature_name(number) for number in answer.features]
     if session.json:
-        drivers = [_driver_facts(driver) for driver in answer.drivers]
+        drivers = [asdict(driver) for driver in answer.drivers]
         click.echo(render.as_json({"drivers": drivers, "features": features}))
         return
     console = render.stdout()
@@ -67,7 +68,7 @@ def feature_name(number: int) -> str:
     return Feature(number).name if number in set(Feature) else f"feature {number}"
 
 
-def _driver_lines(driver: host_pb2.DriverCapabilities) -> list[tuple[str, str]]:
+def _driver_lines(driver: DriverInfo) -> list[tuple[str, str]]:
     return [
         ("state", f"unavailable: {driver.unavailable}" if driver.unavailable else "available"),
         ("version", driver.version),
@@ -75,17 +76,6 @@ def _driver_lines(driver: host_pb2.DriverCapabilities) -> list[tuple[str, str]]:
         ("features", ", ".join(driver.features)),
         ("machines", ", ".join(driver.machines)),
     ]
-
-
-def _driver_facts(driver: host_pb2.DriverCapabilities) -> dict[str, object]:
-    return {
-        "name": driver.name,
-        "version": driver.version,
-        "domain_types": list(driver.domain_types),
-        "features": list(driver.features),
-        "machines": list(driver.machines),
-        "unavailable": driver.unavailable,
-    }
 
 
 COMMANDS: tuple[click.Command, ...] = (version, capabilities)

@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 from grpc import aio
 
-from vmferry import __version__
+from vmferry import __version__, wire
 from vmferry.api.v1 import host_pb2, host_pb2_grpc
 from vmferry.features import Feature
+from vmferry.model import DriverInfo, HostCapabilities, HostInfo
 from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.phases.context import Identity
 
@@ -34,28 +35,25 @@ class HostService(host_pb2_grpc.HostServiceServicer):
 
     async def GetVersion(self, request: host_pb2.GetVersionRequest, context: Context) -> host_pb2.GetVersionResponse:
         """See host.proto."""
-        return host_pb2.GetVersionResponse(
-            version=__version__, host_name=self._identity.host_name, host_uuid=self._identity.host_uuid
-        )
+        return wire.host_to_wire(HostInfo(__version__, self._identity.host_name, self._identity.host_uuid))
 
     async def GetCapabilities(
         self, request: host_pb2.GetCapabilitiesRequest, context: Context
     ) -> host_pb2.GetCapabilitiesResponse:
         """See host.proto."""
         drivers = [self._driver(name) for name in self._drivers.names]
-        drivers += [
-            host_pb2.DriverCapabilities(name=name, unavailable=why) for name, why in sorted(self._unavailable.items())
-        ]
-        return host_pb2.GetCapabilitiesResponse(drivers=drivers, features=[int(feature) for feature in FEATURES])
+        drivers += [DriverInfo(name, unavailable=why) for name, why in sorted(self._unavailable.items())]
+        known = HostCapabilities(tuple(drivers), tuple(int(feature) for feature in FEATURES))
+        return wire.capabilities_to_wire(known)
 
-    def _driver(self, name: str) -> host_pb2.DriverCapabilities:
+    def _driver(self, name: str) -> DriverInfo:
         capabilities = self._drivers.capabilities(name)
-        return host_pb2.DriverCapabilities(
+        return DriverInfo(
             name=capabilities.name,
             version=capabilities.version,
-            domain_types=sorted(capabilities.domain_types),
-            features=sorted(feature.value for feature in capabilities.features),
-            machines=sorted(capabilities.machines),
+            domain_types=tuple(sorted(capabilities.domain_types)),
+            features=tuple(sorted(feature.value for feature in capabilities.features)),
+            machines=tuple(sorted(capabilities.machines)),
         )
 
     async def HasFeature(self, request: host_pb2.HasFeatureRequest, context: Context) -> host_pb2.HasFeatureResponse:

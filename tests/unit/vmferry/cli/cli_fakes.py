@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from click.testing import CliRunner, Result
 
-from vmferry.api.v1 import host_pb2
 from vmferry.channel import parse_uri
 from vmferry.cli.__main__ import main
 from vmferry.client import Connection
@@ -18,7 +17,10 @@ from vmferry.errors import DomainNotFound, MigrationCancelled, MigrationNotFound
 from vmferry.model import (
     DomainInfo,
     DomainState,
+    DriverInfo,
     GuestLocation,
+    HostCapabilities,
+    HostInfo,
     JobInfo,
     JobOperation,
     JobType,
@@ -107,15 +109,15 @@ class FakeDaemon(Connection):
             raise DomainNotFound(f"no domain {name!r}", host=self.host)
         return self.known[name]
 
-    async def version(self) -> host_pb2.GetVersionResponse:
+    async def version(self) -> HostInfo:
         self._called("version")
-        return host_pb2.GetVersionResponse(version="0.1.0", host_name=self.host, host_uuid="uuid-of-" + self.host)
+        return HostInfo(version="0.1.0", host_name=self.host, host_uuid="uuid-of-" + self.host)
 
-    async def capabilities(self) -> host_pb2.GetCapabilitiesResponse:
+    async def capabilities(self) -> HostCapabilities:
         self._called("capabilities")
-        works = host_pb2.DriverCapabilities(name="memory", version="1", domain_types=["test"], features=["precopy"])
-        broken = host_pb2.DriverCapabilities(name="qemu", unavailable="no qemu-system-x86_64")
-        return host_pb2.GetCapabilitiesResponse(drivers=[works, broken], features=[6, 13, 99])
+        works = DriverInfo(name="memory", version="1", domain_types=("test",), features=("precopy",))
+        broken = DriverInfo(name="qemu", unavailable="no qemu-system-x86_64")
+        return HostCapabilities(drivers=(works, broken), features=(6, 13, 99))
 
     async def define(self, xml: str) -> DomainInfo:
         self._called(f"define {xml}")
