@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,6 +21,7 @@ from vmferry.params import MigrationParams
 NAME = "traveller"
 READY_S = 120.0
 HEAR_S = 60.0
+_SERIAL = re.compile(r"[^\"']*/serial-of-stay-\d+")
 
 
 @dataclass(slots=True)
@@ -57,8 +58,8 @@ class Traveller:
 
     async def next_xml(self, source: Connection) -> str:
         """Its definition for the next stay, which is being listened to from now on."""
-        xml, before = await source.xml(NAME), self._serial(len(self.recorders) - 1)
-        return xml.replace(str(before), str(await self._new_serial()))
+        xml = await source.xml(NAME)
+        return _SERIAL.sub(str(await self._new_serial()), xml)
 
     async def heard(self, beats: int) -> None:
         """It has beaten `beats` times more, wherever it is."""
@@ -85,8 +86,7 @@ class Traveller:
         return max((after - before for before, after in pairwise(times)), default=0.0)
 
     def _count(self) -> int:
-        """How many lines the newest recordings have; older ones do not grow any more."""
-        return sum(len(recorder.recording()) for recorder in self.recorders[-2:])
+        return sum(len(recorder.recording()) for recorder in self.recorders)
 
     async def _new_serial(self) -> Path:
         path = self._serial(len(self.recorders))
@@ -94,7 +94,7 @@ class Traveller:
         return path
 
     def _serial(self, stay: int) -> Path:
-        return self.directory / f"serial-{stay:03}-of-{os.getpid()}"
+        return self.directory / f"serial-of-stay-{stay:03}"
 
     def _xml(self, serial: Path) -> str:
         return f"""
