@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from vmferry.errors import (
     PeerUnreachable,
     StorageFailed,
 )
+from vmferry.model import DomainState
 from vmferryd import app
+from vmferryd.drivers.memory import FaultKind, Verb
 from vmferryd.rpc.server import NAMES
 
 
@@ -175,3 +178,33 @@ async def test_process_ends_when_it_is_told(tmp_path: Path, number: signal.Signa
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_socket_of_a_living_daemon_is_not_taken(two_hosts: TwoHosts, tmp_path: Path) -> None:
+    """A second daemon with another state directory is refused the first one's socket, which goes on serving."""
+    taken = two_hosts.source.config
+    with pytest.raises(InvalidParameter, match="cannot listen"):
+        async with app.running(taken.model_copy(update={"state_directory": tmp_path / "other"})):
+            pass
+    assert "a" == (await two_hosts.source.connection.version()).host_name
+
+
+async def test_socket_is_for_owner_and_group(two_hosts: TwoHosts) -> None:
+    """Nobody else may move guests."""
+    path = Path(two_hosts.source.config.listen[0].path)
+    assert 0o660 == stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_unreachable_guest_does_not_hold_up_the_daemon(two_hosts: TwoHosts) -> None:
+    """A guest whose monitor does not answer at start is kept, not started a second time, and found at the next start."""
+    source = two_hosts.source
+    await source.connection.define(domain_xml("other", "00000000-0000-0000-0000-000000000008"))
+    source.machine.faults.once(Verb.ATTACH, FaultKind.LOSE_BEFORE)
+    await source.restart()
+    assert {NAME, "other"} == {domain.name for domain in await source.connection.domains()}
+    with pytest.raises(InvalidState, match="already"):
+        await source.connection.start(NAME)
+    with pytest.raises(InvalidState, match="could not be reached"):
+        await source.connection.suspend(NAME)
+    await source.restart()
+    assert DomainState.RUNNING is (await source.connection.domain(NAME)).state

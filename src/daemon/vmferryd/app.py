@@ -154,6 +154,7 @@ async def _context(
         await context.tasks.end()
         await context.peers.close()
         await context.domains.close()
+        await context.drivers.close()
 
 
 def _own_credentials(config: Config) -> Credentials | None:

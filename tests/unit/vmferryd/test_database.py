@@ -81,10 +81,10 @@ async def test_remembered(tmp_path: Path) -> None:
 
 
 async def _refused(path: Path, match: str) -> None:
-    before = path.read_bytes()  # noqa: ASYNC240 - a small file
+    before = path.read_bytes()
     with pytest.raises(StorageFailed, match=match):
         await Database.open(path)
-    assert before == path.read_bytes()  # noqa: ASYNC240 - a small file
+    assert before == path.read_bytes()
     assert [path] == [file for file in path.parent.iterdir() if not file.name.endswith(("-wal", "-shm"))]
 
 

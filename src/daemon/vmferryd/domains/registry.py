@@ -129,7 +129,16 @@ class Domains:
             entry.persistent = parse(stored.persistent_xml) if stored.persistent_xml else None
             self._entries[stored.uuid] = entry
             if stored.live_xml and stored.plan:
-                await self._readopt(entry, parse(stored.live_xml), stored.plan)
+                await self._readopt_or_keep(entry, parse(stored.live_xml), stored.plan)
+
+    async def _readopt_or_keep(self, entry: Entry, live: DomainDefinition, plan: GuestPlan) -> None:
+        """A guest that cannot be reached now is not forgotten and not started again; the others are not held up by it."""
+        try:
+            await self._readopt(entry, live, plan)
+        except VmferryError as error:
+            log.error("domain_unreachable", domain=entry.name, error=str(error), detail=error.detail)  # noqa: TRY400
+            entry.live, entry.plan = live, plan
+            self.mark(entry, DomainState.PAUSED, StateReason.UNKNOWN)
 
     async def _readopt(self, entry: Entry, live: DomainDefinition, plan: GuestPlan) -> None:
         driver = self.driver(live)
@@ -361,6 +370,11 @@ class Domains:
         Raises:
             InvalidState: it is not active.
         """
+        if entry.guest is None and entry.live is not None:
+            raise InvalidState(
+                f"the guest of domain {entry.name} could not be reached when vmferryd started",
+                remedy="the log says why (domain_unreachable); start vmferryd again when the cause is gone",
+            )
         if entry.guest is None:
             raise InvalidState(f"domain {entry.name} is not active", remedy=f"start it with `vmferry start {entry.name}`")
         return entry.guest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -14,13 +14,23 @@ from vmferry.api.v1 import migration_pb2, migration_pb2_grpc
 from vmferry.endpoint import Reply, Request
 from vmferry.errors import InvalidParameter
 from vmferry.flags import Flag
-from vmferry.model import JobInfo, MigrationId, Phase, Progress, Verdict, new_migration_id
+from vmferry.model import JobInfo, MigrationId, Phase, Progress, SourceState, Verdict, new_migration_id
 from vmferry.params import MigrationParams
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc.ids import migration_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
+
+
+STEPS: Mapping[str, str] = {
+    SourceState.BEGUN: "opening the data channel",
+    SourceState.PERFORMING: "sending memory",
+    SourceState.RELEASED: "sending the last part; the guest stands still",
+    SourceState.CONFIRMED: "the guest lives at the destination",
+    SourceState.CANCELLED: "taking the guest back",
+}
+"""What each of the source's records means to whoever watches."""
 
 
 class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
@@ -164,7 +174,8 @@ def _event(event: JobInfo | Reply) -> dict[str, Any]:
     if isinstance(event, Reply):
         statistics = wire.statistics_to_wire(event.statistics)
         return {"result": migration_pb2.PerformResult(cookie=event.cookie, statistics=statistics)}
-    progress = Progress(MigrationId(event.migration_id), Phase.PERFORM, event.state, event.statistics)
+    step = STEPS.get(event.state, event.state)
+    progress = Progress(MigrationId(event.migration_id), Phase.PERFORM, step, event.statistics)
     return {"progress": wire.progress_to_wire(progress)}
 
 

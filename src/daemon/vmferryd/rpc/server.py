@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +44,8 @@ NAMES = tuple(
     for name in module.DESCRIPTOR.services_by_name
 )
 """Every service of the contract."""
+
+_UNIX_UMASK = 0o117
 
 
 def build(
@@ -98,11 +101,7 @@ def listen(server: aio.Server, places: Sequence[Uri], certificates: Path | None)
 
 def _bind(server: aio.Server, uri: Uri, certificates: Path | None) -> None:
     if uri.transport is Transport.UNIX:
-        path = Path(uri.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        server.add_insecure_port(f"unix:{path}")
+        _bind_unix(server, Path(uri.path))
         return
     host = f"[{uri.host}]" if ":" in uri.host else uri.host
     address = f"{host}:{uri.port}"
@@ -111,6 +110,24 @@ def _bind(server: aio.Server, uri: Uri, certificates: Path | None) -> None:
         server.add_secure_port(address, _credentials(certificates))
     else:
         server.add_insecure_port(address)
+
+
+def _bind_unix(server: aio.Server, path: Path) -> None:
+    """Whoever can write to the socket can move guests: owner and group, nobody else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _somebody_listens(path):
+        raise OSError("another process listens there")
+    path.unlink(missing_ok=True)
+    previous = os.umask(_UNIX_UMASK)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    finally:
+        os.umask(previous)
+
+
+def _somebody_listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _credentials(certificates: Path) -> grpc.ServerCredentials:

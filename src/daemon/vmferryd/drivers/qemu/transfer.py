@@ -9,6 +9,7 @@ from typing import Any
 from vmferry.model import Statistics
 from vmferryd.drivers.base import RunState, TransferState
 from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.gate import CLOSED_DOWNTIME_MS
 
 _BYTES_PER_MBPS = 125_000
 
@@ -160,13 +161,18 @@ def is_stop_due(last: Round, look: TransferLook, aim: Aim, config: QemuConfig) -
     return fits and has_stalled
 
 
+def _estimate_ms(expected_downtime_ms: int) -> int:
+    """QEMU's estimate; 0 while it only repeats the limit that keeps a gate shut."""
+    return expected_downtime_ms if expected_downtime_ms > CLOSED_DOWNTIME_MS else 0
+
+
 def _statistics(answer: Mapping[str, Any]) -> Statistics:
     ram, disk, cache = answer["ram"], answer.get("disk") or {}, answer.get("xbzrle-cache") or {}
     return Statistics(
         elapsed_ms=answer.get("total-time", 0),
         setup_ms=answer.get("setup-time", 0),
         downtime_ms=answer.get("downtime", 0) if answer.get("status") == "completed" else 0,
-        expected_downtime_ms=answer.get("expected-downtime", 0),
+        expected_downtime_ms=_estimate_ms(answer.get("expected-downtime", 0)),
         memory_total_bytes=ram["total"],
         memory_processed_bytes=ram["transferred"],
         memory_remaining_bytes=ram["remaining"],

@@ -1,0 +1,85 @@
+"""Two daemons that speak TLS to each other and to their client."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from support.certificates import Authority
+from support.daemons import FAST, NAME, domain_xml
+from vmferry.channel import Credentials, parse_uri
+from vmferry.client import Connection, connect
+from vmferry.errors import PeerUnreachable
+from vmferry.flags import Flag
+from vmferry.model import DomainState
+from vmferryd import app
+from vmferryd.config import load
+
+Pair = tuple[Connection, Connection]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """What both daemons and the client trust and show."""
+    return Authority("vmferry test").folder(tmp_path / "certificates")
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, certificates: Path) -> AsyncIterator[Pair]:
+    """Connections to two daemons that answer at TLS places only."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for name in ("a", "b"):
+            settings = {
+                "listen": f"vmferry+tls://127.0.0.1:{_free_port()}",
+                "certificates": certificates,
+                "state_directory": tmp_path / name,
+                "host_name": name,
+                "qemu": {"enabled": False},
+                "limits": FAST,
+            }
+            config = load(None, settings)
+            await stack.enter_async_context(app.running(config))
+            uri = f"{config.listen[0]}?certificates={certificates}"
+            made.append(await stack.enter_async_context(connect(uri)))
+        yield made[0], made[1]
+
+
+async def test_guest_moves_between_tls_daemons(pair: Pair) -> None:
+    """Control and data go through TLS, with each daemon's own certificate; the guest lives at the other host."""
+    source, destination = pair
+    await source.define(domain_xml())
+    await source.start(NAME)
+    await source.migrate(NAME, destination, flags=Flag.LIVE)
+    assert DomainState.RUNNING is (await destination.domain(NAME)).state
+    assert DomainState.SHUTOFF is (await source.domain(NAME)).state
+
+
+async def test_stranger_is_refused(pair: Pair, certificates: Path, tmp_path: Path) -> None:
+    """Neither a client without a certificate nor one of another authority is answered."""
+    uri = parse_uri(str(pair[0].uri))
+    authority = (certificates / "ca.pem").read_bytes()
+    stranger = Authority("somebody else").folder(tmp_path / "strange")
+    pair_of_stranger = Credentials.read(stranger, "client")
+    for shown in (Credentials(authority), Credentials(authority, pair_of_stranger.certificate, pair_of_stranger.key)):
+        with pytest.raises(PeerUnreachable):
+            async with connect(uri, credentials=shown):
+                pass
+
+
+async def test_client_does_not_trust_another_authority(pair: Pair, tmp_path: Path) -> None:
+    """A daemon whose certificate is not signed by the client's authority is not believed."""
+    stranger = Authority("somebody else").folder(tmp_path / "strange")
+    with pytest.raises(PeerUnreachable):
+        async with connect(str(pair[0].uri).split("?")[0] + f"?certificates={stranger}"):
+            pass
