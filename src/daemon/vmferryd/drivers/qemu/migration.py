@@ -58,6 +58,7 @@ class QemuOutgoingGuest:
             sealed=not runs,
             downtime_ms=settings.max_downtime_ms or self._guest.config.default_downtime_ms,
             bandwidth_bytes_per_s=settings.max_bandwidth_bytes_per_s,
+            emulated=not (await self._guest.execute("query-kvm"))["enabled"],
             parameters=await self._parameters(),
         )
         record.write(self._directory)
@@ -100,14 +101,25 @@ class QemuOutgoingGuest:
         following = pace.next(look, aim, ahead_s, config)
         if is_stop_due(last, replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s), aim, config):
             if pace.is_slow:
-                # This look came right after QEMU's slot began; stopped now, the guest would only wait for its end.
-                await self._guest.clock.sleep(config.slot_s - config.stop_ahead_s)
+                await self._wait_for_the_end_of_a_slot(record)
             await self._seal()
         elif record.gate is not Gate.NONE and following.is_slow != pace.is_slow:
             allowed = following.limit_bytes_per_s or record.bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S
             limits = gates.while_running(record.gate, looking=following.is_slow)
             await self._set_parameters({"max-bandwidth": allowed} | limits)
         return following
+
+    async def _wait_for_the_end_of_a_slot(self, record: TransferRecord) -> None:
+        """QEMU's slot is about to end, which is the time to stop the CPUs: until its end a stopped guest would only wait.
+
+        The look that found the stop due came right after a slot had begun. Emulated CPUs are stopped a slot later, in one in
+        which QEMU does not look for dirty pages at all: what they write right after such a look would be lost.
+        """
+        config, slots = self._guest.config, 1
+        if record.emulated and record.gate is Gate.BITMAP:
+            await self._set_parameters(gates.while_running(record.gate, looking=False))
+            slots = 2
+        await self._guest.clock.sleep(slots * config.slot_s - config.stop_ahead_s)
 
     async def let_go(self) -> None:
         """See `OutgoingGuest`. QEMU never starts the CPUs by itself afterwards, whatever becomes of the channel."""

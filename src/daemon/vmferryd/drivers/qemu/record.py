@@ -26,6 +26,7 @@ class TransferRecord:
         let_go: the last part may have been sent; only `Guest.resume` may start the CPUs.
         downtime_ms: the pause aimed at.
         bandwidth_bytes_per_s: the bound on the rate of sending; None when there is none.
+        emulated: the CPUs are TCG's, which before 9.0 does not notice what is written right after a look at the dirty bitmap.
         parameters: QEMU's own migration parameters from before.
     """
 
@@ -35,6 +36,7 @@ class TransferRecord:
     bandwidth_bytes_per_s: int | None = None
     sealed: bool = False
     let_go: bool = False
+    emulated: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
