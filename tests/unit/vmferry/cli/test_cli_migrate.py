@@ -33,7 +33,8 @@ def test_each_flag_of_the_table_is_an_option(row):
     """Each flag of the table is an option."""
     assert row.option in Hosts().run("migrate", "--help").output
     given = {f"flag_{row.name.lower()}": True}
-    if broken(row.flag, MigrationParams(), Place.CLIENT | Place.TOOL, {Fact.MIGRATE3_CALL}):
+    call = Fact.TO_URI_CALL if row.flag is Flag.PEER2PEER else Fact.MIGRATE3_CALL
+    if broken(row.flag, MigrationParams(), Place.CLIENT | Place.TOOL, {call}):
         with pytest.raises(errors.VmferryError):
             read(given)
     else:
@@ -80,8 +81,8 @@ def test_a_mode_that_is_not_there_is_refused_and_nobody_is_asked(row):
 
 def test_all_missing_modes_are_named_at_once():
     """All missing modes are named at once."""
-    findings = json.loads(migrated(Hosts(), "--p2p", "--tunneled", output="json").stderr)["findings"]
-    assert [finding["subject"] for finding in findings] == ["--p2p", "--tunnelled"]
+    findings = json.loads(migrated(Hosts(), "--offline", "--tunneled", output="json").stderr)["findings"]
+    assert [finding["subject"] for finding in findings] == ["--tunnelled", "--offline"]
 
 
 @pytest.mark.parametrize(
