@@ -12,6 +12,7 @@ calls of a migration's phases say `FateUnknown`, because they may have happened.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -35,19 +36,24 @@ from vmferry.api.v1 import (
 )
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_progress
-from vmferry.errors import FateUnknown, NotSupported, PeerUnreachable, VmferryError
+from vmferry.errors import DomainNotFound, FateUnknown, NotSupported, PeerUnreachable, VmferryError
+from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated, Patience, migrate
 from vmferry.model import (
+    DomainEvent,
     DomainInfo,
     DomainState,
+    GuestLocation,
     HostCapabilities,
     HostInfo,
     JobInfo,
     MigrationId,
     Outcome,
+    Progress,
     new_migration_id,
 )
+from vmferry.negotiation import Wanted, choose_to_uri
 from vmferry.params import MigrationParams
 from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls
 from vmferry.protocol import PROFILES, ProtocolVersion, Spelling
@@ -79,14 +85,21 @@ async def connect(
 class Connection:
     """One daemon. It is also an endpoint of the engine: a source and a destination."""
 
+    spelling: Spelling = Spelling.PARAMS
+
     def __init__(self, uri: Uri, channel: aio.Channel, *, spelling: Spelling = Spelling.PARAMS) -> None:
         self.uri = uri
         self.channel = channel
+        self.spelling = spelling
         self._domains = domains_pb2_grpc.DomainServiceStub(channel)
         self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
         self._host = host_pb2_grpc.HostServiceStub(channel)
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
         self._phases: PhaseCalls = _phase_calls(channel, spelling)
+
+    def spelled(self, spelling: Spelling) -> Connection:
+        """The same daemon over the same channel, with phases written in that spelling."""
+        return self if spelling is self.spelling else Connection(self.uri, self.channel, spelling=spelling)
 
     # -- the host ---------------------------------------------------------------------------------------------------
 
@@ -99,6 +112,12 @@ class Connection:
         """The drivers that work there, and the features that the daemon announces."""
         reply = await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
         return wire.capabilities_from_wire(reply)
+
+    async def features(self) -> Answers:
+        """Which features the daemon announces, as far as this connection's spelling can use them."""
+        announced = set((await self.capabilities()).features)
+        unusable = {Feature.MIGRATION_PARAMS} if self.spelling is Spelling.FIXED else set()
+        return Answers.of(*(f for f in Feature if f in announced and f not in unusable), host=str(self.uri))
 
     # -- domains ----------------------------------------------------------------------------------------------------
 
@@ -176,6 +195,17 @@ class Connection:
     async def _xml(self, request: domains_pb2.DumpDomainXmlRequest) -> str:
         return (await self._ask(self._domains.DumpDomainXml(request, timeout=CALL_TIMEOUT_S))).xml
 
+    async def watch_domains(self) -> AsyncIterator[DomainEvent]:
+        """What happens to the domains there from now on; ends with an error when the daemon goes away."""
+        call = self._domains.WatchDomains(domains_pb2.WatchDomainsRequest())
+        try:
+            async for change in call:
+                yield wire.domain_event_from_wire(change)
+        except aio.AioRpcError as error:
+            raise translated(error, PeerUnreachable, str(self.uri)) from None
+        finally:
+            call.cancel()
+
     # -- jobs -------------------------------------------------------------------------------------------------------
 
     async def job(self, migration_id: MigrationId) -> JobInfo:
@@ -236,6 +266,45 @@ class Connection:
         profile = PROFILES[ProtocolVersion.V3]
         return await migrate(profile, self, destination, request, listener=listener, patience=patience)
 
+    async def migrate_to_uri(
+        self,
+        domain: str,
+        destination_uri: str,
+        *,
+        flags: Flag = Flag.PEER2PEER,
+        params: MigrationParams | None = None,
+        migration_id: MigrationId | None = None,
+        listener: ProgressListener = ignore_progress,
+        patience: Patience | None = None,
+    ) -> Migrated:
+        """The guest lives where `destination_uri` leads; the source's daemon coordinates, and goes on when its caller leaves.
+
+        Raises:
+            InvalidParameter, NotSupported, NoCommonProtocol: nothing happened.
+            FateUnknown: the source does not answer; it goes on by itself, and the same call with the same id joins it.
+            VmferryError: the first thing that went wrong; `guest` says where the guest is.
+        """
+        chosen = params or MigrationParams()
+        path = choose_to_uri(Wanted(flags, chosen, destination_uri), await self.features())
+        request = Request(
+            migration_id=migration_id or new_migration_id(),
+            domain=domain,
+            flags=path.flags,
+            params=chosen,
+            domain_xml=chosen.destination_xml or "",
+            uri=chosen.migrate_uri or "",
+            destination_daemon_uri=destination_uri,
+        )
+        reply = await _performed(self.spelled(path.spelling), request, listener, patience or Patience())
+        if reply.domain is None:
+            raise DomainNotFound(
+                "the destination took the guest, and there it has ended since",
+                remedy="look at the domain and its log at the destination",
+                migration_id=request.migration_id,
+                guest=GuestLocation.NOWHERE,
+            )
+        return Migrated(reply.migration_id, reply.domain, reply.statistics, (*path.warnings, *reply.warnings))
+
     # -- the endpoint of the engine ---------------------------------------------------------------------------------
 
     async def begin(self, request: Request) -> Reply:
@@ -281,6 +350,26 @@ class Connection:
             return await call
         except aio.AioRpcError as error:
             raise translated(error, silence, str(self.uri)) from None
+
+
+async def _performed(source: Connection, request: Request, listener: ProgressListener, patience: Patience) -> Reply:
+    """Perform's reply. A lost call is repeated, and joins the migration, until the source was silent for too long."""
+    loop = asyncio.get_running_loop()
+    lost_s: float | None = None
+
+    def hear(progress: Progress) -> None:
+        nonlocal lost_s
+        lost_s = None
+        listener(progress)
+
+    while True:
+        try:
+            return await source.perform(request, hear)
+        except FateUnknown as error:
+            lost_s = loop.time() if lost_s is None else lost_s
+            if error.host or loop.time() - lost_s >= patience.total_s:  # a daemon's own word names its host
+                raise error.located(migration_id=request.migration_id) from None
+            await asyncio.sleep(patience.delay_s)
 
 
 def _phase_calls(channel: aio.Channel, spelling: Spelling) -> PhaseCalls:

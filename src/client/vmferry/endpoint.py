@@ -45,7 +45,8 @@ class Reply:
     """What one phase answered. Fields that a phase does not fill keep their defaults.
 
     Begin fills `domain_xml`; Prepare `uri`; Perform and Confirm `statistics`; Finish and Confirm `outcome`; Finish
-    `domain` when the guest lives at the destination, else `failure`, the destination's reason.
+    `domain` when the guest lives at the destination, else `failure`, the destination's reason. A peer-to-peer Perform fills
+    `domain` and `warnings` as well.
     """
 
     migration_id: MigrationId
@@ -56,6 +57,7 @@ class Reply:
     domain: DomainInfo | None = None
     failure: str = ""
     statistics: Statistics = field(default_factory=Statistics)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

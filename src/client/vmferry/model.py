@@ -148,6 +148,37 @@ class StateReason(StrEnum):
     DAEMON = "daemon"
 
 
+class DomainEventKind(StrEnum):
+    """What happened to a domain, under libvirt's names (specification 1.14)."""
+
+    DEFINED = "defined"
+    UNDEFINED = "undefined"
+    STARTED = "started"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+
+
+class DomainEventDetail(StrEnum):
+    """How or why it happened, under libvirt's names."""
+
+    UNKNOWN = "unknown"
+    ADDED = "added"
+    UPDATED = "updated"
+    REMOVED = "removed"
+    BOOTED = "booted"
+    MIGRATED = "migrated"
+    PAUSED = "paused"
+    UNPAUSED = "unpaused"
+    IO_ERROR = "io-error"
+    POSTCOPY = "post-copy"
+    POSTCOPY_FAILED = "post-copy-failed"
+    SHUTDOWN = "shutdown"
+    DESTROYED = "destroyed"
+    CRASHED = "crashed"
+    FAILED = "failed"
+
+
 class JobOperation(StrEnum):
     """What a job does, under libvirt's names (specification 5.2)."""
 
@@ -244,6 +275,22 @@ class DomainInfo:
     vcpus: int
     id: int | None = None
     migration_id: MigrationId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DomainEvent:
+    """Something that happened to a domain, `at_s` seconds since the epoch by its host's clock.
+
+    `missed` is how many events before this one were lost, because whoever watches was too slow for them.
+    """
+
+    kind: DomainEventKind
+    detail: DomainEventDetail
+    domain_name: str
+    domain_uuid: str
+    at_s: float
+    migration_id: MigrationId | None = None
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,8 +201,14 @@ async def perform_reply(
     """
     async for event in events:
         if event.WhichOneof("event") == "result":
-            statistics = wire.statistics_from_wire(event.result.statistics)
-            return Reply(request.migration_id, cookie=event.result.cookie, statistics=statistics)
+            result = event.result
+            return Reply(
+                request.migration_id,
+                cookie=result.cookie,
+                statistics=wire.statistics_from_wire(result.statistics),
+                domain=wire.domain_from_wire(result.domain) if result.HasField("domain") else None,
+                warnings=tuple(result.warnings),
+            )
         listener(wire.progress_from_wire(event.progress))
     raise FateUnknown("perform ended without a result")
 

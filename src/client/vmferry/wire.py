@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from vmferry.api.v1 import host_pb2, jobs_pb2, params_pb2, types_pb2
+from vmferry.api.v1 import domains_pb2, host_pb2, jobs_pb2, params_pb2, types_pb2
 from vmferry.errors import InvalidParameter
 from vmferry.model import (
+    DomainEvent,
+    DomainEventDetail,
+    DomainEventKind,
     DomainInfo,
     DomainState,
     DriverInfo,
@@ -43,6 +46,7 @@ _TWINS: dict[type[StrEnum], tuple[Any, str]] = {
     Verdict: (types_pb2.Verdict, "VERDICT_"),
     Outcome: (types_pb2.Outcome, "OUTCOME_"),
     DomainState: (types_pb2.DomainState, "DOMAIN_STATE_"),
+    DomainEventKind: (domains_pb2.DomainEventKind, "DOMAIN_EVENT_KIND_"),
     JobOperation: (jobs_pb2.JobOperation, "JOB_OPERATION_"),
     JobType: (jobs_pb2.JobType, "JOB_TYPE_"),
 }
@@ -135,6 +139,33 @@ def domain_from_wire(message: types_pb2.Domain) -> DomainInfo:
         vcpus=message.vcpus,
         id=message.id if message.HasField("id") else None,
         migration_id=MigrationId(message.migration_id) if message.migration_id else None,
+    )
+
+
+def domain_event_to_wire(event: DomainEvent) -> domains_pb2.WatchDomainsResponse:
+    """An event, with how many were missed before it."""
+    told = domains_pb2.DomainEvent(
+        domain_name=event.domain_name,
+        domain_uuid=event.domain_uuid,
+        kind=enum_to_wire(event.kind),
+        detail=event.detail.value,
+        at_unix_ms=int(event.at_s * 1000),
+        migration_id=event.migration_id or "",
+    )
+    return domains_pb2.WatchDomainsResponse(event=told, missed=event.missed)
+
+
+def domain_event_from_wire(message: domains_pb2.WatchDomainsResponse) -> DomainEvent:
+    """An event. A detail that is newer than this client reads as unknown: it is for people only."""
+    event, details = message.event, set(DomainEventDetail)
+    return DomainEvent(
+        kind=enum_from_wire(DomainEventKind, event.kind),
+        detail=DomainEventDetail(event.detail) if event.detail in details else DomainEventDetail.UNKNOWN,
+        domain_name=event.domain_name,
+        domain_uuid=event.domain_uuid,
+        at_s=event.at_unix_ms / 1000,
+        migration_id=MigrationId(event.migration_id) if event.migration_id else None,
+        missed=message.missed,
     )
 
 

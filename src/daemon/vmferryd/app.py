@@ -33,7 +33,8 @@ from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.registry import DriverFactory, DriverRegistry
 from vmferryd.jobs.board import Board
 from vmferryd.jobs.journal import Journal
-from vmferryd.peer import Peers, advertised
+from vmferryd.peer import PeerToPeer
+from vmferryd.peers import Peers, advertised
 from vmferryd.phases.context import Context, Identity, Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.machine import job_info
@@ -102,7 +103,8 @@ async def _serving(config: Config, context: Context, unavailable: dict[str, str]
     await context.domains.load()
     context.tasks.spawn(context.domains.follow_events(), "domain events")
     await _recover(context, source, destination)
-    server = rpc_server.build(context, source, destination, unavailable, config.keepalive.options())
+    peer = PeerToPeer(context, source)
+    server = rpc_server.build(context, source, destination, peer, unavailable, config.keepalive.options())
     rpc_server.listen(server, config.listen, config.certificates)
     await server.start()
     log.info(

@@ -22,6 +22,11 @@ class Limits(BaseModel):
     finish_s: float = Field(60.0, gt=0, description="how long Finish waits for the state to be loaded")
     doubt_s: float = Field(10.0, gt=0, description="how long Perform and Confirm ask a silent peer before they say: in doubt")
     peer_call_s: float = Field(5.0, gt=0, description="how long one question to the other daemon may take")
+    peer_silence_s: float = Field(
+        15.0,
+        gt=0,
+        description="how long the destination may be silent while this daemon coordinates, before it ends a transfer",
+    )
     resolver_first_s: float = Field(0.25, gt=0, description="the resolver's first pause between two questions")
     resolver_longest_s: float = Field(15.0, gt=0, description="the resolver's longest pause between two questions")
     progress_s: float = Field(0.25, gt=0, description="how often progress is reported")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from vmferry.cli.display import Display
 from vmferry.cli.exits import ExitCode, exit_code
@@ -69,10 +70,13 @@ class Interrupts:
 
 @dataclass(slots=True)
 class Conductor:
-    """Runs `order` from `source` to `destination`. `begun` is set once the source has recorded the migration."""
+    """Runs `order` from `source` to `destination`. `begun` is set once the source has recorded the migration.
+
+    The destination is a connection if this client coordinates, and a URI if the source's daemon does.
+    """
 
     source: Connection
-    destination: Connection
+    destination: Connection | str
     order: Order
     display: Display
     interrupts: Interrupts = field(default_factory=Interrupts)
@@ -112,15 +116,13 @@ class Conductor:
     async def _walk(self) -> Migrated | VmferryError:
         """The result as a value: an error must not tear the group down."""
         order = self.order
+        move: Callable[..., Awaitable[Migrated]]
+        if isinstance(self.destination, str):
+            move = partial(self.source.migrate_to_uri, order.domain, self.destination)
+        else:
+            move = partial(self.source.migrate, order.domain, self.destination)
         try:
-            return await self.source.migrate(
-                order.domain,
-                self.destination,
-                flags=order.flags,
-                params=order.params,
-                migration_id=order.migration_id,
-                listener=self._hear,
-            )
+            return await move(flags=order.flags, params=order.params, migration_id=order.migration_id, listener=self._hear)
         except VmferryError as error:
             return error
 
@@ -156,8 +158,13 @@ class Conductor:
         return await self.source.abort_job(self.order.migration_id)
 
     def _left_alone(self) -> FateUnknown:
+        goes_on = (
+            "the source goes on with it"
+            if isinstance(self.destination, str)
+            else "the two hosts settle it between themselves"
+        )
         return FateUnknown(
-            "left the migration alone; the two hosts settle it between themselves",
+            f"left the migration alone; {goes_on}",
             remedy=f"see how it ends with: vmferry -c {self.source.uri} job watch {self.order.migration_id}",
             migration_id=self.order.migration_id,
             guest=GuestLocation.IN_DOUBT,

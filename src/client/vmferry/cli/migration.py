@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from vmferry.channel import parse_uri
 from vmferry.cli import display, render
 from vmferry.cli.conduct import Conductor, Order
 from vmferry.cli.frame import Subject
@@ -15,6 +16,7 @@ from vmferry.cli.options import migration_options, read
 from vmferry.cli.progress import Tracker
 from vmferry.cli.running import Session, asynchronous
 from vmferry.client import Connection
+from vmferry.flags import Flag
 from vmferry.model import new_migration_id
 from vmferry.protocol import PROFILES, ProtocolVersion
 
@@ -28,7 +30,8 @@ from vmferry.protocol import PROFILES, ProtocolVersion
 async def migrate(session: Session, /, name: str, destination_uri: str, verbose: bool, **given: Any) -> None:  # noqa: ARG001, FBT001
     """The guest lives at another host.
 
-    DESTINATION_URI names the daemon there; the source gives its copy up.
+    DESTINATION_URI names the daemon there; the source gives its copy up. With --p2p it is the source's daemon that connects
+    there, so the URI is what leads there from the source's host, and the migration goes on when this program ends.
 
     Ctrl-C asks the source to end the migration and waits for the answer; a second Ctrl-C leaves the migration to the two
     hosts. SIGTERM does what the first Ctrl-C does.
@@ -38,13 +41,18 @@ async def migrate(session: Session, /, name: str, destination_uri: str, verbose:
     async with AsyncExitStack() as connections:
         with render.waiting(f"connecting to {session.uri} and {destination_uri}"):
             source = await connections.enter_async_context(session.daemon())
-            destination = await connections.enter_async_context(session.other_daemon(destination_uri))
+            destination: Connection | str = destination_uri
+            if Flag.PEER2PEER not in flags:
+                destination = await connections.enter_async_context(session.other_daemon(destination_uri))
         await _move(session, source, destination, order)
 
 
-async def _move(session: Session, source: Connection, destination: Connection, order: Order) -> None:
+async def _move(session: Session, source: Connection, destination: Connection | str, order: Order) -> None:
     source_host = (await source.version()).host_name
-    destination_host = (await destination.version()).host_name
+    if isinstance(destination, str):
+        destination_host = parse_uri(destination).host or destination
+    else:
+        destination_host = (await destination.version()).host_name
     started_s = time.monotonic()
     phases = PROFILES[ProtocolVersion.V3].phases
     subject = Subject(order.migration_id, f"{order.domain} from {source_host} to {destination_host}")

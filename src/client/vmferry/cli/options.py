@@ -24,7 +24,6 @@ ALSO_SPELLED = {Flag.TUNNELLED: ("--tunneled",)}
 """Spellings that virsh takes as well."""
 
 NOT_AVAILABLE: Mapping[Flag, str] = {
-    Flag.PEER2PEER: "leave it out: this client then coordinates both daemons itself",
     Flag.TUNNELLED: "leave it out: the hypervisors then connect to each other directly",
     Flag.OFFLINE: "define the domain at the destination with its dumpxml",
     Flag.POSTCOPY: "leave it out, and use --auto-converge for a guest that changes much memory",
@@ -53,7 +52,8 @@ def read(given: Mapping[str, Any]) -> tuple[Flag, MigrationParams]:
     _refuse_missing_modes(flags)
     values = {row.attribute: _value(row, given.get(row.attribute)) for row in PARAMETERS}
     params = checked(MigrationParams(**{name: value for name, value in values.items() if value is not None}))
-    check(flags, params, Place.CLIENT | Place.TOOL, frozenset({Fact.MIGRATE3_CALL}))
+    call = Fact.TO_URI_CALL if Flag.PEER2PEER in flags else Fact.MIGRATE3_CALL
+    check(flags, params, Place.CLIENT | Place.TOOL, frozenset({call}))
     return flags, params
 
 

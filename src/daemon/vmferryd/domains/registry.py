@@ -23,9 +23,10 @@ from vmferry.errors import (
     Violation,
     VmferryError,
 )
-from vmferry.model import DomainInfo, DomainState, MigrationId, StateReason
+from vmferry.model import DomainEventDetail, DomainEventKind, DomainInfo, DomainState, MigrationId, StateReason
 from vmferryd.database import Change
 from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.events import Watchers, changes
 from vmferryd.domains.findings import DefinitionRefused, Finding
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.store import Store, StoredDomain
@@ -118,6 +119,7 @@ class Domains:
         self._drivers = drivers
         self._entries: dict[str, Entry] = {}
         self._ids = itertools.count(1)
+        self.watchers = Watchers()
         self._events: asyncio.Queue[tuple[Entry, Guest, GuestEvent]] = asyncio.Queue()
 
     # -- life of the registry ---------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ class Domains:
             case EventKind.STOPPED if entry.state is DomainState.RUNNING:
                 reason = StateReason.MIGRATION if entry.holder else StateReason.USER
                 self.mark(entry, DomainState.PAUSED, reason)
-            case EventKind.RESUMED if entry.state is DomainState.PAUSED:
+            case EventKind.RESUMED if entry.state is DomainState.PAUSED and entry.holder is None:
                 self.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
             case EventKind.IO_ERROR:
                 self.mark(entry, DomainState.PAUSED, StateReason.IO_ERROR)
@@ -256,6 +258,7 @@ class Domains:
                 entry.persistent = previous
                 self._drop_if_empty(entry)
                 raise
+            self._tell_defined(entry, previous)
         return entry
 
     def claim(self, definition: DomainDefinition) -> Entry:
@@ -408,7 +411,20 @@ class Domains:
 
     def mark(self, entry: Entry, state: DomainState, reason: StateReason) -> None:
         """The domain is in that state."""
-        entry.state, entry.reason = state, reason
+        before, entry.state, entry.reason = (entry.state, entry.reason), state, reason
+        for change in changes(before, (state, reason)):
+            self.watchers.tell(entry.name, entry.uuid, change, entry.holder)
+
+    def keep(self, entry: Entry, persistent: DomainDefinition | None) -> None:
+        """The stored definition is the one that `change` has written; None leaves it as it was. May be called again."""
+        previous = entry.persistent
+        if persistent is not None and persistent is not previous:
+            entry.persistent = persistent
+            self._tell_defined(entry, previous)
+
+    def _tell_defined(self, entry: Entry, previous: DomainDefinition | None) -> None:
+        detail = DomainEventDetail.ADDED if previous is None else DomainEventDetail.UPDATED
+        self.watchers.tell(entry.name, entry.uuid, (DomainEventKind.DEFINED, detail), entry.holder)
 
     def mark_as(self, entry: Entry, run_state: RunState, running: StateReason) -> None:
         """The domain is in the state that its guest is in; `running` is the reason if it runs."""
@@ -430,16 +446,21 @@ class Domains:
         except VmferryError:
             entry.persistent = previous
             raise
+        removed = (DomainEventKind.UNDEFINED, DomainEventDetail.REMOVED)
+        self.watchers.tell(entry.name, entry.uuid, removed, entry.holder)
         self._drop_if_empty(entry)
 
     async def forget_incoming(self, entry: Entry) -> None:
         """The guest that waited in this domain is forgotten; a definition that was stored before stays."""
+        await self._detach(entry, StateReason.FAILED)
+
+    async def _detach(self, entry: Entry, reason: StateReason) -> None:
         if entry.unsubscribe:
             entry.unsubscribe()
         if entry.guest:
             await entry.guest.close()
         entry.live = entry.plan = entry.guest = entry.id = entry.unsubscribe = None
-        self.mark(entry, DomainState.SHUTOFF, StateReason.FAILED)
+        self.mark(entry, DomainState.CRASHED if reason is StateReason.CRASHED else DomainState.SHUTOFF, reason)
 
     async def lost(self, entry: Entry, reason: StateReason) -> None:
         """The domain is not active any more, and nothing of its guest is left; a transient one is gone."""
@@ -448,9 +469,8 @@ class Domains:
         await self._forget_live(entry, reason)
 
     async def _forget_live(self, entry: Entry, reason: StateReason) -> None:
-        await self.forget_incoming(entry)
+        await self._detach(entry, reason)
         await self._store.write(StoredDomain(entry.uuid, entry.name) if entry.persistent is None else entry.stored())
-        self.mark(entry, DomainState.CRASHED if reason is StateReason.CRASHED else DomainState.SHUTOFF, reason)
         self._drop_if_empty(entry)
 
     def _drop_if_empty(self, entry: Entry) -> None:

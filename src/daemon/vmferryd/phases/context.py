@@ -17,7 +17,7 @@ from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.jobs.board import Board
 from vmferryd.jobs.journal import Journal, Record
 from vmferryd.limits import Limits
-from vmferryd.peer import Peers
+from vmferryd.peers import Peers
 from vmferryd.phases.cookie import Cookie
 
 log = structlog.get_logger()

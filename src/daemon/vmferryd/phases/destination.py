@@ -232,7 +232,7 @@ class DestinationMigration:
         entry = self.entry
         if entry is None:
             return
-        entry.persistent = self.persistent or entry.persistent
+        self._context.domains.keep(entry, self.persistent)
         if entry.guest is None or entry.plan != self.record.plan:
             return
         if Flag.PAUSED in Flag(self.record.flags):

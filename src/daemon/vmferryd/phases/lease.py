@@ -46,6 +46,17 @@ class Lease:
             self._calls -= 1
             self._changed.set()
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """This daemon is the coordinator: the lease lasts meanwhile, and has ended afterwards."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._ends_s = self._clock.monotonic()
+            self._changed.set()
+
     def renew(self) -> None:
         """The lease has its whole length again."""
         self._ends_s = self._clock.monotonic() + self._length_s

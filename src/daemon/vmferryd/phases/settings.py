@@ -12,6 +12,7 @@ from vmferryd.drivers.base import DriverCapabilities, DriverFeature, ReceiveSett
 
 HONOURED = (
     Flag.LIVE
+    | Flag.PEER2PEER
     | Flag.PERSIST_DEST
     | Flag.UNDEFINE_SOURCE
     | Flag.PAUSED

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from vmferry.endpoint import Reply, Request, Settled
@@ -248,6 +249,45 @@ class SourcePhases:
             return None, pause_ms
         proved = tickets.proves(record.proof_secret, record.migration_id, cookie.outcome, cookie.signature)
         return (cookie.outcome if proved and cookie.outcome is not Outcome.PENDING else None), pause_ms
+
+    # -- this daemon as the coordinator -------------------------------------------------------------------------------
+
+    @contextmanager
+    def coordinated(self, migration_id: MigrationId) -> Iterator[None]:
+        """The coordinator is here meanwhile; what it leaves unsettled in the end is settled at once."""
+        migration = self._migrations.get(migration_id)
+        if migration is None:
+            yield
+            return
+        with migration.lease.kept():
+            yield
+
+    async def committed(self, request: Request) -> Record | None:
+        """The record of a migration that was committed; None when there is none of that id.
+
+        Raises:
+            InvalidParameter: it is one of another domain.
+            InDoubt: it is not settled, and is not soon.
+            PhaseOutOfOrder: somebody else coordinates it.
+            VmferryError: it was ended; the recorded reason.
+        """
+        migration = await self._find(request.migration_id)
+        if migration is None:
+            return None
+        self._begun_before(migration.record, request)
+        if migration.state is SourceState.RELEASED:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._context.limits.doubt_s):
+                    await migration.machine.ended()
+        match migration.state:
+            case SourceState.CONFIRMED:
+                return migration.record
+            case SourceState.CANCELLED:
+                raise self._recorded(migration.record, migration.record.phase)
+            case SourceState.RELEASED:
+                raise self._in_doubt(migration)
+            case SourceState.BEGUN | SourceState.PERFORMING:
+                raise PhaseOutOfOrder(f"the migration is {migration.state}, and this daemon does not coordinate it")
 
     # -- the handover -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 from grpc import aio
@@ -88,3 +89,12 @@ class DomainService(domains_pb2_grpc.DomainServiceServicer):
         entry = self._domains.find(request.domain)
         xml = self._domains.stored_xml(entry) if request.inactive else self._domains.xml(entry)
         return domains_pb2.DumpDomainXmlResponse(xml=xml)
+
+    async def WatchDomains(
+        self, request: domains_pb2.WatchDomainsRequest, context: Context
+    ) -> AsyncIterator[domains_pb2.WatchDomainsResponse]:
+        """See domains.proto."""
+        with self._domains.watchers.watching() as events:
+            await context.send_initial_metadata(())
+            async for event in events:
+                yield wire.domain_event_to_wire(event)

@@ -17,6 +17,7 @@ from vmferryd.phases.context import Identity
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
 FEATURES = (
+    Feature.MIGRATION_P2P,
     Feature.MIGRATION_V3,
     Feature.MIGRATE_CHANGE_PROTECTION,
     Feature.XML_MIGRATABLE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -14,31 +14,30 @@ from vmferry.api.v1 import migration_pb2, migration_pb2_grpc
 from vmferry.endpoint import Reply, Request
 from vmferry.errors import InvalidParameter
 from vmferry.flags import Flag
-from vmferry.model import JobInfo, MigrationId, Phase, Progress, SourceState, Verdict, new_migration_id
+from vmferry.model import JobInfo, Progress, Verdict, new_migration_id
 from vmferry.params import MigrationParams
+from vmferryd.peer import PeerToPeer
 from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.local import progress_of
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc.ids import migration_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
 
-STEPS: Mapping[str, str] = {
-    SourceState.BEGUN: "opening the data channel",
-    SourceState.PERFORMING: "sending memory",
-    SourceState.RELEASED: "sending the last part; the guest stands still",
-    SourceState.CONFIRMED: "the guest lives at the destination",
-    SourceState.CANCELLED: "taking the guest back",
-}
-"""What each of the source's records means to whoever watches."""
-
-
 class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
     """The five phases in both spellings; docstrings are in migration.proto."""
 
-    def __init__(self, source: SourcePhases, destination: DestinationPhases) -> None:
+    def __init__(self, source: SourcePhases, destination: DestinationPhases, peer: PeerToPeer) -> None:
         self._source = source
         self._destination = destination
+        self._peer = peer
+
+    def _perform(self, request: Request) -> AsyncIterator[JobInfo | Progress | Reply]:
+        """Whoever coordinates: the caller, or this daemon."""
+        if request.destination_daemon_uri or Flag.PEER2PEER in request.flags:
+            return self._peer.perform(request)
+        return self._source.perform(request)
 
     # -- fixed arguments -------------------------------------------------------------------------------------------------
 
@@ -62,8 +61,15 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
         self, request: migration_pb2.PerformRequest, context: Context
     ) -> AsyncIterator[migration_pb2.PerformResponse]:
         """See migration.proto."""
-        asked = replace(_fixed(request), uri=request.uri, destination_daemon_uri=request.destination_daemon_uri)
-        async with aclosing(self._source.perform(asked)) as events:  # type: ignore[type-var]
+        fixed = _fixed(request)
+        asked = replace(
+            fixed,
+            domain=request.domain,
+            uri=request.uri,
+            params=replace(fixed.params, destination_xml=request.destination_xml or None),
+            destination_daemon_uri=request.destination_daemon_uri,
+        )
+        async with aclosing(self._perform(asked)) as events:  # type: ignore[type-var]
             async for event in events:
                 yield migration_pb2.PerformResponse(**_event(event))
 
@@ -98,8 +104,8 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
         self, request: migration_pb2.PerformParamsRequest, context: Context
     ) -> AsyncIterator[migration_pb2.PerformParamsResponse]:
         """See migration.proto."""
-        asked = replace(_typed(request), destination_daemon_uri=request.destination_daemon_uri)
-        async with aclosing(self._source.perform(asked)) as events:  # type: ignore[type-var]
+        asked = replace(_typed(request), domain=request.domain, destination_daemon_uri=request.destination_daemon_uri)
+        async with aclosing(self._perform(asked)) as events:  # type: ignore[type-var]
             async for event in events:
                 yield migration_pb2.PerformParamsResponse(**_event(event))
 
@@ -125,6 +131,9 @@ def _begin(request: migration_pb2.BeginRequest | migration_pb2.BeginParamsReques
     proposed = migration_id(request.migration_id) if request.migration_id else new_migration_id()
     if not request.domain:
         raise InvalidParameter("no domain is named", remedy="give its name or UUID")
+    if Flag.PEER2PEER in Flag(request.flags):
+        remedy = "call Perform alone, with destination_daemon_uri, or leave out PEER2PEER"
+        raise InvalidParameter("with PEER2PEER the source coordinates, and nobody calls Begin", remedy=remedy)
     return Request(migration_id=proposed, domain=request.domain, flags=Flag(request.flags), params=params)
 
 
@@ -170,12 +179,16 @@ def _confirm(request: migration_pb2.ConfirmRequest | migration_pb2.ConfirmParams
 # -- the replies, worded ---------------------------------------------------------------------------------------------
 
 
-def _event(event: JobInfo | Reply) -> dict[str, Any]:
+def _event(event: JobInfo | Progress | Reply) -> dict[str, Any]:
     if isinstance(event, Reply):
-        statistics = wire.statistics_to_wire(event.statistics)
-        return {"result": migration_pb2.PerformResult(cookie=event.cookie, statistics=statistics)}
-    step = STEPS.get(event.state, event.state)
-    progress = Progress(MigrationId(event.migration_id), Phase.PERFORM, step, event.statistics)
+        result = migration_pb2.PerformResult(
+            cookie=event.cookie,
+            statistics=wire.statistics_to_wire(event.statistics),
+            domain=wire.domain_to_wire(event.domain) if event.domain is not None else None,
+            warnings=event.warnings,
+        )
+        return {"result": result}
+    progress = progress_of(event) if isinstance(event, JobInfo) else event
     return {"progress": wire.progress_to_wire(progress)}
 
 

@@ -27,6 +27,7 @@ from vmferry.api.v1 import (
 )
 from vmferry.channel import ChannelOptions, Credentials, Transport, Uri
 from vmferry.errors import InvalidParameter
+from vmferryd.peer import PeerToPeer
 from vmferryd.phases.context import Context
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.source_phases import SourcePhases
@@ -52,6 +53,7 @@ def build(
     context: Context,
     source: SourcePhases,
     destination: DestinationPhases,
+    peer: PeerToPeer,
     unavailable: Mapping[str, str],
     options: ChannelOptions,
 ) -> aio.Server:
@@ -70,7 +72,7 @@ def build(
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
     host_pb2_grpc.add_HostServiceServicer_to_server(HostService(context.identity, context.drivers, unavailable), server)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, source, destination), server)
-    migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination), server)
+    migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, peer), server)
     server.add_generic_rpc_handlers((transfer.handler(destination, errors),))
     _add_health(server)
     reflection.enable_server_reflection((*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

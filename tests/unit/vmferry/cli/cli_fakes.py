@@ -15,6 +15,7 @@ from vmferry.client import Connection
 from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import DomainNotFound, MigrationCancelled, MigrationNotFound, PeerUnreachable, VmferryError
 from vmferry.model import (
+    DomainEvent,
     DomainInfo,
     DomainState,
     DriverInfo,
@@ -98,6 +99,7 @@ class FakeDaemon(Connection):
         self.abort_outcome = Outcome.ABORTED
         self.aborted = asyncio.Event()
         self.changes: tuple[JobInfo, ...] = (JOB,)
+        self.events: tuple[DomainEvent, ...] = ()
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -117,7 +119,7 @@ class FakeDaemon(Connection):
         self._called("capabilities")
         works = DriverInfo(name="memory", version="1", domain_types=("test",), features=("precopy",))
         broken = DriverInfo(name="qemu", unavailable="no qemu-system-x86_64")
-        return HostCapabilities(drivers=(works, broken), features=(6, 13, 99))
+        return HostCapabilities(drivers=(works, broken), features=(4, 6, 13, 99))
 
     async def define(self, xml: str) -> DomainInfo:
         self._called(f"define {xml}")
@@ -208,15 +210,26 @@ class FakeDaemon(Connection):
         self._phase("prepare", request)
         return Reply(request.migration_id, uri="tcp:host-b:49152")
 
+    async def watch_domains(self) -> AsyncIterator[DomainEvent]:
+        self._called("watch_domains")
+        for event in self.events:
+            yield event
+
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
         self._phase("perform", request)
+        if request.destination_daemon_uri:
+            for phase in (Phase.BEGIN, Phase.PREPARE):
+                listener(Progress(request.migration_id, phase, "getting ready"))
         for figures in self.script:
             listener(Progress(request.migration_id, Phase.PERFORM, "sending memory", figures))
         self.during_perform()
         if self.holds_perform:
             await self.aborted.wait()
             raise MigrationCancelled("the user ended the migration", guest=GuestLocation.SOURCE, host=self.host)
-        return Reply(request.migration_id, statistics=replace(self.script[-1], elapsed_ms=8000, downtime_ms=187))
+        figures = replace(self.script[-1], elapsed_ms=8000, downtime_ms=187)
+        if request.destination_daemon_uri:
+            return Reply(request.migration_id, statistics=figures, domain=WEB, warnings=("the source was slow",))
+        return Reply(request.migration_id, statistics=figures)
 
     async def finish(self, request: Request) -> Reply:
         self._phase("finish", request)

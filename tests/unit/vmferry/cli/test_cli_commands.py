@@ -10,7 +10,7 @@ from cli_fakes import ID, JOB, SOURCE, WEB, Hosts
 from vmferry.cli.__main__ import main
 from vmferry.cli.exits import ExitCode
 from vmferry.errors import DomainNotFound
-from vmferry.model import JobType, Outcome, Phase, Side
+from vmferry.model import DomainEvent, DomainEventDetail, DomainEventKind, JobType, Outcome, Phase, Side
 
 
 def commands(group=main, path=()):
@@ -230,3 +230,17 @@ def test_an_error_in_the_middle_of_a_watch_is_an_error():
     hosts = watched(RUNNING)
     hosts.source.fails[f"watch {ID}"] = DomainNotFound("gone")
     assert hosts.run("job", "watch", ID).exit_code == ExitCode.REFUSED
+
+
+def test_events_are_one_line_each():
+    """Events are one line each, of all domains or of one; what was missed is said apart."""
+    hosts = Hosts()
+    kind, detail = DomainEventKind.SUSPENDED, DomainEventDetail.MIGRATED
+    web = DomainEvent(kind, detail, "web", WEB.uuid, 1_700_000_000.0, ID)
+    hosts.source.events = (web, replace(web, domain_name="db", domain_uuid="other", missed=3))
+    told = hosts.run("events")
+    assert [f"web  suspended migrated  migration {ID}" in line for line in told.stdout.splitlines()] == [True, False]
+    assert "3 events missed" in told.stderr
+    assert len(hosts.run("events", WEB.uuid).stdout.splitlines()) == 1
+    first, second = map(json.loads, hosts.run("-o", "json", "events").stdout.splitlines())
+    assert (first["kind"], first["detail"], second["missed"]) == ("suspended", "migrated", 3)

@@ -16,7 +16,7 @@ from vmferry.cli.options import FILES, NOT_AVAILABLE, read
 from vmferry.cli.progress import Tracker
 from vmferry.combinations import Fact, Place, broken
 from vmferry.flags import FLAGS, Flag
-from vmferry.model import GuestLocation, Outcome, Phase, Progress, Statistics
+from vmferry.model import GuestLocation, HostCapabilities, Outcome, Phase, Progress, Statistics
 from vmferry.params import PARAMETERS, Kind, MigrationParams
 
 
@@ -33,7 +33,8 @@ def test_each_flag_of_the_table_is_an_option(row):
     """Each flag of the table is an option."""
     assert row.option in Hosts().run("migrate", "--help").output
     given = {f"flag_{row.name.lower()}": True}
-    if broken(row.flag, MigrationParams(), Place.CLIENT | Place.TOOL, {Fact.MIGRATE3_CALL}):
+    call = Fact.TO_URI_CALL if row.flag is Flag.PEER2PEER else Fact.MIGRATE3_CALL
+    if broken(row.flag, MigrationParams(), Place.CLIENT | Place.TOOL, {call}):
         with pytest.raises(errors.VmferryError):
             read(given)
     else:
@@ -80,8 +81,8 @@ def test_a_mode_that_is_not_there_is_refused_and_nobody_is_asked(row):
 
 def test_all_missing_modes_are_named_at_once():
     """All missing modes are named at once."""
-    findings = json.loads(migrated(Hosts(), "--p2p", "--tunneled", output="json").stderr)["findings"]
-    assert [finding["subject"] for finding in findings] == ["--p2p", "--tunnelled"]
+    findings = json.loads(migrated(Hosts(), "--offline", "--tunneled", output="json").stderr)["findings"]
+    assert [finding["subject"] for finding in findings] == ["--tunnelled", "--offline"]
 
 
 @pytest.mark.parametrize(
@@ -312,3 +313,58 @@ def test_ctrl_c_of_the_program_ends_with_the_guest_at_the_source():
     assert result.exit_code == ExitCode.FAILED
     assert "error: the user ended the migration" in result.stderr
     assert "guest: at the source" in result.stderr
+
+
+# -- peer-to-peer ------------------------------------------------------------------------------------------------------
+
+
+def test_the_source_coordinates():
+    """The source coordinates: this client asks nobody else, with one call, and shows the phases all the same."""
+    hosts = Hosts()
+    result = migrated(hosts, "--live", "--p2p", "--bandwidth", "32")
+    assert result.exit_code == 0, result.output
+    assert hosts.destination.calls == []
+    assert [call for call in hosts.source.calls if call in list(Phase)] == ["perform"]
+    asked = hosts.source.requests["perform"]
+    assert (asked.destination_daemon_uri, asked.domain) == (DESTINATION, "web")
+    assert (asked.flags, asked.params.bandwidth_mib_per_s) == (Flag.LIVE | Flag.PEER2PEER, 32)
+    assert [line.split()[1] for line in result.stderr.splitlines()[1:]] == ["begin:", "prepare:", "perform:"]
+    assert result.stdout.startswith("web lives at host-b and is running")
+    assert "warning: the source was slow" in result.stdout
+
+
+def test_a_source_that_cannot_coordinate_is_not_asked_to():
+    """A source that cannot coordinate is not asked to."""
+    hosts = Hosts()
+
+    async def capabilities():
+        return HostCapabilities(drivers=(), features=(6, 13))
+
+    hosts.source.capabilities = capabilities
+    result = migrated(hosts, "--p2p")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "MIGRATION_P2P" in result.stderr
+    assert "perform" not in hosts.source.calls
+
+
+def test_ctrl_c_of_peer_to_peer_waits_for_the_true_answer():
+    """Ctrl-C of peer-to-peer waits for the true answer."""
+    hosts = Hosts()
+    hosts.source.holds_perform = True
+    hosts.source.during_perform = lambda: signal.raise_signal(signal.SIGINT)
+    result = migrated(hosts, "--p2p")
+    assert result.exit_code == ExitCode.FAILED
+    assert hosts.source.calls.count("abort_job") == 1
+    assert "error: the user ended the migration" in result.stderr
+
+
+async def test_leaving_a_peer_to_peer_migration_says_that_it_goes_on():
+    """Leaving a peer-to-peer migration says that it goes on."""
+    hosts = Hosts()
+    hosts.source.holds_perform = True
+    hosts.source.fails["abort_job"] = errors.FateUnknown("no answer")
+    conducting = Conductor(hosts.source, DESTINATION, Order(ID, "web", Flag.PEER2PEER), Written())
+    hosts.source.during_perform = lambda: (conducting.interrupts.interrupt(), conducting.interrupts.interrupt())
+    with pytest.raises(errors.FateUnknown, match="the source goes on with it") as caught:
+        await conducting.conduct()
+    assert f"job watch {ID}" in caught.value.remedy

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from vmferry.api.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,69 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DomainEventKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DomainEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DomainEventKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOMAIN_EVENT_KIND_UNSPECIFIED: _DomainEventKind.ValueType  # 0
+    DOMAIN_EVENT_KIND_DEFINED: _DomainEventKind.ValueType  # 1
+    DOMAIN_EVENT_KIND_UNDEFINED: _DomainEventKind.ValueType  # 2
+    DOMAIN_EVENT_KIND_STARTED: _DomainEventKind.ValueType  # 3
+    DOMAIN_EVENT_KIND_SUSPENDED: _DomainEventKind.ValueType  # 4
+    DOMAIN_EVENT_KIND_RESUMED: _DomainEventKind.ValueType  # 5
+    DOMAIN_EVENT_KIND_STOPPED: _DomainEventKind.ValueType  # 6
+
+class DomainEventKind(_DomainEventKind, metaclass=_DomainEventKindEnumTypeWrapper):
+    """What happens to domains, under libvirt's names."""
+
+DOMAIN_EVENT_KIND_UNSPECIFIED: DomainEventKind.ValueType  # 0
+DOMAIN_EVENT_KIND_DEFINED: DomainEventKind.ValueType  # 1
+DOMAIN_EVENT_KIND_UNDEFINED: DomainEventKind.ValueType  # 2
+DOMAIN_EVENT_KIND_STARTED: DomainEventKind.ValueType  # 3
+DOMAIN_EVENT_KIND_SUSPENDED: DomainEventKind.ValueType  # 4
+DOMAIN_EVENT_KIND_RESUMED: DomainEventKind.ValueType  # 5
+DOMAIN_EVENT_KIND_STOPPED: DomainEventKind.ValueType  # 6
+Global___DomainEventKind: _TypeAlias = DomainEventKind  # noqa: Y015
+
+@_typing.final
+class DomainEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_NAME_FIELD_NUMBER: _builtins.int
+    DOMAIN_UUID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    domain_name: _builtins.str
+    domain_uuid: _builtins.str
+    kind: Global___DomainEventKind.ValueType
+    detail: _builtins.str
+    """libvirt's name of the event's detail, for example "migrated"."""
+    at_unix_ms: _builtins.int
+    """Milliseconds since the epoch, by this host's clock."""
+    migration_id: _builtins.str
+    """The migration that holds the domain, if any."""
+    def __init__(
+        self,
+        *,
+        domain_name: _builtins.str = ...,
+        domain_uuid: _builtins.str = ...,
+        kind: Global___DomainEventKind.ValueType = ...,
+        detail: _builtins.str = ...,
+        at_unix_ms: _builtins.int = ...,
+        migration_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "detail", b"detail", "domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "kind", b"kind", "migration_id", b"migration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DomainEvent: _TypeAlias = DomainEvent  # noqa: Y015
 
 @_typing.final
 class DefineDomainRequest(_message.Message):
@@ -420,3 +484,42 @@ class DumpDomainXmlResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DumpDomainXmlResponse: _TypeAlias = DumpDomainXmlResponse  # noqa: Y015
+
+@_typing.final
+class WatchDomainsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDomainsRequest: _TypeAlias = WatchDomainsRequest  # noqa: Y015
+
+@_typing.final
+class WatchDomainsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    missed: _builtins.int
+    """How many events before this one the caller was too slow for; they are lost."""
+    @_builtins.property
+    def event(self) -> Global___DomainEvent: ...
+    def __init__(
+        self,
+        *,
+        event: Global___DomainEvent | None = ...,
+        missed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "missed", b"missed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDomainsResponse: _TypeAlias = WatchDomainsResponse  # noqa: Y015

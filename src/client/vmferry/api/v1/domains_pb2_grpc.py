@@ -85,6 +85,11 @@ class DomainServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlResponse.FromString,
                 _registered_method=True)
+        self.WatchDomains = channel.unary_stream(
+                '/vmferry.api.v1.DomainService/WatchDomains',
+                request_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.WatchDomainsRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.WatchDomainsResponse.FromString,
+                _registered_method=True)
 
 
 class DomainServiceServicer:
@@ -161,6 +166,13 @@ class DomainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchDomains(self, request, context):
+        """Every event of every domain from now on, until the caller leaves. The headers are sent when nothing is missed any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DomainServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +225,11 @@ def add_DomainServiceServicer_to_server(servicer, server):
                     servicer.DumpDomainXml,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlResponse.SerializeToString,
+            ),
+            'WatchDomains': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDomains,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.WatchDomainsRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.WatchDomainsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -486,6 +503,33 @@ class DomainService:
             '/vmferry.api.v1.DomainService/DumpDomainXml',
             vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDomains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vmferry.api.v1.DomainService/WatchDomains',
+            vmferry_dot_api_dot_v1_dot_domains__pb2.WatchDomainsRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_domains__pb2.WatchDomainsResponse.FromString,
             options,
             channel_credentials,
             insecure,

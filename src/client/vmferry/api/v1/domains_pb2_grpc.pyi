@@ -53,6 +53,8 @@ class DomainServiceStub:
     """One domain."""
     DumpDomainXml: _grpc.UnaryUnaryMultiCallable[_domains_pb2.DumpDomainXmlRequest, _domains_pb2.DumpDomainXmlResponse]
     """The definition as libvirt domain XML."""
+    WatchDomains: _grpc.UnaryStreamMultiCallable[_domains_pb2.WatchDomainsRequest, _domains_pb2.WatchDomainsResponse]
+    """Every event of every domain from now on, until the caller leaves. The headers are sent when nothing is missed any more."""
 
 @_typing.type_check_only
 class DomainServiceAsyncStub(DomainServiceStub):
@@ -79,6 +81,8 @@ class DomainServiceAsyncStub(DomainServiceStub):
     """One domain."""
     DumpDomainXml: _aio.UnaryUnaryMultiCallable[_domains_pb2.DumpDomainXmlRequest, _domains_pb2.DumpDomainXmlResponse]  # type: ignore[assignment]
     """The definition as libvirt domain XML."""
+    WatchDomains: _aio.UnaryStreamMultiCallable[_domains_pb2.WatchDomainsRequest, _domains_pb2.WatchDomainsResponse]  # type: ignore[assignment]
+    """Every event of every domain from now on, until the caller leaves. The headers are sent when nothing is missed any more."""
 
 class DomainServiceServicer(metaclass=_abc_1.ABCMeta):
     """Every `domain` field takes a name or a UUID."""
@@ -162,5 +166,13 @@ class DomainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_domains_pb2.DumpDomainXmlResponse, _abc.Awaitable[_domains_pb2.DumpDomainXmlResponse]]:
         """The definition as libvirt domain XML."""
+
+    @_abc_1.abstractmethod
+    def WatchDomains(
+        self,
+        request: _domains_pb2.WatchDomainsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_domains_pb2.WatchDomainsResponse], _abc.AsyncIterator[_domains_pb2.WatchDomainsResponse]]:
+        """Every event of every domain from now on, until the caller leaves. The headers are sent when nothing is missed any more."""
 
 def add_DomainServiceServicer_to_server(servicer: DomainServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -178,7 +178,7 @@ class PerformRequest(_message.Message):
     destination_name: _builtins.str
     bandwidth_mib_per_s: _builtins.int
     destination_daemon_uri: _builtins.str
-    """Peer-to-peer only: the destination daemon."""
+    """Peer-to-peer only: the destination daemon, as the source's host reaches it."""
     destination_xml: _builtins.str
     """Peer-to-peer only."""
     def __init__(
@@ -210,20 +210,34 @@ class PerformResult(_message.Message):
 
     COOKIE_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     cookie: _builtins.bytes
     @_builtins.property
     def statistics(self) -> _types_pb2.Statistics: ...
+    @_builtins.property
+    def domain(self) -> _types_pb2.Domain:
+        """Peer-to-peer only: the domain as the destination knows it."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Peer-to-peer only: what the user should know although the migration succeeded."""
+
     def __init__(
         self,
         *,
         cookie: _builtins.bytes = ...,
         statistics: _types_pb2.Statistics | None = ...,
+        domain: _types_pb2.Domain | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "statistics", b"statistics", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
+    _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__domain) -> _WhichOneofReturnType__domain | None: ...
 
 Global___PerformResult: _TypeAlias = PerformResult  # noqa: Y015
 

@@ -49,7 +49,10 @@ class MigrationServiceStub:
     Prepare: _grpc.UnaryUnaryMultiCallable[_migration_pb2.PrepareRequest, _migration_pb2.PrepareResponse]
     """On the destination: a guest waits for its state. The source is not needed."""
     Perform: _grpc.UnaryStreamMultiCallable[_migration_pb2.PerformRequest, _migration_pb2.PerformResponse]
-    """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up."""
+    """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
+    Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
+    daemon coordinates it. It goes on when the caller leaves; a repeated call with the same migration id joins it.
+    """
     Finish: _grpc.UnaryUnaryMultiCallable[_migration_pb2.FinishRequest, _migration_pb2.FinishResponse]
     """On the destination: the guest lives there (COMMIT), or nothing is left of it (ROLL_BACK)."""
     Confirm: _grpc.UnaryUnaryMultiCallable[_migration_pb2.ConfirmRequest, _migration_pb2.ConfirmResponse]
@@ -75,7 +78,10 @@ class MigrationServiceAsyncStub(MigrationServiceStub):
     Prepare: _aio.UnaryUnaryMultiCallable[_migration_pb2.PrepareRequest, _migration_pb2.PrepareResponse]  # type: ignore[assignment]
     """On the destination: a guest waits for its state. The source is not needed."""
     Perform: _aio.UnaryStreamMultiCallable[_migration_pb2.PerformRequest, _migration_pb2.PerformResponse]  # type: ignore[assignment]
-    """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up."""
+    """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
+    Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
+    daemon coordinates it. It goes on when the caller leaves; a repeated call with the same migration id joins it.
+    """
     Finish: _aio.UnaryUnaryMultiCallable[_migration_pb2.FinishRequest, _migration_pb2.FinishResponse]  # type: ignore[assignment]
     """On the destination: the guest lives there (COMMIT), or nothing is left of it (ROLL_BACK)."""
     Confirm: _aio.UnaryUnaryMultiCallable[_migration_pb2.ConfirmRequest, _migration_pb2.ConfirmResponse]  # type: ignore[assignment]
@@ -116,7 +122,10 @@ class MigrationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _migration_pb2.PerformRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_migration_pb2.PerformResponse], _abc.AsyncIterator[_migration_pb2.PerformResponse]]:
-        """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up."""
+        """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
+        Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
+        daemon coordinates it. It goes on when the caller leaves; a repeated call with the same migration id joins it.
+        """
 
     @_abc_1.abstractmethod
     def Finish(

@@ -6,7 +6,7 @@ import pytest
 
 from vmferry.channel import ChannelOptions, parse_uri
 from vmferry.errors import InvalidParameter
-from vmferryd.peer import Peers, advertised
+from vmferryd.peers import Peers, advertised
 
 
 async def test_one_connection_for_each_peer() -> None:

@@ -1,0 +1,83 @@
+"""The other daemon, as this one sees it: connections that are opened when needed, with this daemon's own credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from grpc import aio
+
+from vmferry.channel import ChannelOptions, Credentials, Transport, Uri, open_channel, parse_uri
+from vmferry.client import Connection
+from vmferry.endpoint import Settled
+from vmferry.model import MigrationId, Outcome
+
+
+class Peer(Protocol):
+    """What one daemon asks the other about a migration."""
+
+    async def outcome(self, migration_id: MigrationId) -> Settled:
+        """See `vmferry.endpoint.Handover`."""
+        ...
+
+    async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
+        """See `vmferry.endpoint.Handover`."""
+        ...
+
+    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
+        """See `vmferry.client.Connection.release`."""
+        ...
+
+
+class Peers:
+    """One connection for each peer, kept while the daemon lives."""
+
+    def __init__(self, options: ChannelOptions, credentials: Credentials | None) -> None:
+        self._options = options
+        self._credentials = credentials
+        self._connections: dict[str, Connection] = {}
+
+    def at(self, uri: str) -> Connection:
+        """The daemon at `uri`; it is not asked anything yet.
+
+        Raises:
+            InvalidParameter: the URI is none of ours.
+        """
+        connection = self._connections.get(uri)
+        if connection is None:
+            parsed = parse_uri(uri)
+            connection = self._connections[uri] = Connection(parsed, self.channel(parsed))
+        return connection
+
+    @asynccontextmanager
+    async def reached(self, uri: str) -> AsyncIterator[Connection]:
+        """A connection of its own to the daemon at `uri`, which is closed when the context is left.
+
+        Raises:
+            InvalidParameter: the URI is none of ours.
+        """
+        parsed = parse_uri(uri)
+        channel = self.channel(parsed)
+        try:
+            yield Connection(parsed, channel)
+        finally:
+            await channel.close()
+
+    def channel(self, uri: Uri) -> aio.Channel:
+        """A channel of its own to the daemon at `uri`: bulk data does not stand in the way of control calls."""
+        return open_channel(uri, self._options, self._credentials)
+
+    async def close(self) -> None:
+        """Every connection is closed."""
+        await asyncio.gather(*(connection.channel.close() for connection in self._connections.values()))
+        self._connections.clear()
+
+
+def advertised(uri: Uri) -> Uri:
+    """The same place, named so that another host finds it: a wildcard address becomes this host's name."""
+    if uri.transport is Transport.UNIX or uri.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return uri
+    return Uri(uri.transport, host=socket.getfqdn(), port=uri.port)
