@@ -21,6 +21,7 @@ from vmferry.errors import (
     FateUnknown,
     InvalidState,
     MigrationAborted,
+    MigrationCancelled,
     VmferryError,
 )
 from vmferry.flags import NONE, Flag, destination_flags, source_flags
@@ -149,7 +150,8 @@ class _Walk:
                 guest=GuestLocation.NOWHERE,
             )
         if finish is None or finish.outcome is not Outcome.COMMITTED or finish.domain is None:
-            raise self._first_error(finish).located(migration_id=self.request.migration_id, guest=GuestLocation.SOURCE)
+            guest = GuestLocation.SOURCE if self.replies else None  # before the first answer nobody has seen a guest
+            raise self._first_error(finish).located(migration_id=self.request.migration_id, guest=guest)
         return Migrated(self.request.migration_id, finish.domain, self._statistics(), tuple(self.warnings))
 
     # -- one call ---------------------------------------------------------------------------------------------------
@@ -290,8 +292,8 @@ class _Walk:
 
     def _first_error(self, finish: Reply | None) -> VmferryError:
         error = self.error or MigrationAborted("the destination did not take the guest")
-        if finish is not None and finish.failure and not error.detail:
-            error.detail = finish.failure
+        if finish is not None and finish.failure and not error.detail and not isinstance(error, MigrationCancelled):
+            error.detail = finish.failure  # the destination knows why; after a user's own wish there is no why
         return error
 
     def _statistics(self) -> Statistics:
