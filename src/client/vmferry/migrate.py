@@ -22,6 +22,7 @@ from vmferry.errors import (
     InvalidState,
     MigrationAborted,
     MigrationCancelled,
+    NotFound,
     VmferryError,
 )
 from vmferry.flags import NONE, Flag, destination_flags, source_flags
@@ -150,8 +151,10 @@ class _Walk:
                 guest=GuestLocation.NOWHERE,
             )
         if finish is None or finish.outcome is not Outcome.COMMITTED or finish.domain is None:
-            guest = GuestLocation.SOURCE if self.replies else None  # before the first answer nobody has seen a guest
-            raise self._first_error(finish).located(migration_id=self.request.migration_id, guest=guest)
+            error = self._first_error(finish)
+            unseen = not self.replies and isinstance(error, (NotFound, InvalidState))  # there may be no guest at all
+            guest = None if unseen else GuestLocation.SOURCE
+            raise error.located(migration_id=self.request.migration_id, guest=guest)
         return Migrated(self.request.migration_id, finish.domain, self._statistics(), tuple(self.warnings))
 
     # -- one call ---------------------------------------------------------------------------------------------------
