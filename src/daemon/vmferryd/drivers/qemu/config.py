@@ -55,7 +55,7 @@ class QemuConfig:
     idle_remaining_bytes: int = 1 << 20
     slot_s: float = 0.1
     slow_ahead_s: float = 0.15
-    slowest_bytes_per_s: int = 64 << 10
+    slowest_bytes_per_s: int = 2 << 10
     stop_ahead_s: float = 0.025
     log_tail_bytes: int = 2048
     bridge_helper: Path = Path("/usr/lib/qemu/qemu-bridge-helper")
