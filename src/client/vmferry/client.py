@@ -12,8 +12,10 @@ calls of a migration's phases say `FateUnknown`, because they may have happened.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import grpc
@@ -31,16 +33,20 @@ from vmferry.api.v1 import (
     host_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
+    legacy_pb2_grpc,
     migration_pb2_grpc,
 )
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_progress
 from vmferry.errors import FateUnknown, NotSupported, PeerUnreachable, VmferryError
+from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag
+from vmferry.legacy_calls import V1Calls, V2Calls
 from vmferry.migrate import Migrated, Patience, migrate
 from vmferry.model import (
     DomainInfo,
     DomainState,
+    GuestLocation,
     HostCapabilities,
     HostInfo,
     JobInfo,
@@ -48,9 +54,10 @@ from vmferry.model import (
     Outcome,
     new_migration_id,
 )
+from vmferry.negotiation import Path, Wanted, choose_managed, choose_managed_fixed
 from vmferry.params import MigrationParams
 from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls
-from vmferry.protocol import PROFILES, ProtocolVersion, Spelling
+from vmferry.protocol import ProtocolVersion, Spelling
 from vmferry.status import from_status
 
 T = TypeVar("T")
@@ -77,16 +84,30 @@ async def connect(
 
 
 class Connection:
-    """One daemon. It is also an endpoint of the engine: a source and a destination."""
+    """One daemon. It is also an endpoint of the engine: a source and a destination.
 
-    def __init__(self, uri: Uri, channel: aio.Channel, *, spelling: Spelling = Spelling.PARAMS) -> None:
+    `version` and `spelling` say which calls the phases are; `migrate` finds out by itself which ones the two daemons share.
+    A connection that writes fixed arguments leaves typed parameters out of that.
+    """
+
+    _speaks = (ProtocolVersion.V3, Spelling.PARAMS)
+
+    def __init__(
+        self,
+        uri: Uri,
+        channel: aio.Channel,
+        *,
+        version: ProtocolVersion = ProtocolVersion.V3,
+        spelling: Spelling = Spelling.PARAMS,
+    ) -> None:
         self.uri = uri
         self.channel = channel
+        self._speaks = (version, spelling)
         self._domains = domains_pb2_grpc.DomainServiceStub(channel)
         self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
         self._host = host_pb2_grpc.HostServiceStub(channel)
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
-        self._phases: PhaseCalls = _phase_calls(channel, spelling)
+        self._phases: PhaseCalls = _phase_calls(channel, version, spelling)
 
     # -- the host ---------------------------------------------------------------------------------------------------
 
@@ -99,6 +120,14 @@ class Connection:
         """The drivers that work there, and the features that the daemon announces."""
         reply = await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
         return wire.capabilities_from_wire(reply)
+
+    async def answers(self) -> Answers:
+        """What the daemon answers for each feature; where it could not be asked, the error stands in place of the answers."""
+        try:
+            announced = (await self.capabilities()).features
+        except VmferryError as error:
+            return Answers(dict.fromkeys(Feature, error), str(self.uri))
+        return Answers.of(*(feature for feature in Feature if feature in announced), host=str(self.uri))
 
     # -- domains ----------------------------------------------------------------------------------------------------
 
@@ -224,17 +253,48 @@ class Connection:
         listener: ProgressListener = ignore_progress,
         patience: Patience | None = None,
     ) -> Migrated:
-        """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors."""
+        """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors.
+
+        Raises:
+            InvalidParameter, NotSupported, NoCommonProtocol: the two daemons do not share what this needs; nothing happened.
+            PeerUnreachable: a daemon could not be asked what it can; nothing happened.
+        """
         chosen = params or MigrationParams()
+        path = await self._path_to(destination, Wanted(flags, chosen))
         request = Request(
             migration_id=migration_id or new_migration_id(),
             domain=domain,
-            flags=flags,
+            flags=path.flags,
             params=chosen,
             uri=chosen.migrate_uri or "",
         )
-        profile = PROFILES[ProtocolVersion.V3]
-        return await migrate(profile, self, destination, request, listener=listener, patience=patience)
+        done = await migrate(
+            path.profile,
+            self._speaking(path),
+            destination._speaking(path),
+            request,
+            listener=listener,
+            protection=path.protection,
+            patience=patience,
+        )
+        return replace(done, warnings=path.warnings + done.warnings)
+
+    async def _path_to(self, destination: Connection, wanted: Wanted) -> Path:
+        """The way that both daemons share for what is wanted; both are asked, at the same time."""
+        here, there = await asyncio.gather(self.answers(), destination.answers())
+        _, spelling = self._speaks
+        choose = choose_managed if spelling is Spelling.PARAMS else choose_managed_fixed
+        try:
+            return choose(wanted, here, there)
+        except VmferryError as error:
+            raise error.located(guest=GuestLocation.SOURCE) from None
+
+    def _speaking(self, path: Path) -> Connection:
+        """The same daemon, asked in the way of `path`."""
+        version, spelling = path.version, path.spelling
+        if (version, spelling) == self._speaks:
+            return self
+        return Connection(self.uri, self.channel, version=version, spelling=spelling)
 
     # -- the endpoint of the engine ---------------------------------------------------------------------------------
 
@@ -283,9 +343,15 @@ class Connection:
             raise translated(error, silence, str(self.uri)) from None
 
 
-def _phase_calls(channel: aio.Channel, spelling: Spelling) -> PhaseCalls:
-    stub = migration_pb2_grpc.MigrationServiceStub(channel)
-    return ParamsCalls(stub) if spelling is Spelling.PARAMS else FixedCalls(stub)
+def _phase_calls(channel: aio.Channel, version: ProtocolVersion, spelling: Spelling) -> PhaseCalls:
+    match version:
+        case ProtocolVersion.V1:
+            return V1Calls(legacy_pb2_grpc.MigrationV1ServiceStub(channel))
+        case ProtocolVersion.V2:
+            return V2Calls(legacy_pb2_grpc.MigrationV2ServiceStub(channel))
+        case ProtocolVersion.V3:
+            stub = migration_pb2_grpc.MigrationServiceStub(channel)
+            return ParamsCalls(stub) if spelling is Spelling.PARAMS else FixedCalls(stub)
 
 
 def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "") -> VmferryError:

@@ -102,7 +102,7 @@ async def _serving(config: Config, context: Context, unavailable: dict[str, str]
     await context.domains.load()
     context.tasks.spawn(context.domains.follow_events(), "domain events")
     await _recover(context, source, destination)
-    server = rpc_server.build(context, source, destination, unavailable, config.keepalive.options())
+    server = rpc_server.build(context, source, destination, unavailable, config)
     rpc_server.listen(server, config.listen, config.certificates)
     await server.start()
     log.info(
