@@ -67,6 +67,9 @@ proto-check: ## fail when the committed stubs differ from what proto/ gives
 	git diff --exit-code -- src/client/vmferry/api
 	@test -z "$$(git status --porcelain -- src/client/vmferry/api)" || { git status --short -- src/client/vmferry/api; exit 1; }
 
+docs: $(VENV)/.ready ## write the tables of docs/ anew, from the code
+	$(BIN)/python docs/generate.py
+
 fmt: $(VENV)/.ready ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support.tools import FORBID_SKIP, skipping_forbidden
+
+settings.register_profile("vmferry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vmferry")
+"""A busy machine is no finding."""
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -21,6 +21,8 @@ from vmferry.errors import (
     FateUnknown,
     InvalidState,
     MigrationAborted,
+    MigrationCancelled,
+    NotFound,
     VmferryError,
 )
 from vmferry.flags import NONE, Flag, destination_flags, source_flags
@@ -151,7 +153,10 @@ class _Walk:
                 guest=GuestLocation.NOWHERE,
             )
         if finish is None or finish.outcome is not Outcome.COMMITTED or finish.domain is None:
-            raise self._first_error(finish).located(migration_id=self.request.migration_id, guest=GuestLocation.SOURCE)
+            error = self._first_error(finish)
+            unseen = not self.replies and isinstance(error, (NotFound, InvalidState))  # there may be no guest at all
+            guest = None if unseen else GuestLocation.SOURCE
+            raise error.located(migration_id=self.request.migration_id, guest=guest)
         return Migrated(self.request.migration_id, finish.domain, self._statistics(), tuple(self.warnings))
 
     # -- one call ---------------------------------------------------------------------------------------------------
@@ -292,8 +297,8 @@ class _Walk:
 
     def _first_error(self, finish: Reply | None) -> VmferryError:
         error = self.error or MigrationAborted("the destination did not take the guest")
-        if finish is not None and finish.failure and not error.detail:
-            error.detail = finish.failure
+        if finish is not None and finish.failure and not error.detail and not isinstance(error, MigrationCancelled):
+            error.detail = finish.failure  # the destination knows why; after a user's own wish there is no why
         return error
 
     def _statistics(self) -> Statistics:

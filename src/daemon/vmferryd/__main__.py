@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-import uvloop
 
 from vmferry import __version__
 from vmferry.errors import VmferryError
-from vmferryd import allocator, app, telemetry
-from vmferryd.config import Config, load
+
+try:
+    import uvloop
+
+    from vmferryd import allocator, app, telemetry
+    from vmferryd.config import Config, load
+except ModuleNotFoundError as missing:
+    sys.exit(f"vmferryd needs the daemon's own packages ({missing.name} is missing): pip install 'vmferry[daemon]'")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

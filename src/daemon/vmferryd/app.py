@@ -14,7 +14,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -181,7 +181,10 @@ async def _drivers(
 
 
 def _qemu(config: Config) -> Callable[[Clock], QemuDriver]:
-    settings = QemuConfig()
+    section = config.qemu
+    settings = QemuConfig(start_timeout_s=section.start_timeout_s, stop_timeout_s=section.stop_timeout_s)
+    if section.emulator is not None:
+        settings = replace(settings, emulator=section.emulator)
     return lambda clock: QemuDriver(settings, config.run_directory / "guests", clock)
 
 

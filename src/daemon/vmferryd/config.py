@@ -44,8 +44,8 @@ class QemuSection(_Section):
 
     enabled: bool = True
     emulator: Path | None = None
-    start_timeout_s: float = Field(30.0, gt=0)
-    stop_timeout_s: float = Field(10.0, gt=0)
+    start_timeout_s: float = Field(20.0, gt=0)
+    stop_timeout_s: float = Field(5.0, gt=0)
 
 
 class AnnounceSection(_Section):

@@ -123,6 +123,7 @@ class Database:
 def _open(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # it holds the secrets of migrations under way
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             _check(path, connection)

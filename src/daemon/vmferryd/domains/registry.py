@@ -46,7 +46,7 @@ def parse(xml: str) -> DomainDefinition:
         return domain_xml.parse(xml)
     except DefinitionRefused as refused:
         raise DefinitionInvalid(
-            f"the domain definition is refused for {len(refused.findings)} reason(s)",
+            str(refused).partition("\n")[0].rstrip(":"),
             violations=violations(refused.findings),
             remedy="change what is listed and try again",
         ) from None

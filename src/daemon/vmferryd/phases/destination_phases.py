@@ -223,7 +223,7 @@ class DestinationPhases:
                 raise
 
     def _take_from_cookie(self, migration: DestinationMigration, request: Request) -> None:
-        """The figures and the definition to store, as Perform's cookie has them."""
+        """The figures, as Perform's cookie has them; the definition to store came with Begin's."""
         if not request.cookie:
             return
         cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)

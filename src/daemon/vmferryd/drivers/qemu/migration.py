@@ -97,8 +97,7 @@ class QemuOutgoingGuest:
         """The guest has been stopped if that was due; else the transfer goes on at the pace that is answered."""
         record, config = self._record(), self._guest.config
         aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s)
-        ahead_s = 0.0 if record.gate is Gate.BITMAP else config.slow_ahead_s
-        following = pace.next(look, aim, ahead_s, config)
+        following = pace.next(look, aim, record.gate, config)
         if is_stop_due(last, replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s), aim, config):
             if pace.is_slow:
                 await self._wait_for_the_end_of_a_slot(record)

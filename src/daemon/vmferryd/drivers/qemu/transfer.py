@@ -9,7 +9,7 @@ from typing import Any
 from vmferry.model import Statistics
 from vmferryd.drivers.base import RunState, TransferState
 from vmferryd.drivers.qemu.config import QemuConfig
-from vmferryd.drivers.qemu.gate import CLOSED_DOWNTIME_MS
+from vmferryd.drivers.qemu.gate import CLOSED_DOWNTIME_MS, Gate
 
 _BYTES_PER_MBPS = 125_000
 
@@ -127,11 +127,16 @@ class Pace:
         """The last stretch of a round is being sent."""
         return self.limit_bytes_per_s is not None
 
-    def next(self, look: TransferLook, aim: Aim, ahead_s: float, config: QemuConfig) -> Pace:
-        """The pace after `look`; the last stretch begins at the latest `ahead_s` before the end of a round."""
+    def next(self, look: TransferLook, aim: Aim, gate: Gate, config: QemuConfig) -> Pace:
+        """The pace after `look`.
+
+        A QEMU that looks only when it is told to is slowed down when it has sent everything: then whatever it finds uses its
+        slot up, and it does not look a second time. Any other is slowed down before it gets there.
+        """
         measured = self.bandwidth_bytes_per_s if self.is_slow else look.bandwidth_bytes_per_s
         rest = look.remaining_bytes
-        if not look.passes or rest > max(config.idle_remaining_bytes, measured * ahead_s):
+        near = 0 if gate is Gate.BITMAP else max(config.idle_remaining_bytes, measured * config.slow_ahead_s)
+        if not look.passes or rest > near:
             return Pace(measured)
         if self.is_slow:
             return self

@@ -8,7 +8,8 @@ import pytest
 
 from vmferryd.drivers.base import RunState, TransferState
 from vmferryd.drivers.qemu.config import QemuConfig
-from vmferryd.drivers.qemu.transfer import Aim, Round, TransferLook, is_stop_due, run_state
+from vmferryd.drivers.qemu.gate import Gate
+from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due, run_state
 
 MIB = 1 << 20
 CONFIG = QemuConfig()
@@ -119,3 +120,34 @@ def test_without_figures_there_are_no_statistics() -> None:
 def test_run_states(status: str, transfer: TransferState, state: RunState) -> None:
     """A guest whose transfer failed after it was stopped has not gone over."""
     assert run_state(status, transfer) is state
+
+
+def test_a_qemu_that_looks_when_told_is_slowed_down_when_it_has_sent_everything() -> None:
+    """Not before, and then to so little that whatever it finds uses its slot up."""
+    config = QemuConfig()
+    fast = Pace().next(look(1, 4096), Aim(300), Gate.BITMAP, config)
+    slow = fast.next(look(1, 0), Aim(300), Gate.BITMAP, config)
+    assert (False, True) == (fast.is_slow, slow.is_slow)
+    assert config.slowest_bytes_per_s == slow.limit_bytes_per_s
+
+
+def test_what_was_found_is_sent_at_full_speed() -> None:
+    """A new round ends the slow stretch, and keeps the rate that was measured before it."""
+    config = QemuConfig()
+    slow = Pace().next(look(1, 0), Aim(300), Gate.BITMAP, config)
+    fast = slow.next(look(2, 5 << 20, mbps=1.0), Aim(300), Gate.BITMAP, config)
+    assert (False, slow.bandwidth_bytes_per_s) == (fast.is_slow, fast.bandwidth_bytes_per_s)
+
+
+def test_any_other_qemu_is_slowed_down_ahead_of_the_end() -> None:
+    """What is left by then goes out within one slot; nothing is slowed down before the transfer has begun."""
+    config = QemuConfig()
+    assert not Pace().next(look(0, 0), Aim(300), Gate.ACKNOWLEDGEMENT, config).is_slow
+    slow = Pace().next(look(1, 2 << 20), Aim(300), Gate.ACKNOWLEDGEMENT, config)
+    assert int((2 << 20) / config.slot_s) == slow.limit_bytes_per_s
+
+
+def test_the_users_limit_stands_while_it_is_slow() -> None:
+    """A slow stretch is never faster than what the user allows."""
+    slow = Pace().next(look(1, 2 << 20), Aim(300, 1 << 20), Gate.ACKNOWLEDGEMENT, QemuConfig())
+    assert 1 << 20 == slow.limit_bytes_per_s
