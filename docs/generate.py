@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from enum import IntEnum
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
@@ -34,6 +35,9 @@ MEANINGS: Mapping[str, str] = {
     "run_directory": "guests' sockets, logs and records live here; it must survive a restart of the daemon",
     "host_name": "the name that others are told; empty is the machine's own",
     "host_uuid": "two daemons on one machine need different ones; by default each state directory has its own",
+    "announce.protocols": "the migration protocols whose calls it answers",
+    "announce.params": "answer the calls of protocol 3 with typed parameters",
+    "announce.features": "libvirt's numbers of the other features that it announces",
     "keepalive.interval_s": "a silent connection is asked whether it lives this often, in seconds",
     "keepalive.timeout_s": "a connection that does not answer within this is dead, in seconds",
     "qemu.enabled": "look for QEMU",
@@ -67,7 +71,8 @@ def _keys(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
 def _type(annotation: Any) -> str:
     arguments = [argument for argument in get_args(annotation) if argument not in (type(None), Ellipsis)]
     if arguments and not isinstance(annotation, UnionType):
-        return f"list of {_TYPES[arguments[0]]}s"
+        kind = "integer" if issubclass(arguments[0], IntEnum) else _TYPES[arguments[0]]
+        return f"list of {kind}s"
     return _TYPES[arguments[0] if arguments else annotation]
 
 
@@ -77,6 +82,8 @@ def _toml(value: object) -> str:
             return "-"
         case bool():
             return f"`{str(value).lower()}`"
+        case frozenset():
+            return f"`{sorted(int(number) for number in value)}`"
         case tuple():
             return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
         case int() | float():

@@ -220,14 +220,14 @@ async def test_without_the_flag(two_hosts: TwoHosts) -> None:
 async def test_features(two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both hosts announce the feature, and a destination that does not is refused before Begin."""
     for host in two_hosts.hosts:
-        assert (await host.connection.features()).has(Feature.MIGRATION_P2P)
+        assert (await host.connection.answers()).has(Feature.MIGRATION_P2P)
     old = Answers.of(Feature.MIGRATION_V3, host="old")
 
-    async def features(_: object) -> Answers:
+    async def answers(_: object) -> Answers:
         return old
 
-    asked = await two_hosts.source.connection.features()
-    monkeypatch.setattr("vmferry.client.Connection.features", features)
+    asked = await two_hosts.source.connection.answers()
+    monkeypatch.setattr("vmferry.client.Connection.answers", answers)
     with pytest.raises(VmferryError, match="MIGRATION_P2P"):
         await two_hosts.source.connection.perform(request_for(two_hosts), ignore_progress)
     assert asked.has(Feature.MIGRATION_PARAMS)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import grpc
@@ -32,6 +33,7 @@ from vmferry.api.v1 import (
     host_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
+    legacy_pb2_grpc,
     migration_pb2_grpc,
 )
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
@@ -39,6 +41,7 @@ from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_p
 from vmferry.errors import DomainNotFound, FateUnknown, NotSupported, PeerUnreachable, VmferryError
 from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag
+from vmferry.legacy_calls import V1Calls, V2Calls
 from vmferry.migrate import Migrated, Patience, migrate
 from vmferry.model import (
     DomainEvent,
@@ -53,10 +56,10 @@ from vmferry.model import (
     Progress,
     new_migration_id,
 )
-from vmferry.negotiation import Wanted, choose_to_uri
+from vmferry.negotiation import Path, Wanted, choose_managed, choose_managed_fixed, choose_to_uri
 from vmferry.params import MigrationParams
 from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls
-from vmferry.protocol import PROFILES, ProtocolVersion, Spelling
+from vmferry.protocol import ProtocolVersion, Spelling
 from vmferry.status import from_status
 
 T = TypeVar("T")
@@ -83,23 +86,37 @@ async def connect(
 
 
 class Connection:
-    """One daemon. It is also an endpoint of the engine: a source and a destination."""
+    """One daemon. It is also an endpoint of the engine: a source and a destination.
 
-    spelling: Spelling = Spelling.PARAMS
+    `version` and `spelling` say which calls the phases are; `migrate` and `migrate_to_uri` find out by themselves which
+    ones the daemons share. A connection that writes fixed arguments leaves typed parameters out of that.
+    """
 
-    def __init__(self, uri: Uri, channel: aio.Channel, *, spelling: Spelling = Spelling.PARAMS) -> None:
+    _speaks = (ProtocolVersion.V3, Spelling.PARAMS)
+
+    def __init__(
+        self,
+        uri: Uri,
+        channel: aio.Channel,
+        *,
+        version: ProtocolVersion = ProtocolVersion.V3,
+        spelling: Spelling = Spelling.PARAMS,
+    ) -> None:
         self.uri = uri
         self.channel = channel
-        self.spelling = spelling
+        self._speaks = (version, spelling)
         self._domains = domains_pb2_grpc.DomainServiceStub(channel)
         self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
         self._host = host_pb2_grpc.HostServiceStub(channel)
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
-        self._phases: PhaseCalls = _phase_calls(channel, spelling)
+        self._phases: PhaseCalls = _phase_calls(channel, version, spelling)
 
-    def spelled(self, spelling: Spelling) -> Connection:
-        """The same daemon over the same channel, with phases written in that spelling."""
-        return self if spelling is self.spelling else Connection(self.uri, self.channel, spelling=spelling)
+    def speaking(self, path: Path) -> Connection:
+        """The same daemon over the same channel, with phases called in the way of `path`."""
+        version, spelling = path.version, path.spelling
+        if (version, spelling) == self._speaks:
+            return self
+        return Connection(self.uri, self.channel, version=version, spelling=spelling)
 
     # -- the host ---------------------------------------------------------------------------------------------------
 
@@ -113,11 +130,13 @@ class Connection:
         reply = await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
         return wire.capabilities_from_wire(reply)
 
-    async def features(self) -> Answers:
-        """Which features the daemon announces, as far as this connection's spelling can use them."""
-        announced = set((await self.capabilities()).features)
-        unusable = {Feature.MIGRATION_PARAMS} if self.spelling is Spelling.FIXED else set()
-        return Answers.of(*(f for f in Feature if f in announced and f not in unusable), host=str(self.uri))
+    async def answers(self) -> Answers:
+        """What the daemon answers for each feature; where it could not be asked, the error stands in place of the answers."""
+        try:
+            announced = (await self.capabilities()).features
+        except VmferryError as error:
+            return Answers(dict.fromkeys(Feature, error), str(self.uri))
+        return Answers.of(*(feature for feature in Feature if feature in announced), host=str(self.uri))
 
     # -- domains ----------------------------------------------------------------------------------------------------
 
@@ -254,17 +273,54 @@ class Connection:
         listener: ProgressListener = ignore_progress,
         patience: Patience | None = None,
     ) -> Migrated:
-        """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors."""
+        """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors.
+
+        Raises:
+            InvalidParameter, NotSupported, NoCommonProtocol: the two daemons do not share what this needs; nothing happened.
+            PeerUnreachable: a daemon could not be asked what it can; nothing happened.
+        """
         chosen = params or MigrationParams()
+        path = await self._path_to(destination, Wanted(flags, chosen))
         request = Request(
             migration_id=migration_id or new_migration_id(),
             domain=domain,
-            flags=flags,
+            flags=path.flags,
             params=chosen,
             uri=chosen.migrate_uri or "",
         )
-        profile = PROFILES[ProtocolVersion.V3]
-        return await migrate(profile, self, destination, request, listener=listener, patience=patience)
+        done = await migrate(
+            path.profile,
+            self.speaking(path),
+            destination.speaking(path),
+            request,
+            listener=listener,
+            protection=path.protection,
+            patience=patience,
+        )
+        return replace(done, warnings=path.warnings + done.warnings)
+
+    async def _path_to(self, destination: Connection, wanted: Wanted) -> Path:
+        """The way that both daemons share for what is wanted; both are asked, at the same time."""
+        here, there = await asyncio.gather(self.answers(), destination.answers())
+        _, spelling = self._speaks
+        choose = choose_managed if spelling is Spelling.PARAMS else choose_managed_fixed
+        try:
+            return choose(wanted, here, there)
+        except VmferryError as error:
+            raise error.located(guest=GuestLocation.SOURCE) from None
+
+    async def _path_of_one_call(self, wanted: Wanted) -> Path:
+        """How the one call of a peer-to-peer migration is written; the source alone is asked."""
+        answers = await self.answers()
+        _, spelling = self._speaks
+        path = choose_to_uri(wanted, answers if spelling is Spelling.PARAMS else answers.without(Feature.MIGRATION_PARAMS))
+        if path.version is not ProtocolVersion.V3:
+            raise NotSupported(
+                f"in protocol {path.version} the source cannot be asked to coordinate",
+                remedy="let the client coordinate: leave out PEER2PEER, or let the source announce protocol 3",
+                host=answers.host,
+            )
+        return path
 
     async def migrate_to_uri(
         self,
@@ -285,7 +341,7 @@ class Connection:
             VmferryError: the first thing that went wrong; `guest` says where the guest is.
         """
         chosen = params or MigrationParams()
-        path = choose_to_uri(Wanted(flags, chosen, destination_uri), await self.features())
+        path = await self._path_of_one_call(Wanted(flags, chosen, destination_uri))
         request = Request(
             migration_id=migration_id or new_migration_id(),
             domain=domain,
@@ -295,7 +351,7 @@ class Connection:
             uri=chosen.migrate_uri or "",
             destination_daemon_uri=destination_uri,
         )
-        reply = await _performed(self.spelled(path.spelling), request, listener, patience or Patience())
+        reply = await _performed(self.speaking(path), request, listener, patience or Patience())
         if reply.domain is None:
             raise DomainNotFound(
                 "the destination took the guest, and there it has ended since",
@@ -372,9 +428,15 @@ async def _performed(source: Connection, request: Request, listener: ProgressLis
             await asyncio.sleep(patience.delay_s)
 
 
-def _phase_calls(channel: aio.Channel, spelling: Spelling) -> PhaseCalls:
-    stub = migration_pb2_grpc.MigrationServiceStub(channel)
-    return ParamsCalls(stub) if spelling is Spelling.PARAMS else FixedCalls(stub)
+def _phase_calls(channel: aio.Channel, version: ProtocolVersion, spelling: Spelling) -> PhaseCalls:
+    match version:
+        case ProtocolVersion.V1:
+            return V1Calls(legacy_pb2_grpc.MigrationV1ServiceStub(channel))
+        case ProtocolVersion.V2:
+            return V2Calls(legacy_pb2_grpc.MigrationV2ServiceStub(channel))
+        case ProtocolVersion.V3:
+            stub = migration_pb2_grpc.MigrationServiceStub(channel)
+            return ParamsCalls(stub) if spelling is Spelling.PARAMS else FixedCalls(stub)
 
 
 def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "") -> VmferryError:

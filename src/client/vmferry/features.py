@@ -90,6 +90,10 @@ class Answers:
         """Every feature was asked, and only `yes` was answered with yes."""
         return cls({f: FeatureAnswer.YES if f in yes else FeatureAnswer.NO for f in Feature}, host)
 
+    def without(self, feature: Feature) -> Answers:
+        """The same answers, but for a feature that the caller has no use for: it counts as a no."""
+        return Answers({**self.answered, feature: FeatureAnswer.NO}, self.host)
+
     def has(self, feature: Feature) -> bool:
         """Whether the answer was yes.
 

@@ -97,6 +97,8 @@ async def migrate(
         VmferryError: the first thing that went wrong; `guest` says where the guest is.
     """
     walk = _Walk(profile, source, destination, request, listener, protection, patience or Patience())
+    if not profile.runs(Phase.BEGIN):
+        await walk.look_at_the_guest()
     for phase in profile.phases:
         if walk.owes(phase):
             await walk.run(phase)
@@ -208,9 +210,9 @@ class _Walk:
     async def _answered(self, phase: Phase, reply: Reply) -> None:
         if phase is Phase.BEGIN:
             self.request = replace(self.request, migration_id=reply.migration_id, domain_xml=reply.domain_xml)
-            await self._look_at_the_guest()
+            await self.look_at_the_guest()
         elif phase is Phase.PREPARE:
-            self.request = replace(self.request, uri=reply.uri or self.request.uri)
+            self.request = replace(self.request, migration_id=reply.migration_id, uri=reply.uri or self.request.uri)
             if not self.request.uri and self.profile.runs(Phase.PERFORM):
                 self._remember(phase, InvalidState("the destination did not say where the source is to send"))
         elif phase is Phase.FINISH:
@@ -219,12 +221,12 @@ class _Walk:
             # Finish answered an error, and yet the destination has proved to the source that it has the guest.
             self.error.guest = GuestLocation.DESTINATION
 
-    async def _look_at_the_guest(self) -> None:
-        """PAUSED is added for a guest that is paused already, once, after Begin (specification 1.6 step 4)."""
+    async def look_at_the_guest(self) -> None:
+        """PAUSED is added for a guest that is paused already, once: after Begin, or first of all (specification 1.3, 1.6)."""
         try:
             domain = await self.source.domain(self.request.domain)
         except VmferryError as error:
-            self._remember(Phase.BEGIN, error)
+            self._remember(self.profile.phases[0], error)
             return
         if domain.state is DomainState.PAUSED and Flag.POSTCOPY_RESUME not in self.request.flags:
             self.request = replace(self.request, flags=self.request.flags | Flag.PAUSED)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from vmferry import wire
-from vmferry.api.v1 import migration_pb2, migration_pb2_grpc
+from vmferry.api.v1 import legacy_pb2, migration_pb2, migration_pb2_grpc
 from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import FateUnknown
 from vmferry.model import MigrationId, Outcome
@@ -15,6 +15,15 @@ from vmferry.params import MigrationParams
 
 PHASE_TIMEOUT_S = 120.0
 """The bound of a phase that moves no memory. Perform has none here: the source daemon watches its progress."""
+
+
+PerformEvent: TypeAlias = (
+    migration_pb2.PerformResponse
+    | migration_pb2.PerformParamsResponse
+    | legacy_pb2.MigrationV1ServicePerformResponse
+    | legacy_pb2.MigrationV2ServicePerformResponse
+)
+"""One message of a Perform, in any spelling and protocol."""
 
 
 class PhaseCalls(Protocol):
@@ -191,7 +200,7 @@ def prepare_reply(request: Request, message: migration_pb2.PrepareResponse | mig
 
 async def perform_reply(
     request: Request,
-    events: AsyncIterable[migration_pb2.PerformResponse | migration_pb2.PerformParamsResponse],
+    events: AsyncIterable[PerformEvent],
     listener: ProgressListener,
 ) -> Reply:
     """What Perform answered in the end; `listener` has heard every step before.

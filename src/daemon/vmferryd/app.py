@@ -104,7 +104,7 @@ async def _serving(config: Config, context: Context, unavailable: dict[str, str]
     context.tasks.spawn(context.domains.follow_events(), "domain events")
     await _recover(context, source, destination)
     peer = PeerToPeer(context, source)
-    server = rpc_server.build(context, source, destination, peer, unavailable, config.keepalive.options())
+    server = rpc_server.build(context, source, destination, peer, unavailable, config)
     rpc_server.listen(server, config.listen, config.certificates)
     await server.start()
     log.info(

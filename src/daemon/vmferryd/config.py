@@ -15,7 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from vmferry.channel import DEFAULT_SOCKET, ChannelOptions, Transport, Uri, parse_uri
 from vmferry.errors import InvalidParameter, Violation, VmferryError
+from vmferry.features import Feature
+from vmferry.negotiation import LADDER
+from vmferry.protocol import ProtocolVersion
 from vmferryd.limits import Limits
+
+OTHER_FEATURES = frozenset({Feature.MIGRATION_P2P, Feature.MIGRATE_CHANGE_PROTECTION, Feature.XML_MIGRATABLE})
+"""What this daemon can besides the protocols."""
 
 
 class _Section(BaseModel):
@@ -40,6 +46,33 @@ class QemuSection(_Section):
     emulator: Path | None = None
     start_timeout_s: float = Field(20.0, gt=0)
     stop_timeout_s: float = Field(5.0, gt=0)
+
+
+class AnnounceSection(_Section):
+    """What other daemons and clients may use of this one; by default all that it can.
+
+    `protocols` are the versions whose calls it answers, `params` the typed spelling of protocol 3, which is a question of
+    its own. `features` are the numbers of the other features that it announces.
+    """
+
+    protocols: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
+    params: bool = True
+    features: frozenset[Feature] = OTHER_FEATURES
+
+    @field_validator("features")
+    @classmethod
+    def _features(cls, value: frozenset[Feature]) -> frozenset[Feature]:
+        known = ", ".join(str(feature.value) for feature in sorted(OTHER_FEATURES))
+        if strange := sorted(value - OTHER_FEATURES):
+            named = ", ".join(f"{feature.value} ({feature.name})" for feature in strange)
+            raise ValueError(f"only {known} can be listed, not {named}; `protocols` and `params` say the rest")
+        return value
+
+    @property
+    def announced(self) -> tuple[Feature, ...]:
+        """Every feature that is announced, by number."""
+        speaks = {feature for version, feature in LADDER if version in self.protocols}
+        return tuple(sorted(self.features | speaks | ({Feature.MIGRATION_PARAMS} if self.params else set())))
 
 
 class LogSection(_Section):
@@ -68,6 +101,7 @@ class Config(_Section):
     limits: Limits = Limits()
     keepalive: Keepalive = Keepalive()
     qemu: QemuSection = QemuSection()
+    announce: AnnounceSection = AnnounceSection()
     log: LogSection = LogSection()
 
     @field_validator("listen", mode="before")

@@ -16,13 +16,12 @@ import structlog
 from vmferry.channel import parse_uri
 from vmferry.client import Connection
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled
-from vmferry.errors import InvalidParameter, InvalidState, NotSupported, VmferryError
+from vmferry.errors import InvalidParameter, InvalidState, VmferryError
 from vmferry.flags import Flag
 from vmferry.migrate import Patience, migrate
 from vmferry.model import GuestLocation, MigrationId, Outcome, Phase, Progress
 from vmferry.negotiation import Wanted, choose_peer
 from vmferry.params import p2p_forwarded
-from vmferry.protocol import ProtocolVersion
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
 from vmferryd.phases.local import LocalSource
@@ -78,14 +77,12 @@ class PeerToPeer:
     async def _migrated(self, walk: _Walk, connection: Connection) -> Reply:
         request = walk.request
         wanted = Wanted(request.flags, request.params, request.destination_daemon_uri)
-        path = choose_peer(wanted, await connection.features())
-        if path.version is not ProtocolVersion.V3:
-            raise NotSupported("between daemons only protocol 3 is spoken", remedy="let the client coordinate")
+        path = choose_peer(wanted, await connection.answers())
         with ExitStack() as lease:
             done = await migrate(
                 path.profile,
-                _Watching(self._source, self._context.domains, lease, self._context, connection),
-                _Told(connection.spelled(path.spelling)),
+                _Watching(path.profile, self._source, self._context.domains, lease, self._context, connection),
+                _Told(connection.speaking(path)),
                 replace(request, flags=path.flags, domain_xml="", destination_daemon_uri=""),
                 listener=walk.hear,
                 patience=Patience(self._context.limits.doubt_s),

@@ -46,6 +46,7 @@ class Tasks:
         task = self.group.create_task(_logged(work, name), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # a task that is cancelled at once never began it
         return task
 
     def promise(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
@@ -63,7 +64,8 @@ class Tasks:
             else:
                 promised.set_result(answer)
 
-        self.spawn(keep(), name)
+        task = self.spawn(keep(), name)
+        task.add_done_callback(lambda _: (work.close(), promised.cancel()))
         return promised
 
     async def end(self) -> None:

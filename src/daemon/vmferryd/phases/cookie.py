@@ -18,8 +18,9 @@ from vmferry.model import MigrationId, Outcome, Statistics
 ROOT = "vmferry-migration"
 MAX_BYTES = 4_194_304
 PERSISTENT = "persistent"
+DEFINITION = "definition"
 
-FEATURES = frozenset({PERSISTENT})
+FEATURES = frozenset({PERSISTENT, DEFINITION})
 """Mandatory features that this daemon understands."""
 
 
@@ -28,7 +29,8 @@ class Cookie:
     """What is handed over. The first five say who sends it and for which migration; the rest depends on the phase.
 
     `daemon_uri` is where the receiver's daemon reaches the sender's. `ticket` opens the data channel. `outcome` with its
-    `signature` is the destination's word. `persistent_xml` is the definition that the destination is to store.
+    `signature` is the destination's word. `persistent_xml` is the definition that the destination is to store;
+    `definition_xml` the one that it took from its own store, since none was sent.
     """
 
     migration_id: MigrationId
@@ -42,6 +44,7 @@ class Cookie:
     signature: bytes = b""
     statistics: Statistics | None = None
     persistent_xml: str = ""
+    definition_xml: str = ""
     features: frozenset[str] = frozenset()
 
 
@@ -56,8 +59,8 @@ def encode(cookie: Cookie) -> bytes:
     ):
         etree.SubElement(root, tag).text = text
     etree.SubElement(root, "migration", id=cookie.migration_id)
-    mandatory = cookie.features | ({PERSISTENT} if cookie.persistent_xml else set())
-    for feature in sorted(mandatory):
+    mandatory = {tag for tag, xml in ((PERSISTENT, cookie.persistent_xml), (DEFINITION, cookie.definition_xml)) if xml}
+    for feature in sorted(cookie.features | mandatory):
         etree.SubElement(root, "feature", name=feature)
     _sections(root, cookie)
     return etree.tostring(root, encoding="utf-8")
@@ -75,6 +78,8 @@ def _sections(root: etree._Element, cookie: Cookie) -> None:
         etree.SubElement(root, "statistics", {name: figure for name, figure in figures.items() if figure != "0"})
     if cookie.persistent_xml:
         etree.SubElement(root, PERSISTENT).text = cookie.persistent_xml
+    if cookie.definition_xml:
+        etree.SubElement(root, DEFINITION).text = cookie.definition_xml
 
 
 def decode(data: bytes, migration_id: MigrationId, own_host_uuid: str) -> Cookie:
@@ -132,6 +137,7 @@ def _read(root: etree._Element) -> Cookie:
         signature=_bytes(_attribute(root, "outcome", "signature")),
         statistics=_statistics(root.find("statistics")),
         persistent_xml=root.findtext(PERSISTENT) or "",
+        definition_xml=root.findtext(DEFINITION) or "",
         features=frozenset(feature.get("name", "") for feature in root.iterfind("feature")),
     )
 

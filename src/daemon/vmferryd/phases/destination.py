@@ -88,8 +88,10 @@ class DestinationMigration:
 
     # -- what is asked of it ---------------------------------------------------------------------------------------------
 
-    async def open_channel(self, ticket: bytes, proof_secret: bytes) -> socket.socket:
+    async def open_channel(self, ticket: bytes, proof_secret: bytes, source_uri: str) -> socket.socket:
         """Our end of a socket whose other end the waiting guest reads. The ticket is used up.
+
+        `source_uri` is where the source's daemon answers, for a Prepare that had no cookie to say so.
 
         Raises:
             PermissionRefused: the ticket is not this migration's, or was used.
@@ -102,7 +104,7 @@ class DestinationMigration:
         ours, theirs = channel_pair()
         try:
             self._loading = self._context.tasks.spawn(self._load(self.incoming, theirs), f"load {self.record.migration_id}")
-            self.machine.note(proof_secret=proof_secret)
+            self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)
         except BaseException:
             ours.close()
             theirs.close()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
     BY_REASON,
+    DomainNotFound,
     InvalidState,
     MigrationAborted,
     MigrationNotFound,
@@ -34,10 +37,19 @@ from vmferryd.jobs.job import DestinationEvent
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.context import Context, once
-from vmferryd.phases.cookie import Cookie
 from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.settings import receive_settings, refuse_what_is_not_built
 from vmferryd.transfer import tickets
+
+
+class _Sender(NamedTuple):
+    """What is known of the source when a guest is to wait for its state.
+
+    `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored.
+    """
+
+    daemon_uri: str = ""
+    persistent_xml: str = ""
 
 
 class DestinationPhases:
@@ -61,12 +73,46 @@ class DestinationPhases:
             MigrationAborted: a tombstone of this migration stands here; it will never be taken.
             DriverRefused: the hypervisor refused; nothing is left of it, and a tombstone stands.
         """
-        return await once(self._context.tasks, self._opening, request.migration_id, lambda: self._prepare(request))
+        return await self._once(request, lambda: self._prepare(request, self._sender(request)))
 
-    async def _prepare(self, request: Request) -> Reply:
-        if (known := await self._find(request.migration_id)) is not None:
-            return self._prepared(known)
+    async def prepare_without_cookie(self, request: Request) -> Reply:
+        """As `prepare`, where no cookie says who the source is: the source itself does when it opens the data channel."""
+        return await self._once(request, lambda: self._prepare(request, _Sender()))
+
+    async def prepare_stored(self, request: Request) -> Reply:
+        """As `prepare_without_cookie`, where no definition comes either: the guest becomes what is stored here.
+
+        The cookie has that definition, so that the source can refuse one that is not its guest's.
+
+        Raises:
+            DomainNotFound, InvalidState: no definition is stored under the name that the domain will have.
+        """
+        reply = await self._once(request, lambda: self._prepare_stored(request))
+        record = (await self._get(request.migration_id)).record
+        cookie = replace(self._context.cookie(record), ticket=record.ticket, definition_xml=record.definition_xml)
+        return replace(reply, cookie=cookies.encode(cookie))
+
+    async def _once(self, request: Request, work: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
+        async def unless_known() -> Reply:
+            known = await self._find(request.migration_id)
+            return await work() if known is None else self._prepared(known)
+
+        return await once(self._context.tasks, self._opening, request.migration_id, unless_known)
+
+    def _sender(self, request: Request) -> _Sender:
         cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
+        return _Sender(cookie.daemon_uri, cookie.persistent_xml)
+
+    async def _prepare_stored(self, request: Request) -> Reply:
+        name = request.params.destination_name or request.domain
+        try:
+            xml = self._context.domains.stored_xml(self._context.domains.find(name))
+        except (DomainNotFound, InvalidState) as error:
+            error.remedy = "define the domain here first, or let both daemons announce protocol 2 or 3"
+            raise error.located(guest=GuestLocation.SOURCE) from None
+        return await self._prepare(replace(request, domain_xml=xml), _Sender())
+
+    async def _prepare(self, request: Request, sender: _Sender) -> Reply:
         definition = parse(request.domain_xml)
         if request.params.destination_name:
             definition = replace(definition, name=request.params.destination_name)
@@ -74,18 +120,18 @@ class DestinationPhases:
         refuse_what_is_not_built(request.flags, request.params, self._context.drivers.capabilities(driver.name))
         definition = await driver.settle(definition)
         await refuse_violations(driver, definition)
-        persistent = self._to_store(request, cookie, definition)
+        persistent = self._to_store(request, sender, definition)
         entry = await self._claimed(definition, request.migration_id)
-        migration = await self._recorded(request, cookie, definition, persistent, entry)
+        migration = await self._recorded(request, sender, definition, persistent, entry)
         await self._accept(migration, request, definition, driver)
         return self._prepared(migration)
 
     @staticmethod
-    def _to_store(request: Request, cookie: Cookie, definition: DomainDefinition) -> str:
+    def _to_store(request: Request, sender: _Sender, definition: DomainDefinition) -> str:
         """The definition that is to be stored with the commit; empty when none is."""
         if Flag.PERSIST_DEST not in request.flags:
             return ""
-        persistent = parse(cookie.persistent_xml) if cookie.persistent_xml else definition
+        persistent = parse(sender.persistent_xml) if sender.persistent_xml else definition
         return domain_xml.format(replace(persistent, name=definition.name))
 
     async def _claimed(self, definition: DomainDefinition, migration_id: MigrationId) -> Entry:
@@ -102,7 +148,7 @@ class DestinationPhases:
         return entry
 
     async def _recorded(
-        self, request: Request, cookie: Cookie, definition: DomainDefinition, persistent: str, entry: Entry
+        self, request: Request, sender: _Sender, definition: DomainDefinition, persistent: str, entry: Entry
     ) -> DestinationMigration:
         record = Record(
             migration_id=request.migration_id,
@@ -115,7 +161,7 @@ class DestinationPhases:
             definition_xml=domain_xml.format(definition),
             persistent_xml=persistent,
             plan=self._context.domains.driver(definition).plan(definition),
-            peer_uri=cookie.daemon_uri,
+            peer_uri=sender.daemon_uri,
             ticket=tickets.new_ticket(),
             phase=Phase.PREPARE,
         )
@@ -206,9 +252,11 @@ class DestinationPhases:
 
     # -- the data channel ------------------------------------------------------------------------------------------------
 
-    async def open_channel(self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes) -> socket.socket:
+    async def open_channel(
+        self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes, source_uri: str
+    ) -> socket.socket:
         """See `DestinationMigration.open_channel`."""
-        return await (await self._get(migration_id)).open_channel(ticket, proof_secret)
+        return await (await self._get(migration_id)).open_channel(ticket, proof_secret, source_uri)
 
     # -- the handover ----------------------------------------------------------------------------------------------------
 

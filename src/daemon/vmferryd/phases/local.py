@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled
 from vmferry.errors import InternalError, MigrationNotFound
 from vmferry.model import DomainInfo, JobInfo, MigrationId, Outcome, Phase, Progress, SourceState
+from vmferry.protocol import Profile
 from vmferryd.domains.registry import Domains
 from vmferryd.phases.source_phases import SourcePhases
 
@@ -31,9 +32,11 @@ def progress_of(job: JobInfo) -> Progress:
 class LocalSource:
     """`vmferry.endpoint.Source` over this daemon's own phases.
 
-    From Begin until `lease` is closed the coordinator counts as present, however long a call to the other host takes.
+    From Begin until `lease` is closed the coordinator counts as present, however long a call to the other host takes. Begin
+    holds the domain in every protocol: it does not cross the wire, and the end of the lease stands in for a Confirm.
     """
 
+    profile: Profile
     phases: SourcePhases
     domains: Domains
     lease: ExitStack
@@ -46,7 +49,9 @@ class LocalSource:
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
         """See `vmferry.endpoint.Source`."""
-        async with aclosing(self.phases.perform(request)) as events:  # type: ignore[type-var]
+        gives_up = self.profile.gives_up_source_in is Phase.PERFORM
+        performed = self.phases.perform_and_give_up(request) if gives_up else self.phases.perform(request)
+        async with aclosing(performed) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Reply):
                     return event

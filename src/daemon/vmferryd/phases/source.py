@@ -22,6 +22,7 @@ import structlog
 
 from vmferry.errors import (
     DriverLost,
+    MigrationAborted,
     MigrationCancelled,
     VmferryError,
 )
@@ -165,6 +166,25 @@ class SourceMigration:
         if self.state is SourceState.RELEASED:
             await self.machine.drive_unless_final(event)
 
+    async def hear(self) -> None:
+        """The destination's own word is known, and was acted upon. It is asked for and never hurried, for ever.
+
+        For protocols without Confirm. Who has waited long enough leaves, and lets `settle` ask for an end.
+        """
+        while self.state is SourceState.RELEASED:
+            try:
+                outcome = (await self._context.peers.at(self.record.peer_uri).outcome(self.record.migration_id)).outcome
+                if outcome is Outcome.ABORTED:
+                    self._fail(
+                        MigrationAborted("the destination did not take the guest", remedy="see its log for the reason")
+                    )
+                if outcome is not Outcome.PENDING:
+                    await self.prove(outcome)
+                    continue
+            except (VmferryError, OSError) as error:
+                log.info("no_word", migration_id=self.record.migration_id, error=str(error))
+            await self._context.clock.sleep(self._context.limits.resolver_first_s)
+
     async def settle(self) -> None:
         """The migration has ended; asks the peer with growing pauses until it answers, for ever (handover rule 5).
 
@@ -210,7 +230,8 @@ class SourceMigration:
 
     async def _send(self) -> SourceEvent:
         record = self.record
-        opening = Opening(record.migration_id, record.ticket, record.proof_secret)
+        own_uri = self._context.identity.daemon_uri
+        opening = Opening(record.migration_id, record.ticket, record.proof_secret, daemon_uri=own_uri)
         try:
             self._sending = Sending(self._context, self._guest())
             if self._cancelled:

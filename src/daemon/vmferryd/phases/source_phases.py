@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 
 from vmferry.endpoint import Reply, Request, Settled
@@ -76,14 +76,27 @@ class SourcePhases:
         async with entry.lock:  # nobody starts, stops or pauses the guest meanwhile
             return await self._open(entry, request)
 
-    async def _open(self, entry: Entry, request: Request) -> Reply:
+    async def describe(self, request: Request) -> Reply:
+        """The definition that the destination is to get. Nothing is recorded and nothing is held.
+
+        Raises:
+            DomainNotFound, InvalidState: see there.
+            InvalidParameter, NotSupported: the request asks for what cannot be honoured.
+        """
+        definition = await self._movable(self._context.domains.find(request.domain), request)
+        return Reply(request.migration_id, domain_xml=domain_xml.format(definition))
+
+    async def _movable(self, entry: Entry, request: Request) -> DomainDefinition:
+        """The definition to send, of a guest that can be moved as asked."""
         guest = self._context.domains.active(entry)
         capabilities = self._context.drivers.capabilities(self._context.domains.driver(entry.definition).name)
         refuse_what_is_not_built(request.flags, request.params, capabilities)
         if (await guest.probe()).run_state not in _MOVABLE:
             raise InvalidState(f"domain {entry.name} is {entry.state} ({entry.reason}) and cannot be moved")
-        definition = self._definition_to_send(entry, request)
-        record = self._new_record(request, entry, definition)
+        return self._definition_to_send(entry, request)
+
+    async def _open(self, entry: Entry, request: Request) -> Reply:
+        record = self._new_record(request, entry, await self._movable(entry, request))
         self._context.domains.hold(entry, record.migration_id)
         migration = SourceMigration(self._context, record, entry)
         try:
@@ -135,7 +148,7 @@ class SourcePhases:
         cookie = replace(self._context.cookie(record), persistent_xml=record.persistent_xml)
         return Reply(record.migration_id, cookie=cookies.encode(cookie), domain_xml=record.definition_xml)
 
-    async def perform(self, request: Request) -> AsyncIterator[JobInfo | Reply]:
+    def perform(self, request: Request) -> AsyncIterator[JobInfo | Reply]:
         """Every change of the job, then the reply: the state is sent, and the guest stands still here.
 
         A caller that leaves and does not come back within `Limits.coordinator_grace_s` is a coordinator that is gone.
@@ -143,6 +156,47 @@ class SourcePhases:
         Raises:
             VmferryError: what went wrong; `guest` says where the guest is.
         """
+        return self._perform(request, _keep_the_copy)
+
+    async def perform_and_give_up(self, request: Request) -> AsyncIterator[JobInfo | Reply]:
+        """Every change of the job, then the reply: the guest lives at the destination, and nothing is left of it here.
+
+        For protocols that have nothing of the source before Perform and nothing after it: opens the migration, and gives
+        the copy up on the destination's own word alone (handover rules 3 and 9).
+
+        Raises:
+            CookieRefused: nothing happened.
+            InDoubt: the destination does not answer; the paused copy is kept, and the source goes on asking.
+            VmferryError: what went wrong; `guest` says where the guest is. The destination was told, if it could be.
+        """
+        cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
+        try:
+            await self.begin(request)
+            async with aclosing(self._perform(request, self._give_up)) as events:
+                async for event in events:
+                    yield event
+        except VmferryError as error:
+            self._context.tasks.spawn(self._call_off(cookie, str(error)), f"call off {cookie.migration_id}")
+            raise
+
+    async def _call_off(self, cookie: Cookie, why: str) -> None:
+        """The destination need not wait for a guest that will not come; if it cannot be told, its lease runs out."""
+        migration = await self._find(cookie.migration_id)
+        if migration is None or migration.state is SourceState.CANCELLED:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._context.limits.peer_call_s):
+                    await self._context.peers.at(cookie.daemon_uri).abort(cookie.migration_id, why)
+
+    async def _give_up(self, migration: SourceMigration) -> None:
+        """The destination's own word was acted upon, or has been waited for long enough."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._context.limits.finish_s):
+                await migration.hear()
+        await self._settle_now(migration)
+
+    async def _perform(
+        self, request: Request, then: Callable[[SourceMigration], Awaitable[None]]
+    ) -> AsyncGenerator[JobInfo | Reply, None]:
         migration = await self._get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
@@ -152,6 +206,7 @@ class SourcePhases:
             if task is not None:
                 async for job in self._until_done(migration, task):
                     yield job
+            await then(migration)
             yield self._performed(migration)
 
     async def _ready_or_ended(self, migration: SourceMigration, request: Request) -> None:
@@ -166,7 +221,25 @@ class SourcePhases:
         cookie = self._read(request, migration.record)
         if not cookie.ticket or not (request.uri or cookie.daemon_uri):
             raise CookieRefused("Prepare's cookie has no ticket or no address", remedy="hand Perform the cookie of Prepare")
+        self._same_guest(cookie, migration.record)
         await migration.machine.write(peer_uri=cookie.daemon_uri, ticket=cookie.ticket, phase=Phase.PERFORM)
+
+    @staticmethod
+    def _same_guest(cookie: Cookie, record: Record) -> None:
+        """What waits at the destination is this guest, also if the destination took its definition from its own store."""
+        if cookie.uuid != record.domain_uuid:
+            raise CookieRefused(
+                f"the destination waits for a domain with UUID {cookie.uuid}, not {record.domain_uuid}",
+                remedy="define the same domain there, with its UUID",
+            )
+        if not cookie.definition_xml:
+            return
+        if differences := abi_differences(parse(record.definition_xml), parse(cookie.definition_xml)):
+            raise HostIncompatible(
+                "the definition that is stored at the destination would change the machine that the guest sees",
+                violations=violations(differences),
+                remedy="define the domain there as it runs here, or let both daemons announce protocol 2 or 3",
+            )
 
     async def _until_done(self, migration: SourceMigration, task: asyncio.Task[None]) -> AsyncIterator[JobInfo]:
         seen: JobInfo | None = None
@@ -220,6 +293,10 @@ class SourcePhases:
         outcome, pause_ms = self._proof(request, migration.record)
         if pause_ms:
             migration.machine.note(statistics=migration.record.statistics.measured(guest_pause_ms=pause_ms))
+        await self._settle_now(migration, outcome)
+
+    async def _settle_now(self, migration: SourceMigration, outcome: Outcome | None = None) -> None:
+        """`outcome`, which is proved, or else the destination's answer was acted upon."""
         try:
             if outcome is not None:
                 await migration.prove(outcome)
@@ -228,7 +305,7 @@ class SourcePhases:
         finally:
             # Whatever kept this call from its end, a full disk or a client that left: it is not waited for a lease.
             if migration.state is SourceState.RELEASED:
-                self._context.tasks.spawn(migration.settle(), f"settle {request.migration_id}")
+                self._context.tasks.spawn(migration.settle(), f"settle {migration.record.migration_id}")
         if migration.state is SourceState.RELEASED:
             raise self._in_doubt(migration)
 
@@ -383,6 +460,10 @@ class SourcePhases:
             guest=GuestLocation.SOURCE,
             host=self._context.identity.host_name,
         )
+
+
+async def _keep_the_copy(_: SourceMigration) -> None:
+    """What follows Perform where Confirm comes later: nothing."""
 
 
 _MOVABLE = (RunState.RUNNING, RunState.PAUSED, RunState.GONE_OVER)

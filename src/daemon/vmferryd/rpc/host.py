@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from grpc import aio
@@ -16,20 +16,14 @@ from vmferryd.phases.context import Identity
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
-FEATURES = (
-    Feature.MIGRATION_P2P,
-    Feature.MIGRATION_V3,
-    Feature.MIGRATE_CHANGE_PROTECTION,
-    Feature.XML_MIGRATABLE,
-    Feature.MIGRATION_PARAMS,
-)
-"""What this daemon announces."""
-
 
 class HostService(host_pb2_grpc.HostServiceServicer):
     """Docstrings are in host.proto. `unavailable` says, by driver, why one does not work here."""
 
-    def __init__(self, identity: Identity, drivers: DriverRegistry, unavailable: Mapping[str, str]) -> None:
+    def __init__(
+        self, identity: Identity, drivers: DriverRegistry, unavailable: Mapping[str, str], features: Sequence[Feature]
+    ) -> None:
+        self._features = tuple(int(feature) for feature in features)
         self._identity = identity
         self._drivers = drivers
         self._unavailable = unavailable
@@ -44,7 +38,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         """See host.proto."""
         drivers = [self._driver(name) for name in self._drivers.names]
         drivers += [DriverInfo(name, unavailable=why) for name, why in sorted(self._unavailable.items())]
-        known = HostCapabilities(tuple(drivers), tuple(int(feature) for feature in FEATURES))
+        known = HostCapabilities(tuple(drivers), self._features)
         return wire.capabilities_to_wire(known)
 
     def _driver(self, name: str) -> DriverInfo:
@@ -59,4 +53,4 @@ class HostService(host_pb2_grpc.HostServiceServicer):
 
     async def HasFeature(self, request: host_pb2.HasFeatureRequest, context: Context) -> host_pb2.HasFeatureResponse:
         """See host.proto."""
-        return host_pb2.HasFeatureResponse(supported=request.feature in {int(feature) for feature in FEATURES})
+        return host_pb2.HasFeatureResponse(supported=request.feature in self._features)

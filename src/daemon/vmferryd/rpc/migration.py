@@ -71,12 +71,12 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
         )
         async with aclosing(self._perform(asked)) as events:  # type: ignore[type-var]
             async for event in events:
-                yield migration_pb2.PerformResponse(**_event(event))
+                yield migration_pb2.PerformResponse(**told(event))
 
     async def Finish(self, request: migration_pb2.FinishRequest, context: Context) -> migration_pb2.FinishResponse:
         """See migration.proto."""
         asked = replace(_fixed(request), uri=request.uri, verdict=wire.enum_from_wire(Verdict, request.verdict))
-        return migration_pb2.FinishResponse(**_finished(await self._destination.finish(asked)))
+        return migration_pb2.FinishResponse(**finished(await self._destination.finish(asked)))
 
     async def Confirm(self, request: migration_pb2.ConfirmRequest, context: Context) -> migration_pb2.ConfirmResponse:
         """See migration.proto."""
@@ -107,14 +107,14 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
         asked = replace(_typed(request), domain=request.domain, destination_daemon_uri=request.destination_daemon_uri)
         async with aclosing(self._perform(asked)) as events:  # type: ignore[type-var]
             async for event in events:
-                yield migration_pb2.PerformParamsResponse(**_event(event))
+                yield migration_pb2.PerformParamsResponse(**told(event))
 
     async def FinishParams(
         self, request: migration_pb2.FinishParamsRequest, context: Context
     ) -> migration_pb2.FinishParamsResponse:
         """See migration.proto."""
         asked = replace(_typed(request), verdict=wire.enum_from_wire(Verdict, request.verdict))
-        return migration_pb2.FinishParamsResponse(**_finished(await self._destination.finish(asked)))
+        return migration_pb2.FinishParamsResponse(**finished(await self._destination.finish(asked)))
 
     async def ConfirmParams(
         self, request: migration_pb2.ConfirmParamsRequest, context: Context
@@ -179,7 +179,8 @@ def _confirm(request: migration_pb2.ConfirmRequest | migration_pb2.ConfirmParams
 # -- the replies, worded ---------------------------------------------------------------------------------------------
 
 
-def _event(event: JobInfo | Progress | Reply) -> dict[str, Any]:
+def told(event: JobInfo | Progress | Reply) -> dict[str, Any]:
+    """One message of a Perform."""
     if isinstance(event, Reply):
         result = migration_pb2.PerformResult(
             cookie=event.cookie,
@@ -192,7 +193,8 @@ def _event(event: JobInfo | Progress | Reply) -> dict[str, Any]:
     return {"progress": wire.progress_to_wire(progress)}
 
 
-def _finished(reply: Reply) -> dict[str, Any]:
+def finished(reply: Reply) -> dict[str, Any]:
+    """What Finish answers."""
     return {
         "outcome": wire.enum_to_wire(reply.outcome),
         "domain": wire.domain_to_wire(reply.domain) if reply.domain is not None else None,

@@ -21,27 +21,32 @@ from vmferry.api.v1 import (
     host_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
+    legacy_pb2,
+    legacy_pb2_grpc,
     migration_pb2,
     migration_pb2_grpc,
     transfer_pb2,
 )
-from vmferry.channel import ChannelOptions, Credentials, Transport, Uri
+from vmferry.channel import Credentials, Transport, Uri
 from vmferry.errors import InvalidParameter
+from vmferryd.config import Config
 from vmferryd.peer import PeerToPeer
 from vmferryd.phases.context import Context
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import transfer
+from vmferryd.rpc.announced import Announced
 from vmferryd.rpc.domains import DomainService
 from vmferryd.rpc.handover import HandoverService
 from vmferryd.rpc.host import HostService
 from vmferryd.rpc.interceptors import Errors
 from vmferryd.rpc.jobs import JobService
+from vmferryd.rpc.legacy import MigrationV1Service, MigrationV2Service
 from vmferryd.rpc.migration import MigrationService
 
 NAMES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
-    for module in (domains_pb2, handover_pb2, host_pb2, jobs_pb2, migration_pb2, transfer_pb2)
+    for module in (domains_pb2, handover_pb2, host_pb2, jobs_pb2, legacy_pb2, migration_pb2, transfer_pb2)
     for name in module.DESCRIPTOR.services_by_name
 )
 """Every service of the contract."""
@@ -55,14 +60,14 @@ def build(
     destination: DestinationPhases,
     peer: PeerToPeer,
     unavailable: Mapping[str, str],
-    options: ChannelOptions,
+    config: Config,
 ) -> aio.Server:
     """A server with every service; it listens nowhere yet."""
     errors = Errors(context.identity.host_name)
     server = aio.server(
-        interceptors=[errors],
+        interceptors=[errors, Announced(config.announce)],
         options=[
-            *options.as_grpc(),
+            *config.keepalive.options().as_grpc(),
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.http2.max_ping_strikes", 0),
             ("grpc.so_reuseport", 0),
@@ -70,9 +75,12 @@ def build(
     )
     domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains), server)
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
-    host_pb2_grpc.add_HostServiceServicer_to_server(HostService(context.identity, context.drivers, unavailable), server)
+    host = HostService(context.identity, context.drivers, unavailable, config.announce.announced)
+    host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, source, destination), server)
     migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, peer), server)
+    legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(source, destination), server)
+    legacy_pb2_grpc.add_MigrationV2ServiceServicer_to_server(MigrationV2Service(source, destination), server)
     server.add_generic_rpc_handlers((transfer.handler(destination, errors),))
     _add_health(server)
     reflection.enable_server_reflection((*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

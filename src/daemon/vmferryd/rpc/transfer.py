@@ -44,7 +44,9 @@ def handler(destination: DestinationPhases, errors: Errors) -> grpc.GenericRpcHa
             if not isinstance(first, transfer_pb2.CarryRequest) or first.WhichOneof("frame") != "open":
                 raise TransferFailed("the first frame of a data channel must open it")
             opening = first.open
-            channel = await destination.open_channel(migration_id(opening.migration_id), opening.ticket, opening.proof_secret)
+            channel = await destination.open_channel(
+                migration_id(opening.migration_id), opening.ticket, opening.proof_secret, opening.daemon_uri
+            )
             await stream.write(transfer_pb2.CarryResponse(opened=transfer_pb2.ChannelOpened()))
             await tunnel.pump(channel, stream, tunnel.last_response)
         except Exception as error:  # noqa: BLE001 - every error becomes a status

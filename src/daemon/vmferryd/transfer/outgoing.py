@@ -21,12 +21,13 @@ CARRY = "/vmferry.api.v1.TransferService/Carry"
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What the first frame says."""
+    """What the first frame says. `daemon_uri` is where the destination finds the source's daemon."""
 
     migration_id: MigrationId
     ticket: bytes
     proof_secret: bytes
     channel: str = "main"
+    daemon_uri: str = ""
 
     def frame(self) -> transfer_pb2.CarryRequest:
         """The first frame."""
@@ -36,6 +37,7 @@ class Opening:
                 ticket=self.ticket,
                 channel=self.channel,
                 proof_secret=self.proof_secret,
+                daemon_uri=self.daemon_uri,
             )
         )
 

@@ -25,7 +25,9 @@ class Destination:
         self.theirs: socket.socket | None = None
         self.error: Exception | None = None
 
-    async def open_channel(self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes) -> socket.socket:
+    async def open_channel(
+        self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes, source_uri: str
+    ) -> socket.socket:
         """See `DestinationPhases.open_channel`."""
         if self.error is not None:
             raise self.error

@@ -30,6 +30,7 @@ class OpenChannel(_message.Message):
     TICKET_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     PROOF_SECRET_FIELD_NUMBER: _builtins.int
+    DAEMON_URI_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     ticket: _builtins.bytes
     """The one-time ticket of Prepare's cookie."""
@@ -37,6 +38,8 @@ class OpenChannel(_message.Message):
     """Which channel of the hypervisor; "main" carries memory and devices."""
     proof_secret: _builtins.bytes
     """A secret that the coordinator never sees: the destination signs its outcome with it."""
+    daemon_uri: _builtins.str
+    """Where the source's daemon answers. Protocols 1 and 2 have no cookie that could say so earlier."""
     def __init__(
         self,
         *,
@@ -44,10 +47,11 @@ class OpenChannel(_message.Message):
         ticket: _builtins.bytes = ...,
         channel: _builtins.str = ...,
         proof_secret: _builtins.bytes = ...,
+        daemon_uri: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "migration_id", b"migration_id", "proof_secret", b"proof_secret", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "daemon_uri", b"daemon_uri", "migration_id", b"migration_id", "proof_secret", b"proof_secret", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
