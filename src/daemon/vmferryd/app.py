@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 from grpc import aio
 
-from vmferry.channel import Credentials, Transport
+from vmferry.channel import Credentials
 from vmferry.errors import DriverLost, DriverRefused, InvalidState, StorageFailed, VmferryError
 from vmferry.model import Side
 from vmferryd.clock import Clock, SystemClock
@@ -212,6 +212,3 @@ def _lock(descriptor: int, directory: Path) -> None:
         raise InvalidState(
             f"another vmferryd uses {directory}", remedy="stop it, or give this one a --state-directory of its own"
         ) from None
-
-
-__all__ = ["Daemon", "Transport", "running"]
