@@ -17,6 +17,7 @@ import json
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from vmferry.errors import DriverLost, DriverRefused
 LOG_NAME = "qemu.log"
 RECORD_NAME = "process.json"
 _PROC = Path("/proc")
+_RECOGNISABLE_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class QemuProcess:
             raise DriverRefused(
                 f"{argv[0]} cannot be run: {error.strerror}", remedy="Install QEMU, or name another emulator."
             ) from error
+        _wait_until_recognisable(pid, mark)
         started = _started_ticks(pid)
         identity = ProcessIdentity(pid, -1 if started is None else started, mark)
         _write_record(directory, identity)
@@ -215,6 +218,17 @@ def _search(mark: str) -> Iterator[ProcessIdentity]:
             started = _started_ticks(int(entry.name))
             if started is not None:
                 yield ProcessIdentity(int(entry.name), started, mark)
+
+
+def _wait_until_recognisable(pid: int, mark: str) -> None:
+    """The process shows its mark, or has ended.
+
+    The kernel lets the parent of a spawned process go on a moment before it shows the child's arguments; whoever looked in
+    that moment would take the child for a stranger.
+    """
+    give_up_s = time.monotonic() + _RECOGNISABLE_WITHIN_S
+    while not _has_mark(pid, mark) and _started_ticks(pid) is not None and time.monotonic() < give_up_s:
+        os.sched_yield()
 
 
 def _has_mark(pid: int, mark: str) -> bool:
