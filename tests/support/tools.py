@@ -15,8 +15,9 @@ FORBID_SKIP = "VMFERRY_FORBID_SKIP"
 
 def qemu_missing() -> str:
     """Why no QEMU guest can run here; empty when one can."""
-    if shutil.which("qemu-system-x86_64") is None:
-        return "qemu-system-x86_64 is not installed (Debian: apt-get install qemu-system-x86)"
+    for tool, package in (("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils")):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed (Debian: apt-get install {package})"
     return ""
 
 
