@@ -111,6 +111,30 @@ class DestinationState(StrEnum):
                 return Outcome.PENDING
 
 
+class Keep(StrEnum):
+    """Which copy of a guest an operator keeps, as seen from the host that is told (handover rule 6)."""
+
+    HERE = "here"
+    THERE = "there"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What an operator decided about a migration in doubt, as the journal keeps it.
+
+    `who` is the operator as the daemon knows them, `at_s` seconds since the epoch, `peer_said` what the other host answered
+    when it was decided; empty when it was silent. `agreed` is None until the other host has been heard again, and then says
+    whether its journal agrees.
+    """
+
+    keep: Keep
+    who: str
+    why: str
+    at_s: float
+    peer_said: str = ""
+    agreed: bool | None = None
+
+
 class DomainState(StrEnum):
     """A domain's state, under libvirt's names (specification 1.14)."""
 

@@ -18,7 +18,8 @@ that a crash interrupted is carried out again by `RESTARTED`; therefore every ef
 
 Where the rules of the handover design are kept: 1 in COMMITTED before RUN, and in ABORTED having no way out; 2 in RELEASED
 before LET_GO, and in RELEASED having no way to TAKE_BACK but PROVED_ABORTED; 3 in GIVE_UP having no way but
-PROVED_COMMITTED; 5 in DOUBT; 8 in RELEASED of the destination's events.
+PROVED_COMMITTED; 5 in DOUBT; 6 in the OPERATOR events, which stand in for a proof that nobody can give any more and which
+only a record in doubt can take; 8 in RELEASED of the destination's events.
 LOADED_RELEASED saves one write to the disk while the guest stands still.
 """
 
@@ -42,6 +43,8 @@ class SourceEvent(StrEnum):
     DOUBT = "doubt"
     PROVED_COMMITTED = "proved-committed"
     PROVED_ABORTED = "proved-aborted"
+    OPERATOR_KEEPS_HERE = "operator-keeps-here"
+    OPERATOR_KEEPS_THERE = "operator-keeps-there"
     RESTARTED = "restarted"
 
 
@@ -66,6 +69,8 @@ class DestinationEvent(StrEnum):
     END = "end"
     ABORT = "abort"
     DOUBT = "doubt"
+    OPERATOR_KEEPS_HERE = "operator-keeps-here"
+    OPERATOR_KEEPS_THERE = "operator-keeps-there"
     RESTARTED = "restarted"
 
 
@@ -114,6 +119,8 @@ SOURCE: Mapping[SourceState, Mapping[SourceEvent, Source]] = {
         SourceEvent.RESTARTED: _ASKING,
         SourceEvent.PROVED_COMMITTED: _GIVEN_UP,
         SourceEvent.PROVED_ABORTED: _TAKEN_BACK,
+        SourceEvent.OPERATOR_KEEPS_HERE: _TAKEN_BACK,
+        SourceEvent.OPERATOR_KEEPS_THERE: _GIVEN_UP,
     },
     SourceState.CONFIRMED: {SourceEvent.RESTARTED: _GIVEN_UP},
     SourceState.CANCELLED: {SourceEvent.RESTARTED: _TAKEN_BACK},
@@ -137,6 +144,8 @@ DESTINATION: Mapping[DestinationState, Mapping[DestinationEvent, Destination]] =
         DestinationEvent.END: _ABORTED,
         DestinationEvent.ABORT: _ABORTED,
         DestinationEvent.DOUBT: _WONDERING,
+        DestinationEvent.OPERATOR_KEEPS_HERE: _COMMITTED,
+        DestinationEvent.OPERATOR_KEEPS_THERE: _ABORTED,
         DestinationEvent.RESTARTED: _WONDERING,
     },
     DestinationState.COMMITTED: {DestinationEvent.RESTARTED: _COMMITTED},

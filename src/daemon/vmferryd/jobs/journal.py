@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vmferry.errors import StorageFailed
-from vmferry.model import DestinationState, MigrationId, Phase, Side, SourceState, Statistics
+from vmferry.model import DestinationState, MigrationId, Phase, Resolution, Side, SourceState, Statistics
 from vmferryd.database import Change, Database
 from vmferryd.drivers.base import GuestPlan
 
@@ -24,7 +24,8 @@ class Record:
 
     `plan` is the guest's plan at this host; `definition_xml` what it runs. `ticket` opens the data channel at the
     destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
-    run state that the guest had before, or is to have after. `settled`: the effects of `state` are done.
+    run state that the guest had before, or is to have after. `settled`: the effects of `state` are done. `resolution`: an
+    operator decided what nobody could prove.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -49,6 +50,7 @@ class Record:
     error: str = ""
     error_reason: str = ""
     statistics: Statistics = field(default_factory=Statistics)
+    resolution: Resolution | None = None
 
 
 _RECORDS = TypeAdapter(Record)

@@ -58,22 +58,35 @@ def test_commit_is_recorded_before_the_guest_runs() -> None:
 
 
 def test_release_is_recorded_before_the_last_part() -> None:
-    """Rule 2: LET_GO is an effect of RELEASED alone; after it only a proof of the tombstone takes the guest back."""
+    """Rules 2, 6: LET_GO belongs to RELEASED alone; then only a proved tombstone or an operator takes the guest back."""
     assert {SourceState.RELEASED} == {step.state for _, _, step in SOURCE_STEPS if SourceEffect.LET_GO in step.effects}
     leading = {event for event, step in SOURCE[SourceState.RELEASED].items() if SourceEffect.TAKE_BACK in step.effects}
-    assert {SourceEvent.PROVED_ABORTED} == leading
+    assert {SourceEvent.PROVED_ABORTED, SourceEvent.OPERATOR_KEEPS_HERE} == leading
     cancelled = {event for event, step in SOURCE[SourceState.RELEASED].items() if step.state is SourceState.CANCELLED}
-    assert {SourceEvent.PROVED_ABORTED} == cancelled
+    assert {SourceEvent.PROVED_ABORTED, SourceEvent.OPERATOR_KEEPS_HERE} == cancelled
 
 
 def test_copy_is_given_up_on_proof_only() -> None:
-    """Rule 3: GIVE_UP is an effect of CONFIRMED alone, which only a proof of the commit leads to."""
+    """Rules 3, 6: GIVE_UP is an effect of CONFIRMED alone, which only a proof of the commit or an operator leads to."""
     assert {SourceState.CONFIRMED} == {step.state for _, _, step in SOURCE_STEPS if SourceEffect.GIVE_UP in step.effects}
     leading = {(state, event) for state, event, step in SOURCE_STEPS if step.state is SourceState.CONFIRMED}
     assert {
         (SourceState.RELEASED, SourceEvent.PROVED_COMMITTED),
+        (SourceState.RELEASED, SourceEvent.OPERATOR_KEEPS_THERE),
         (SourceState.CONFIRMED, SourceEvent.RESTARTED),
     } == leading
+
+
+def test_an_operator_decides_in_doubt_alone() -> None:
+    """Rule 6: a record that can settle by itself, or is settled, takes no operator's word; both sides end as they say."""
+    here, there = SourceEvent.OPERATOR_KEEPS_HERE, SourceEvent.OPERATOR_KEEPS_THERE
+    asked = {(state, event): step.state for state, event, step in SOURCE_STEPS if event in (here, there)}
+    released = SourceState.RELEASED
+    assert {(released, here): SourceState.CANCELLED, (released, there): SourceState.CONFIRMED} == asked
+    keeps, gives = DestinationEvent.OPERATOR_KEEPS_HERE, DestinationEvent.OPERATOR_KEEPS_THERE
+    told = {(state, event): step.state for state, event, step in DESTINATION_STEPS if event in (keeps, gives)}
+    received = DestinationState.RECEIVED
+    assert {(received, keeps): DestinationState.COMMITTED, (received, gives): DestinationState.ABORTED} == told
 
 
 def test_doubt_changes_nothing() -> None:

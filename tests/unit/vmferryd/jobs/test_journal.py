@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmferry.errors import StorageFailed
-from vmferry.model import DestinationState, MigrationId, Phase, Side, SourceState, Statistics
+from vmferry.model import DestinationState, Keep, MigrationId, Phase, Resolution, Side, SourceState, Statistics
 from vmferryd.database import Database
 from vmferryd.drivers.base import GuestPlan
 from vmferryd.jobs.journal import Journal, Record, decode, encode
@@ -19,6 +19,15 @@ from vmferryd.jobs.journal import Journal, Record, decode, encode
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 plans = st.builds(
     GuestPlan, driver=texts, domain_uuid=texts, directory=texts.map(Path), facts=st.dictionaries(texts, texts, max_size=2)
+)
+resolutions = st.builds(
+    Resolution,
+    st.sampled_from(Keep),
+    who=texts,
+    why=texts,
+    at_s=st.floats(0, 1e12),
+    peer_said=texts,
+    agreed=st.none() | st.booleans(),
 )
 sides = st.one_of(
     st.tuples(st.just(Side.SOURCE), st.sampled_from(SourceState)),
@@ -53,6 +62,7 @@ def records(draw) -> Record:
         error=draw(texts),
         error_reason=draw(texts),
         statistics=Statistics(elapsed_ms=draw(figures), guest_pause_ms=draw(figures)),
+        resolution=draw(st.none() | resolutions),
     )
 
 
