@@ -21,6 +21,10 @@ before LET_GO, and in RELEASED having no way to TAKE_BACK but PROVED_ABORTED; 3 
 PROVED_COMMITTED; 5 in DOUBT; 6 in the OPERATOR events, which stand in for a proof that nobody can give any more and which
 only a record in doubt can take; 8 in RELEASED of the destination's events.
 LOADED_RELEASED saves one write to the disk while the guest stands still.
+
+A direct migration has no daemon at its other end, and so nobody but the source's own hypervisor can prove anything: ARRIVED,
+the receiver has acknowledged the whole, stands in for PROVED_COMMITTED, and NEVER_LEFT, the last part was not sent, for
+PROVED_ABORTED. Between the two lies silence, which is no event: then the operator decides.
 """
 
 from __future__ import annotations
@@ -43,13 +47,15 @@ class SourceEvent(StrEnum):
     DOUBT = "doubt"
     PROVED_COMMITTED = "proved-committed"
     PROVED_ABORTED = "proved-aborted"
+    ARRIVED = "arrived"
+    NEVER_LEFT = "never-left"
     OPERATOR_KEEPS_HERE = "operator-keeps-here"
     OPERATOR_KEEPS_THERE = "operator-keeps-there"
     RESTARTED = "restarted"
 
 
 class SourceEffect(StrEnum):
-    """What the source has to do after a step."""
+    """What the source has to do after a step. ASK_PEER asks whoever can know: in a direct migration the own hypervisor."""
 
     SEND = "send"
     LET_GO = "let-go"
@@ -119,6 +125,8 @@ SOURCE: Mapping[SourceState, Mapping[SourceEvent, Source]] = {
         SourceEvent.RESTARTED: _ASKING,
         SourceEvent.PROVED_COMMITTED: _GIVEN_UP,
         SourceEvent.PROVED_ABORTED: _TAKEN_BACK,
+        SourceEvent.ARRIVED: _GIVEN_UP,
+        SourceEvent.NEVER_LEFT: _TAKEN_BACK,
         SourceEvent.OPERATOR_KEEPS_HERE: _TAKEN_BACK,
         SourceEvent.OPERATOR_KEEPS_THERE: _GIVEN_UP,
     },

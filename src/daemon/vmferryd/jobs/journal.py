@@ -25,7 +25,8 @@ class Record:
     `plan` is the guest's plan at this host; `definition_xml` what it runs. `ticket` opens the data channel at the
     destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
     run state that the guest had before, or is to have after. `settled`: the effects of `state` are done. `resolution`: an
-    operator decided what nobody could prove.
+    operator decided what nobody could prove. `receiver_uri`: where a hypervisor without a daemon receives the guest; such a
+    migration has no peer.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -51,6 +52,7 @@ class Record:
     error_reason: str = ""
     statistics: Statistics = field(default_factory=Statistics)
     resolution: Resolution | None = None
+    receiver_uri: str = ""
 
 
 _RECORDS = TypeAdapter(Record)

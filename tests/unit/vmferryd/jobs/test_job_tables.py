@@ -58,20 +58,28 @@ def test_commit_is_recorded_before_the_guest_runs() -> None:
 
 
 def test_release_is_recorded_before_the_last_part() -> None:
-    """Rules 2, 6: LET_GO belongs to RELEASED alone; then only a proved tombstone or an operator takes the guest back."""
+    """Rules 2, 6: LET_GO belongs to RELEASED alone; then only a proof or an operator takes the guest back.
+
+    The proof is a tombstone, or the own hypervisor's word that the last part was not sent.
+    """
     assert {SourceState.RELEASED} == {step.state for _, _, step in SOURCE_STEPS if SourceEffect.LET_GO in step.effects}
     leading = {event for event, step in SOURCE[SourceState.RELEASED].items() if SourceEffect.TAKE_BACK in step.effects}
-    assert {SourceEvent.PROVED_ABORTED, SourceEvent.OPERATOR_KEEPS_HERE} == leading
+    proofs = {SourceEvent.PROVED_ABORTED, SourceEvent.NEVER_LEFT, SourceEvent.OPERATOR_KEEPS_HERE}
+    assert proofs == leading
     cancelled = {event for event, step in SOURCE[SourceState.RELEASED].items() if step.state is SourceState.CANCELLED}
-    assert {SourceEvent.PROVED_ABORTED, SourceEvent.OPERATOR_KEEPS_HERE} == cancelled
+    assert proofs == cancelled
 
 
 def test_copy_is_given_up_on_proof_only() -> None:
-    """Rules 3, 6: GIVE_UP is an effect of CONFIRMED alone, which only a proof of the commit or an operator leads to."""
+    """Rules 3, 6: GIVE_UP is an effect of CONFIRMED alone, which only a proof of the commit or an operator leads to.
+
+    The proof is the destination's own word, or in a direct migration the receiver's acknowledgement.
+    """
     assert {SourceState.CONFIRMED} == {step.state for _, _, step in SOURCE_STEPS if SourceEffect.GIVE_UP in step.effects}
     leading = {(state, event) for state, event, step in SOURCE_STEPS if step.state is SourceState.CONFIRMED}
     assert {
         (SourceState.RELEASED, SourceEvent.PROVED_COMMITTED),
+        (SourceState.RELEASED, SourceEvent.ARRIVED),
         (SourceState.RELEASED, SourceEvent.OPERATOR_KEEPS_THERE),
         (SourceState.CONFIRMED, SourceEvent.RESTARTED),
     } == leading

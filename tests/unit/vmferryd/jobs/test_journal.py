@@ -63,6 +63,7 @@ def records(draw) -> Record:
         error_reason=draw(texts),
         statistics=Statistics(elapsed_ms=draw(figures), guest_pause_ms=draw(figures)),
         resolution=draw(st.none() | resolutions),
+        receiver_uri=draw(texts),
     )
 
 
