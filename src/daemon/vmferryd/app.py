@@ -3,6 +3,9 @@
 Start: journal, drivers, domains (guests are adopted), migrations (each unfinished one is settled or goes on being asked for),
 then the server. End: the server stops, tasks are cancelled, monitors and journal are closed. Nothing is rolled back and no
 guest is touched: the journal is enough for the next start.
+
+`Surroundings` is all that a daemon stands on but its process: time, hypervisors, disk and network. `tests/simulation` puts a
+daemon over others.
 """
 
 from __future__ import annotations
@@ -12,20 +15,20 @@ import fcntl
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 from grpc import aio
 
-from vmferry.channel import Credentials
+from vmferry.channel import Credentials, open_channel
 from vmferry.errors import DriverLost, DriverRefused, InvalidState, StorageFailed, VmferryError
 from vmferry.model import Side
 from vmferryd.clock import Clock, SystemClock
 from vmferryd.config import Config
-from vmferryd.database import Database
+from vmferryd.database import Database, Thread, Worker
 from vmferryd.domains.registry import Domains
 from vmferryd.domains.store import Store
 from vmferryd.drivers.qemu.config import QemuConfig
@@ -34,12 +37,13 @@ from vmferryd.drivers.registry import DriverFactory, DriverRegistry
 from vmferryd.jobs.board import Board
 from vmferryd.jobs.journal import Journal
 from vmferryd.peer import PeerToPeer
-from vmferryd.peers import Peers, advertised
+from vmferryd.peers import OpenChannel, Peers, advertised
 from vmferryd.phases.context import Context, Identity, Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.machine import job_info
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import server as rpc_server
+from vmferryd.transfer.tunnel import ChannelPair, channel_pair
 
 log = structlog.get_logger()
 
@@ -54,15 +58,28 @@ class Daemon:
     server: aio.Server
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a daemon stands on; by default the machine.
+
+    `drivers` are factories by name, instead of the configured ones. `disk` makes the worker of the journal. `dial` opens
+    channels to other daemons, `server` makes the server, and `channel_pair` the sockets between daemon and hypervisor.
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    drivers: Mapping[str, DriverFactory] | None = None
+    disk: Callable[[], Worker] = Thread
+    dial: OpenChannel = open_channel
+    server: rpc_server.MakeServer = rpc_server.grpc_server
+    channel_pair: ChannelPair = channel_pair
+
+
 @asynccontextmanager
-async def running(
-    config: Config, *, clock: Clock | None = None, drivers: dict[str, DriverFactory] | None = None
-) -> AsyncIterator[Daemon]:
+async def running(config: Config, *, drivers: Mapping[str, DriverFactory] | None = None) -> AsyncIterator[Daemon]:
     """The daemon answers at every place of `config.listen`, until the context is left; guests run on.
 
     Args:
         config: what to run.
-        clock: time; the machine's own by default.
         drivers: factories by name, instead of the configured ones.
 
     Raises:
@@ -70,19 +87,25 @@ async def running(
         InvalidParameter: a place to listen cannot be used.
         InvalidState: another daemon uses the state directory.
     """
-    time = clock or SystemClock()
     with _exclusive(config.state_directory):
-        database = await Database.open(config.state_directory / "journal.sqlite")
-        try:
-            registry, unavailable = await _drivers(config, time, drivers)
-            async with (
-                _tasks() as tasks,
-                _context(config, time, database, registry, tasks) as context,
-                _serving(config, context, unavailable) as daemon,
-            ):
-                yield daemon
-        finally:
-            await database.close()
+        async with running_over(Surroundings(drivers=drivers), config) as daemon:
+            yield daemon
+
+
+@asynccontextmanager
+async def running_over(surroundings: Surroundings, config: Config) -> AsyncIterator[Daemon]:
+    """Like `running`, over `surroundings`. That no other daemon uses the state directory is the caller's business."""
+    database = await Database.open(config.state_directory / "journal.sqlite", surroundings.disk())
+    try:
+        registry, unavailable = await _drivers(config, surroundings)
+        async with (
+            _tasks() as tasks,
+            _context(config, surroundings, database, registry, tasks) as context,
+            _serving(config, context, unavailable, surroundings.server) as daemon,
+        ):
+            yield daemon
+    finally:
+        await database.close()
 
 
 @asynccontextmanager
@@ -98,13 +121,15 @@ async def _tasks() -> AsyncIterator[Tasks]:
 
 
 @asynccontextmanager
-async def _serving(config: Config, context: Context, unavailable: dict[str, str]) -> AsyncIterator[Daemon]:
+async def _serving(
+    config: Config, context: Context, unavailable: dict[str, str], make: rpc_server.MakeServer
+) -> AsyncIterator[Daemon]:
     source, destination = SourcePhases(context), DestinationPhases(context)
     await context.domains.load()
     context.tasks.spawn(context.domains.follow_events(), "domain events")
     await _recover(context, source, destination)
-    peer = PeerToPeer(context, source)
-    server = rpc_server.build(context, source, destination, peer, unavailable, config)
+    served = rpc_server.Served(context, source, destination, PeerToPeer(context, source), unavailable)
+    server = rpc_server.build(served, config, make)
     rpc_server.listen(server, config.listen, config.certificates)
     await server.start()
     log.info(
@@ -135,7 +160,7 @@ async def _recover(context: Context, source: SourcePhases, destination: Destinat
 
 @asynccontextmanager
 async def _context(
-    config: Config, clock: Clock, database: Database, drivers: DriverRegistry, tasks: Tasks
+    config: Config, surroundings: Surroundings, database: Database, drivers: DriverRegistry, tasks: Tasks
 ) -> AsyncIterator[Context]:
     host_uuid = str(config.host_uuid) if config.host_uuid else await database.remembered("uuid", str(uuid.uuid4()))
     identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(advertised(config.reached_at)))
@@ -144,11 +169,12 @@ async def _context(
         journal=Journal(database),
         domains=Domains(Store(database), drivers),
         drivers=drivers,
-        peers=Peers(config.keepalive.options(), _own_credentials(config)),
+        peers=Peers(config.keepalive.options(), _own_credentials(config), surroundings.dial),
         board=Board(),
-        clock=clock,
+        clock=surroundings.clock,
         limits=config.limits,
         tasks=tasks,
+        channel_pair=surroundings.channel_pair,
     )
     try:
         yield context
@@ -163,12 +189,11 @@ def _own_credentials(config: Config) -> Credentials | None:
     return Credentials.read(config.certificates, "client") if config.certificates else None
 
 
-async def _drivers(
-    config: Config, clock: Clock, given: dict[str, DriverFactory] | None
-) -> tuple[DriverRegistry, dict[str, str]]:
+async def _drivers(config: Config, surroundings: Surroundings) -> tuple[DriverRegistry, dict[str, str]]:
     """The drivers that work here, and why the others do not."""
-    if given is not None:
-        return await DriverRegistry.open(clock, given), {}
+    clock = surroundings.clock
+    if surroundings.drivers is not None:
+        return await DriverRegistry.open(clock, surroundings.drivers), {}
     factory = _qemu(config)
     if not config.qemu.enabled:
         return await DriverRegistry.open(clock), {"qemu": "switched off in the configuration"}

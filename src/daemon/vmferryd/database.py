@@ -1,4 +1,4 @@
-"""The daemon's durable memory: one SQLite file, written by one thread.
+"""The daemon's durable memory: one SQLite file, written by one worker, which is a thread.
 
 What `write` returned from is on the disk (WAL, `synchronous=FULL`). Several changes in one `write` happen together or not at
 all: a migration's record and the domain that it concerns never disagree.
@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from vmferry.errors import StorageFailed
 
@@ -44,28 +44,55 @@ T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], None]
 
 
+class Worker(Protocol):
+    """Who does the work on the disk while the event loop goes on: one piece after the other, in the order they came."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` answers or raises."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is worked on any more."""
+        ...
+
+
+class Thread:
+    """A thread of its own."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """See `Worker`."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def close(self) -> None:
+        """See `Worker`."""
+        self._pool.shutdown()
+
+
 class Database:
     """An open database. Use `open`; close it with `close`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, worker: Worker) -> None:
         self._path = path
         self._connection = connection
-        self._thread = thread
+        self._worker = worker
 
     @classmethod
-    async def open(cls, path: Path) -> Database:
-        """The database at `path`, made when it does not exist.
+    async def open(cls, path: Path, worker: Worker | None = None) -> Database:
+        """The database at `path`, made when it does not exist; `worker`, a thread by default, becomes its own.
 
         Raises:
             StorageFailed: it cannot be opened, is not ours, is damaged, or is of another version. It is left as it is.
         """
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+        worker = worker or Thread()
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(thread, _open, path)
+            connection = await worker.run(lambda: _open(path))
         except BaseException:
-            thread.shutdown()
+            worker.close()
             raise
-        return cls(path, connection, thread)
+        return cls(path, connection, worker)
 
     async def write(self, *changes: Change) -> None:
         """All `changes` are durable, or none has happened.
@@ -103,8 +130,8 @@ class Database:
 
     async def close(self) -> None:
         """The file is closed; later calls fail."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
-        self._thread.shutdown()
+        await self._worker.run(self._connection.close)
+        self._worker.close()
 
     async def _run(self, work: Callable[[sqlite3.Connection], T], verb: str) -> T:
         def guarded() -> T:
@@ -116,8 +143,8 @@ class Database:
                     remedy="free space, make the file system writable, and check the file's owner; then try again",
                 ) from error
 
-        # Shielded: a cancelled caller must not leave a half-known write behind; the thread finishes it either way.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
+        # Shielded: a cancelled caller must not leave a half-known write behind; the worker finishes it either way.
+        return await asyncio.shield(self._worker.run(guarded))
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -32,12 +32,17 @@ class Peer(Protocol):
         ...
 
 
+OpenChannel = Callable[[Uri, ChannelOptions, Credentials | None], aio.Channel]
+"""See `vmferry.channel.open_channel`."""
+
+
 class Peers:
     """One connection for each peer, kept while the daemon lives."""
 
-    def __init__(self, options: ChannelOptions, credentials: Credentials | None) -> None:
+    def __init__(self, options: ChannelOptions, credentials: Credentials | None, dial: OpenChannel = open_channel) -> None:
         self._options = options
         self._credentials = credentials
+        self._dial = dial
         self._connections: dict[str, Connection] = {}
 
     def at(self, uri: str) -> Connection:
@@ -68,7 +73,7 @@ class Peers:
 
     def channel(self, uri: Uri) -> aio.Channel:
         """A channel of its own to the daemon at `uri`: bulk data does not stand in the way of control calls."""
-        return open_channel(uri, self._options, self._credentials)
+        return self._dial(uri, self._options, self._credentials)
 
     async def close(self) -> None:
         """Every connection is closed."""

@@ -19,6 +19,7 @@ from vmferryd.jobs.journal import Journal, Record
 from vmferryd.limits import Limits
 from vmferryd.peers import Peers
 from vmferryd.phases.cookie import Cookie
+from vmferryd.transfer.tunnel import ChannelPair, channel_pair
 
 log = structlog.get_logger()
 
@@ -39,13 +40,13 @@ class Tasks:
     """The daemon's task group, with a rule: a background task that fails is logged and brings nothing else down."""
 
     group: asyncio.TaskGroup
-    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _running: dict[asyncio.Task[None], None] = field(default_factory=dict)
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         """`work` runs until it ends or the daemon stops."""
         task = self.group.create_task(_logged(work, name), name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = None
+        task.add_done_callback(lambda ended: self._running.pop(ended, None))
         task.add_done_callback(lambda _: work.close())  # a task that is cancelled at once never began it
         return task
 
@@ -71,9 +72,10 @@ class Tasks:
     async def end(self) -> None:
         """No task runs. Nothing is rolled back: the journal is enough."""
         while self._running:
-            for task in self._running:
+            running = tuple(self._running)
+            for task in running:
                 task.cancel()
-            await asyncio.wait(self._running)
+            await asyncio.wait(running)
 
 
 async def once(
@@ -112,6 +114,7 @@ class Context:
     clock: Clock
     limits: Limits
     tasks: Tasks
+    channel_pair: ChannelPair = channel_pair
 
     def cookie(self, record: Record) -> Cookie:
         """A cookie of this host for `record`'s migration, with nothing in it but who sends it."""

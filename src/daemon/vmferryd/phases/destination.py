@@ -38,7 +38,6 @@ from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.transfer import tickets
-from vmferryd.transfer.tunnel import channel_pair
 
 log = structlog.get_logger()
 
@@ -101,7 +100,7 @@ class DestinationMigration:
             raise PermissionRefused("the ticket for the data channel is wrong or used up")
         if self.state is not DestinationState.PREPARED or self.incoming is None or self._loading is not None:
             raise PhaseOutOfOrder(f"the migration is {self.state}: no guest waits for its state")
-        ours, theirs = channel_pair()
+        ours, theirs = self._context.channel_pair()
         try:
             self._loading = self._context.tasks.spawn(self._load(self.incoming, theirs), f"load {self.record.migration_id}")
             self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)

@@ -80,7 +80,7 @@ class Sending:
         return self.statistics
 
     async def _send(self, uri: str, opening: Opening, settings: SendSettings) -> None:
-        tunnel = await open_tunnel(self.context.peers.channel(parse_uri(uri)), opening, self.context.limits.connect_s)
+        tunnel = await self._open_tunnel(uri, opening)
         try:
             await self.outgoing.send(tunnel.hypervisor, settings)
         except BaseException:
@@ -89,6 +89,10 @@ class Sending:
             raise
         self.context.tasks.spawn(self._carry(tunnel), f"tunnel of {opening.migration_id}")
         await self.outgoing.held()
+
+    async def _open_tunnel(self, uri: str, opening: Opening) -> OutgoingTunnel:
+        channel = self.context.peers.channel(parse_uri(uri))
+        return await open_tunnel(channel, opening, self.context.limits.connect_s, self.context.channel_pair)
 
     async def _carry(self, tunnel: OutgoingTunnel) -> None:
         try:
@@ -129,8 +133,9 @@ class Sending:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
+        for task in tasks:  # in their order: of two that have ended, the same one speaks each time
+            if task in done:
+                task.result()
 
     def _explained(self, failed: TransferFailed) -> VmferryError:
         """QEMU only sees its socket close; the tunnel knows why."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -53,32 +55,43 @@ NAMES = tuple(
 
 _UNIX_UMASK = 0o117
 
+MakeServer = Callable[[Sequence[aio.ServerInterceptor], Sequence[tuple[str, Any]]], aio.Server]
+"""Makes a server without services, from its interceptors and options."""
 
-def build(
-    context: Context,
-    source: SourcePhases,
-    destination: DestinationPhases,
-    peer: PeerToPeer,
-    unavailable: Mapping[str, str],
-    config: Config,
-) -> aio.Server:
+
+def grpc_server(interceptors: Sequence[aio.ServerInterceptor], options: Sequence[tuple[str, Any]]) -> aio.Server:
+    """See `MakeServer`."""
+    return aio.server(interceptors=interceptors, options=options)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the services are about."""
+
+    context: Context
+    source: SourcePhases
+    destination: DestinationPhases
+    peer: PeerToPeer
+    unavailable: Mapping[str, str]
+
+
+def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio.Server:
     """A server with every service; it listens nowhere yet."""
+    context, source, destination = served.context, served.source, served.destination
     errors = Errors(context.identity.host_name)
-    server = aio.server(
-        interceptors=[errors, Announced(config.announce)],
-        options=[
-            *config.keepalive.options().as_grpc(),
-            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-            ("grpc.http2.max_ping_strikes", 0),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
+    options = [
+        *config.keepalive.options().as_grpc(),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.so_reuseport", 0),
+    ]
+    server = make([errors, Announced(config.announce)], options)
     domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains), server)
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
-    host = HostService(context.identity, context.drivers, unavailable, config.announce.announced)
+    host = HostService(context.identity, context.drivers, served.unavailable, config.announce.announced)
     host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, source, destination), server)
-    migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, peer), server)
+    migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, served.peer), server)
     legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(source, destination), server)
     legacy_pb2_grpc.add_MigrationV2ServiceServicer_to_server(MigrationV2Service(source, destination), server)
     server.add_generic_rpc_handlers((transfer.handler(destination, errors),))

@@ -66,7 +66,9 @@ class OutgoingTunnel:
         await self._channel.close()
 
 
-async def open_tunnel(channel: aio.Channel, opening: Opening, timeout_s: float) -> OutgoingTunnel:
+async def open_tunnel(
+    channel: aio.Channel, opening: Opening, timeout_s: float, channel_pair: tunnel.ChannelPair = tunnel.channel_pair
+) -> OutgoingTunnel:
     """A tunnel to the guest that waits at the destination. It owns `channel`.
 
     Raises:
@@ -84,7 +86,7 @@ async def open_tunnel(channel: aio.Channel, opening: Opening, timeout_s: float) 
         call.cancel()
         await channel.close()
         raise _explained(error) from None
-    ours, theirs = tunnel.channel_pair()
+    ours, theirs = channel_pair()
     return OutgoingTunnel(channel, call, ours, theirs)
 
 

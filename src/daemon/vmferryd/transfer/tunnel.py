@@ -24,6 +24,9 @@ from vmferryd.transfer.frames import FRAME_BYTES, Tally
 SOCKET_BUFFER_BYTES = 4 * FRAME_BYTES
 """What the kernel may hold between a hypervisor and its daemon: the data of a few milliseconds."""
 
+ChannelPair = Callable[[], tuple[socket.socket, socket.socket]]
+"""Makes what `channel_pair` makes."""
+
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
     """A connected pair of stream sockets: ours (non-blocking) and the hypervisor's (blocking)."""

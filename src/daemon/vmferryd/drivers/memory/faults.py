@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -109,14 +109,20 @@ class Fault:
 
 
 Chooser = Callable[[Verb, str], FaultKind | None]
+Pace = Callable[[Verb], Awaitable[None]]
 Find = Callable[[], Victim | None]
 
 
 class FaultPlan:
-    """The switches of one host, and what became of them."""
+    """The switches of one host, and what became of them.
+
+    `pace` is how long a question to a hypervisor is on its way, and how long its answer: it is awaited before each verb and
+    after it. Without one both take no time, and nobody else runs meanwhile.
+    """
 
     def __init__(self) -> None:
         self.choose: Chooser | None = None
+        self.pace: Pace | None = None
         self.calls: Counter[tuple[Verb, str | None]] = Counter()
         self.fired: list[tuple[Verb, str, FaultKind]] = []
         self.hanging = 0
@@ -154,6 +160,8 @@ class FaultPlan:
         `find` answers with the guest that would be hurt, if it exists by then.
         """
         kind = self._due(verb, domain_uuid)
+        if self.pace is not None:
+            await self.pace(verb)
         await self._before(kind, verb, find())
         yield
         if kind is FaultKind.LOSE_AFTER:
@@ -161,6 +169,8 @@ class FaultPlan:
         victim = find()
         if kind is FaultKind.KILL_AFTER and victim is not None:
             victim.kill(f"killed after '{verb}'")
+        if self.pace is not None:
+            await self.pace(verb)
 
     async def moment(self, verb: Verb, domain_uuid: str, victim: Victim) -> None:
         """A simulated hypervisor passes `verb`, unless it dies or its transfer fails there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import socket
 import uuid
@@ -23,7 +24,8 @@ class MemoryHost:
     """Guests, channels and fault switches of one machine.
 
     A guest costs nothing while nobody looks at it: its execution is worked out from the clock. Only a transfer has a task.
-    Those tasks stand for processes of their own, so they belong to the machine, and no task group of the daemon ends them.
+    Those tasks stand for processes of their own, so they belong to the machine: no task group of the daemon ends them, and
+    their context is the one in which the machine was made.
 
     Args:
         clock: the time that guests and transfers go by.
@@ -53,6 +55,7 @@ class MemoryHost:
         self.channels: set[socket.socket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
+        self._context = contextvars.copy_context()
 
     def new_name(self) -> str:
         """A name that no guest here has or had."""
@@ -91,7 +94,7 @@ class MemoryHost:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """`work` goes on by itself; the host keeps hold of it until it ends."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

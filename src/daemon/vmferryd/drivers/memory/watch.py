@@ -10,7 +10,7 @@ class Watch:
     """Wakes whoever waits for a condition, whenever something has changed."""
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order of their coming, so that it can be replayed
 
     def notify(self) -> None:
         """Every waiter looks again."""
@@ -22,8 +22,8 @@ class Watch:
         """The condition holds."""
         while not condition():
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.add(waiter)
+            self._waiting[waiter] = None
             try:
                 await waiter
             finally:
-                self._waiting.discard(waiter)
+                del self._waiting[waiter]
