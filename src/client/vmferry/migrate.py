@@ -7,6 +7,8 @@ whatever this engine does, when it dies, and when it lies; the engine's own part
 A phase call ends in an answer, in an error that means *it did not happen*, or in `FateUnknown`. Phases are idempotent by
 (migration id, phase), so a lost reply is asked for again, for as long as `Patience` says. After that the destination's
 journal decides; and if the destination does not answer, **no side is told to start or to stop anything**.
+
+What is asked next is decided in `coordinator`; this file asks, waits, carries cookies and words the result.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from vmferry.coordinator import End, Heard, Question, Walk, after, first, verdict
 from vmferry.endpoint import Destination, ProgressListener, Reply, Request, Source, ignore_progress
 from vmferry.errors import (
     DomainNotFound,
@@ -96,18 +99,18 @@ async def migrate(
         FateUnknown: the destination does not answer, and it may have the guest; the daemons settle it between themselves.
         VmferryError: the first thing that went wrong; `guest` says where the guest is.
     """
-    walk = _Walk(profile, source, destination, request, listener, protection, patience or Patience())
-    if not profile.runs(Phase.BEGIN):
-        await walk.look_at_the_guest()
-    for phase in profile.phases:
-        if walk.owes(phase):
-            await walk.run(phase)
-    return walk.result()
+    engine = _Engine(profile, source, destination, request, listener, protection, patience or Patience())
+    while not isinstance(engine.walk.asking, End):
+        await engine.ask(engine.walk.asking)
+    return engine.result(engine.walk.asking)
 
 
 @dataclass(slots=True)
-class _Walk:
-    """One migration on its way. `failed` is the phase in which the first error came."""
+class _Engine:
+    """One migration on its way. `walk` decides; here are the words that were said, and the first error.
+
+    `lost` is the error of a call whose reply the destination's journal has to replace, `silence` why that did not answer.
+    """
 
     profile: Profile
     source: Source
@@ -116,34 +119,33 @@ class _Walk:
     listener: ProgressListener
     protection: Flag
     patience: Patience
+    walk: Walk = field(init=False)
     replies: dict[Phase, Reply] = field(default_factory=dict)
     error: VmferryError | None = None
-    failed: Phase | None = None
+    lost: VmferryError | None = None
+    silence: VmferryError | None = None
     warnings: list[str] = field(default_factory=list)
 
-    def owes(self, phase: Phase) -> bool:
-        """Whether `phase` has to run now. After an error only what closes an opened side is owed (specification 1.6)."""
-        if self.error is None:
-            return True
-        if phase is Phase.FINISH:
-            lost = self.failed is Phase.PREPARE and isinstance(self.error, FateUnknown)
-            prepared = Phase.PREPARE in self.replies or lost
-            return self.profile.finish_on_failure and prepared
-        return phase is Phase.CONFIRM and Phase.BEGIN in self.replies and self.failed is not Phase.PERFORM
+    def __post_init__(self) -> None:
+        self.walk = first(self.profile)
 
-    async def run(self, phase: Phase) -> None:
-        """`phase` has been answered, or its error is remembered."""
-        self.listener(Progress(self.request.migration_id, phase, _STEPS[phase, self._verdict(phase)]))
+    async def ask(self, asking: Phase | Question) -> None:
+        """`asking` has ended, and the walk has gone on."""
         try:
-            reply = await self._call_patiently(phase)
-        except VmferryError as error:
-            await self._failed(phase, error.located(migration_id=self.request.migration_id, phase=phase))
-        else:
-            self.replies[phase] = reply
-            await self._answered(phase, reply)
+            if isinstance(asking, Phase):
+                heard, error = await self._phase(asking)
+            else:
+                heard, error = await self._question(asking), None
+        except VmferryError as failed:
+            phase = asking if isinstance(asking, Phase) else None
+            error = failed.located(migration_id=self.request.migration_id, phase=phase)
+            heard = Heard.LOST if isinstance(failed, FateUnknown) else Heard.REFUSED
+        self._hear(asking, heard, error)
 
-    def result(self) -> Migrated:
+    def result(self, end: End) -> Migrated:
         """What holds in the end."""
+        if end is not End.TOLD:
+            raise self._unknown(end) from self.lost
         finish = self.replies.get(Phase.FINISH)
         if finish is not None and finish.outcome is Outcome.COMMITTED and finish.domain is None:
             raise DomainNotFound(
@@ -160,6 +162,25 @@ class _Walk:
         return Migrated(self.request.migration_id, finish.domain, self._statistics(), tuple(self.warnings))
 
     # -- one call ---------------------------------------------------------------------------------------------------
+
+    async def _phase(self, phase: Phase) -> tuple[Heard, VmferryError | None]:
+        wish = verdict(self.walk, phase)
+        self.listener(Progress(self.request.migration_id, phase, _STEPS[phase, wish]))
+        reply = self.replies[phase] = await self._call_patiently(phase)
+        return self._answered(phase, reply)
+
+    async def _question(self, question: Question) -> Heard:
+        match question:
+            case Question.LOOK:
+                self._look(await self.source.domain(self.request.domain))
+                return Heard.ANSWERED
+            case Question.TOMBSTONE:
+                return _word(
+                    await self.destination.abort(self.request.migration_id, f"the reply of {self.walk.phase} was lost")
+                )
+            case Question.FORGET:
+                await self.source.abort(self.request.migration_id, "the reply of begin was lost")
+                return Heard.ANSWERED
 
     async def _call_patiently(self, phase: Phase) -> Reply:
         loop = asyncio.get_running_loop()
@@ -195,105 +216,84 @@ class _Walk:
             self.request,
             cookie=cookie,
             flags=source_flags(flags, protection=self.protection) if at_source else destination_flags(flags),
-            verdict=self._verdict(phase),
+            verdict=verdict(self.walk, phase),
         )
-
-    def _verdict(self, phase: Phase) -> Verdict:
-        if phase is Phase.CONFIRM:
-            finish = self.replies.get(Phase.FINISH)
-            committed = finish is not None and finish.outcome is Outcome.COMMITTED
-            return Verdict.COMMIT if committed else Verdict.ROLL_BACK
-        return Verdict.COMMIT if self.error is None else Verdict.ROLL_BACK
 
     # -- what an answer changes -------------------------------------------------------------------------------------
 
-    async def _answered(self, phase: Phase, reply: Reply) -> None:
-        if phase is Phase.BEGIN:
-            self.request = replace(self.request, migration_id=reply.migration_id, domain_xml=reply.domain_xml)
-            await self.look_at_the_guest()
-        elif phase is Phase.PREPARE:
-            self.request = replace(self.request, migration_id=reply.migration_id, uri=reply.uri or self.request.uri)
-            if not self.request.uri and self.profile.runs(Phase.PERFORM):
-                self._remember(phase, InvalidState("the destination did not say where the source is to send"))
-        elif phase is Phase.FINISH:
-            self._finished(reply)
-        elif phase is Phase.CONFIRM and self.error is not None and reply.outcome is Outcome.COMMITTED:
-            # Finish answered an error, and yet the destination has proved to the source that it has the guest.
-            self.error.guest = GuestLocation.DESTINATION
+    def _answered(self, phase: Phase, reply: Reply) -> tuple[Heard, VmferryError | None]:
+        """What the walk hears of the reply, and the error that it amounts to."""
+        match phase:
+            case Phase.BEGIN:
+                self.request = replace(self.request, migration_id=reply.migration_id, domain_xml=reply.domain_xml)
+            case Phase.PREPARE:
+                self.request = replace(self.request, migration_id=reply.migration_id, uri=reply.uri or self.request.uri)
+                if not self.request.uri and self.profile.runs(Phase.PERFORM):
+                    return Heard.USELESS, InvalidState("the destination did not say where the source is to send")
+            case Phase.FINISH:
+                return _word(reply.outcome), MigrationAborted("the destination did not take the guest", detail=reply.failure)
+            case Phase.CONFIRM if self.error is not None and reply.outcome is Outcome.COMMITTED:
+                # Finish answered an error, and yet the destination has proved to the source that it has the guest.
+                self.error.guest = GuestLocation.DESTINATION
+            case _:
+                pass
+        return Heard.ANSWERED, None
 
-    async def look_at_the_guest(self) -> None:
+    def _look(self, domain: DomainInfo) -> None:
         """PAUSED is added for a guest that is paused already, once: after Begin, or first of all (specification 1.3, 1.6)."""
-        try:
-            domain = await self.source.domain(self.request.domain)
-        except VmferryError as error:
-            self._remember(self.profile.phases[0], error)
-            return
         if domain.state is DomainState.PAUSED and Flag.POSTCOPY_RESUME not in self.request.flags:
             self.request = replace(self.request, flags=self.request.flags | Flag.PAUSED)
 
-    def _finished(self, reply: Reply) -> None:
-        """Finish decides. What it says holds, even against an earlier error of ours."""
-        if reply.outcome is Outcome.COMMITTED and self.error is not None:
-            self.warnings.append(f"{self.failed} reported an error, but the guest lives at the destination: {self.error}")
-            self.error = self.failed = None
-        elif reply.outcome is not Outcome.COMMITTED and self.error is None:
-            self._remember(Phase.FINISH, MigrationAborted("the destination did not take the guest", detail=reply.failure))
+    # -- what the walk makes of it ----------------------------------------------------------------------------------
 
-    # -- what an error changes --------------------------------------------------------------------------------------
+    def _hear(self, asking: Phase | Question, heard: Heard, error: VmferryError | None) -> None:
+        """The walk has gone on; its first error is ours, and what it does without is a warning."""
+        before, self.walk = self.walk, after(self.profile, self.walk, heard)
+        if before.failed is None and self.walk.failed is not None:
+            remembered = self.lost if asking is Question.TOMBSTONE else error
+            assert remembered is not None  # noqa: S101 - nothing fails without an error
+            self.error = remembered.located(migration_id=self.request.migration_id, phase=self.walk.failed)
+        elif before.failed is not None and self.walk.failed is None:
+            self.warnings.append(f"{before.failed} reported an error, but the guest lives at the destination: {self.error}")
+            self.error = None
+        elif self.walk.asking is Question.TOMBSTONE:
+            self.lost = error
+        elif heard in (Heard.REFUSED, Heard.LOST):
+            self._do_without(asking, error)
 
-    async def _failed(self, phase: Phase, error: VmferryError) -> None:
-        if phase is Phase.CONFIRM:
-            # The result of the whole migration stands; the source asks the destination by itself (rule 5).
-            self.warnings.append(f"the source could not be told that it is over, and will ask for itself: {error}")
-            if self.error is not None:
-                self.error.guest = self.error.guest or error.guest
-        elif isinstance(error, FateUnknown) and phase in (Phase.PERFORM, Phase.FINISH):
-            await self._settle(phase, error)
-        else:
-            self._remember(phase, error)
-            if phase is Phase.BEGIN and isinstance(error, FateUnknown):
-                await self._abort_source()
+    def _do_without(self, asking: Phase | Question, error: VmferryError | None) -> None:
+        match asking:
+            case Phase.CONFIRM:
+                self.warnings.append(f"the source could not be told that it is over, and will ask for itself: {error}")
+                if self.error is not None and error is not None:
+                    self.error.guest = self.error.guest or error.guest
+            case Question.FORGET:
+                self.warnings.append(f"the source could not be told to forget the migration, and will by itself: {error}")
+            case Question.TOMBSTONE:
+                self.silence = error
+            case _:
+                pass
 
-    def _remember(self, phase: Phase, error: VmferryError) -> None:
-        if self.error is None:
-            self.error, self.failed = error.located(migration_id=self.request.migration_id, phase=phase), phase
+    # -- the end ----------------------------------------------------------------------------------------------------
 
-    async def _settle(self, phase: Phase, error: VmferryError) -> None:
-        """The destination's journal has decided; a tombstone is as safe at any moment as a commit is final (rule 4).
-
-        Raises:
-            FateUnknown: it does not answer. Nobody is told anything.
-        """
-        try:
-            outcome = await self.destination.abort(self.request.migration_id, f"the reply of {phase} was lost")
-        except VmferryError as silence:  # no error is an answer: the reply of an abort is an outcome
-            raise FateUnknown(
-                f"the reply of {phase} was lost, and the destination does not answer",
-                remedy="the daemons settle it between themselves; ask both for the domain before you start or stop anything",
-                migration_id=self.request.migration_id,
-                phase=phase,
-                guest=GuestLocation.IN_DOUBT,
-                detail=str(silence),
-            ) from error
-        if outcome is not Outcome.COMMITTED:
-            self._remember(phase, error)
-            return
-        if phase is Phase.FINISH:
-            raise FateUnknown(
-                "the guest lives at the destination, but the reply of finish was lost",
+    def _unknown(self, end: End) -> FateUnknown:
+        phase = self.walk.phase
+        if end is End.UNHEARD:
+            return FateUnknown(
+                f"the guest lives at the destination, but the reply of {phase} was lost",
                 remedy="look at the domain at the destination; the source gives up its copy by itself",
                 migration_id=self.request.migration_id,
                 phase=phase,
                 guest=GuestLocation.DESTINATION,
-            ) from error
-
-    async def _abort_source(self) -> None:
-        try:
-            await self.source.abort(self.request.migration_id, "the reply of begin was lost")
-        except VmferryError as error:
-            self.warnings.append(f"the source could not be told to forget the migration, and will by itself: {error}")
-
-    # -- the end ----------------------------------------------------------------------------------------------------
+            )
+        return FateUnknown(
+            f"the reply of {phase} was lost, and the destination does not answer",
+            remedy="the daemons settle it between themselves; ask both for the domain before you start or stop anything",
+            migration_id=self.request.migration_id,
+            phase=phase,
+            guest=GuestLocation.IN_DOUBT,
+            detail=str(self.silence),
+        )
 
     def _first_error(self, finish: Reply | None) -> VmferryError:
         error = self.error or MigrationAborted("the destination did not take the guest")
@@ -307,3 +307,8 @@ class _Walk:
         statistics = perform.statistics if perform else Statistics()
         pause_ms = finish.statistics.guest_pause_ms if finish else 0
         return statistics.measured(guest_pause_ms=pause_ms or statistics.guest_pause_ms)
+
+
+def _word(outcome: Outcome) -> Heard:
+    """What a walk hears of an outcome."""
+    return Heard.COMMITTED if outcome is Outcome.COMMITTED else Heard.ABORTED

@@ -1,0 +1,99 @@
+"""The coordinator's decisions, over every walk that there is: each call may end in every way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from vmferry.coordinator import End, Heard, Question, Walk, after, first, owes, verdict
+from vmferry.model import Phase, Side, Verdict
+from vmferry.protocol import PROFILES, Profile
+
+ENDINGS = {
+    Phase.PREPARE: (Heard.ANSWERED, Heard.USELESS, Heard.REFUSED, Heard.LOST),
+    Phase.FINISH: (Heard.COMMITTED, Heard.ABORTED, Heard.REFUSED, Heard.LOST),
+    Question.TOMBSTONE: (Heard.COMMITTED, Heard.ABORTED, Heard.REFUSED, Heard.LOST),
+}
+"""How a call may end; those that are not listed are answered, refused or lost."""
+
+Step = tuple[Walk, Heard, Walk]
+
+
+def walks(profile: Profile, walk: Walk | None = None, before: tuple[Step, ...] = ()) -> Iterator[tuple[Step, ...]]:
+    """Every walk from its start to its end."""
+    here = walk or first(profile)
+    if isinstance(here.asking, End):
+        yield before
+        return
+    for heard in ENDINGS.get(here.asking, (Heard.ANSWERED, Heard.REFUSED, Heard.LOST)):
+        there = after(profile, here, heard)
+        yield from walks(profile, there, (*before, (here, heard, there)))
+
+
+EVERY = [pytest.param(profile, id=f"protocol {profile.version}") for profile in PROFILES.values()]
+
+
+@pytest.mark.parametrize("profile", EVERY)
+def test_every_walk_ends(profile: Profile) -> None:
+    """Whatever is answered, each phase comes at most once and in order, and there is an end."""
+    for steps in walks(profile):
+        phases = [walk.asking for walk, _, _ in steps if isinstance(walk.asking, Phase)]
+        assert phases == sorted(set(phases), key=profile.phases.index)
+        assert isinstance(steps[-1][2].asking, End)
+
+
+@pytest.mark.parametrize("profile", EVERY)
+def test_silence_is_told_to_nobody(profile: Profile) -> None:
+    """When the destination's word cannot be had, nothing is asked of any side any more."""
+    doubts = 0
+    for steps in walks(profile):
+        for walk, heard, there in steps:
+            if walk.asking is Question.TOMBSTONE and heard in (Heard.REFUSED, Heard.LOST):
+                doubts += 1
+                assert there.asking is End.DOUBT
+    assert doubts
+
+
+@pytest.mark.parametrize("profile", EVERY)
+def test_only_finish_is_told_on(profile: Profile) -> None:
+    """Confirm's verdict is to commit exactly when Finish has said so."""
+    for steps in walks(profile):
+        for walk, _, _ in steps:
+            if walk.asking is Phase.CONFIRM:
+                assert (walk.finish is Heard.COMMITTED) == (verdict(walk, Phase.CONFIRM) is Verdict.COMMIT)
+
+
+@pytest.mark.parametrize("profile", EVERY)
+def test_after_a_failure_nothing_is_opened(profile: Profile) -> None:
+    """After a failure only Finish and Confirm are owed, and Confirm never after a failed Perform (specification 1.6)."""
+    for steps in walks(profile):
+        for walk, _, _ in steps:
+            if walk.failed is not None:
+                owed = {phase for phase in profile.phases if owes(profile, walk, phase)}
+                assert owed <= {Phase.FINISH, Phase.CONFIRM}
+                assert not (walk.failed is Phase.PERFORM and Phase.CONFIRM in owed)
+
+
+@pytest.mark.parametrize("profile", EVERY)
+def test_a_commit_wins(profile: Profile) -> None:
+    """A Finish that says the guest lives there clears every failure before it."""
+    for steps in walks(profile):
+        for walk, heard, there in steps:
+            if walk.asking is Phase.FINISH and heard is Heard.COMMITTED:
+                assert there.failed is None
+
+
+@pytest.mark.parametrize("profile", EVERY)
+def test_an_ended_walk_hears_nothing(profile: Profile) -> None:
+    """A walk that has ended stays what it is."""
+    ends = {steps[-1][2] for steps in walks(profile)}
+    assert {end.asking for end in ends} == set(End)
+    assert all(after(profile, end, heard) == end for end in ends for heard in Heard)
+
+
+def test_the_first_question_is_the_sources() -> None:
+    """Each protocol begins at the source: with Begin, or with a look at the guest."""
+    for profile in PROFILES.values():
+        asking = first(profile).asking
+        assert asking is Question.LOOK or (isinstance(asking, Phase) and asking.side is Side.SOURCE)
