@@ -195,7 +195,7 @@ async def test_slow_watcher_is_told_what_it_missed(two_hosts: TwoHosts) -> None:
     entry = domains.find(NAME)
     with domains.watchers.watching() as slow:
         for _ in range(REMEMBERED + 10):
-            domains._tell_defined(entry, None)
+            domains.tell_defined(entry, None)
         first, second = await anext(slow), await anext(slow)
     assert (10, 0) == (first.missed, second.missed)
     assert 0 == len(domains.watchers)

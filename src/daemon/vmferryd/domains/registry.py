@@ -1,114 +1,37 @@
 """The domains of this host: which there are, what state they are in, and who may touch them.
 
-A domain that a migration holds belongs to that migration (`Entry.holder`): every other modifying call is refused and names
-the holder. The phases change such a domain through the verbs at the end of `Domains`.
+A domain that a migration holds belongs to that migration (`Entry.holder`). What users do is in `verbs`, what the phases do at
+the end of `Domains`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import structlog
 
 from vmferry.errors import (
     AlreadyExists,
-    DefinitionInvalid,
     DomainBusy,
     DomainNotFound,
     HostIncompatible,
     InvalidState,
-    Violation,
     VmferryError,
 )
-from vmferry.model import DomainEventDetail, DomainEventKind, DomainInfo, DomainState, MigrationId, StateReason
+from vmferry.model import DomainEventDetail, DomainEventKind, DomainState, MigrationId, StateReason
 from vmferryd.database import Change
 from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.events import Watchers, changes
-from vmferryd.domains.findings import DefinitionRefused, Finding
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.store import Store, StoredDomain
-from vmferryd.drivers.base import Driver, EventKind, Guest, GuestEvent, GuestPlan, RunState, StartMode
+from vmferryd.drivers.base import Driver, EventKind, Guest, GuestEvent, GuestPlan, RunState
 from vmferryd.drivers.registry import DriverRegistry
 
 log = structlog.get_logger()
-
-
-def parse(xml: str) -> DomainDefinition:
-    """The definition that `xml` says.
-
-    Raises:
-        DefinitionInvalid: it is refused, with every finding.
-    """
-    try:
-        return domain_xml.parse(xml)
-    except DefinitionRefused as refused:
-        raise DefinitionInvalid(
-            str(refused).partition("\n")[0].rstrip(":"),
-            violations=violations(refused.findings),
-            remedy="change what is listed and try again",
-        ) from None
-
-
-def violations(findings: tuple[Finding, ...]) -> tuple[Violation, ...]:
-    """The findings of a definition, as the error tree carries them."""
-    return tuple(Violation(f"{f.xpath} (line {f.line})" if f.line else f.xpath, f.problem, f.remedy) for f in findings)
-
-
-@dataclass(slots=True)
-class Entry:
-    """One domain. `live`, `plan`, `guest` and `id` are set together, while it is active."""
-
-    uuid: str
-    name: str
-    persistent: DomainDefinition | None = None
-    live: DomainDefinition | None = None
-    plan: GuestPlan | None = None
-    guest: Guest | None = None
-    id: int | None = None
-    state: DomainState = DomainState.SHUTOFF
-    reason: StateReason = StateReason.UNKNOWN
-    holder: MigrationId | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    unsubscribe: Callable[[], None] | None = None
-
-    def exists(self) -> bool:
-        """There is something to show; an entry that was only claimed has nothing yet."""
-        return self.live is not None or self.persistent is not None
-
-    @property
-    def definition(self) -> DomainDefinition:
-        """Of the running guest if there is one, else the stored one."""
-        chosen = self.live or self.persistent
-        assert chosen is not None  # noqa: S101 - an entry without either is never kept
-        return chosen
-
-    def stored(self) -> StoredDomain:
-        """What is to be remembered of it."""
-        return StoredDomain(
-            self.uuid,
-            self.name,
-            domain_xml.format(self.persistent) if self.persistent else None,
-            domain_xml.format(self.live) if self.live else None,
-            self.plan if self.live else None,
-        )
-
-    def info(self) -> DomainInfo:
-        """What others may know of it."""
-        return DomainInfo(
-            uuid=self.uuid,
-            name=self.name,
-            domain_type=self.definition.type.value,
-            state=self.state,
-            reason=self.reason,
-            persistent=self.persistent is not None,
-            memory_bytes=self.definition.memory_bytes,
-            vcpus=self.definition.vcpus,
-            id=self.id,
-            migration_id=self.holder,
-        )
 
 
 class Domains:
@@ -237,29 +160,20 @@ class Domains:
             raise InvalidState(f"domain {entry.name} is transient: it has no stored definition", remedy="define it")
         return domain_xml.format(entry.persistent)
 
-    # -- what users do ----------------------------------------------------------------------------------------------
+    # -- what the phases do -----------------------------------------------------------------------------------------
 
-    async def define(self, xml: str) -> Entry:
-        """The definition is stored, with everything explicit.
+    def refuse_if_held(self, entry: Entry) -> None:
+        """Nothing happens when no migration holds the domain.
 
         Raises:
-            DefinitionInvalid: it is refused.
-            AlreadyExists: its name or its UUID belongs to another domain.
+            DomainBusy: one does; the message names it.
         """
-        parsed = parse(xml)
-        settled = await self.driver(parsed).settle(parsed)
-        async with self.claim(settled).lock:
-            entry = self.claim(settled)  # whoever had the lock may have removed it
-            self.refuse_if_held(entry)
-            previous, entry.persistent = entry.persistent, settled
-            try:
-                await self._store.write(entry.stored())
-            except VmferryError:
-                entry.persistent = previous
-                self._drop_if_empty(entry)
-                raise
-            self._tell_defined(entry, previous)
-        return entry
+        if entry.holder is not None:
+            raise DomainBusy(
+                f"domain {entry.name} is held by migration {entry.holder}",
+                migration_id=entry.holder,
+                remedy=f"wait for it, or end it with `vmferry job abort {entry.holder}`",
+            )
 
     def claim(self, definition: DomainDefinition) -> Entry:
         """The entry that a definition belongs to; a new one when it is new.
@@ -276,96 +190,6 @@ class Domains:
                     remedy="use another name and leave the UUID out, or undefine the other one first",
                 )
         return self._entries.setdefault(uuid, Entry(uuid, definition.name))
-
-    async def undefine(self, entry: Entry) -> None:
-        """The stored definition is gone; an active domain becomes transient, an inactive one is gone.
-
-        Raises:
-            InvalidState: it is transient already.
-        """
-        async with entry.lock:
-            self.refuse_if_held(entry)
-            self.stored_xml(entry)
-            await self.undefine_now(entry)
-
-    async def start(self, entry: Entry, mode: StartMode) -> None:
-        """The guest exists, running or paused.
-
-        Raises:
-            InvalidState: it is active already, or transient.
-            HostIncompatible: this host cannot start it, with every reason.
-            DriverRefused: the hypervisor refused; nothing is left of it.
-        """
-        async with entry.lock:
-            self.refuse_if_held(entry)
-            if entry.live is not None:
-                raise InvalidState(f"domain {entry.name} is {entry.state} already")
-            if entry.persistent is None:
-                raise InvalidState(f"domain {entry.name} has no stored definition", remedy="define it")
-            await self._start(entry, entry.persistent, mode)
-
-    async def _start(self, entry: Entry, persistent: DomainDefinition, mode: StartMode) -> None:
-        driver = self.driver(persistent)
-        live = await driver.settle(persistent)
-        await refuse_violations(driver, live)
-        plan = driver.plan(live)
-        entry.live, entry.plan = live, plan
-        try:
-            await self._store.write(entry.stored())
-            guest = await driver.start(plan, live, mode)
-        except BaseException:
-            entry.live = entry.plan = None
-            await self._store.write(entry.stored())
-            raise
-        self.activate(entry, live, plan, guest)
-        running = mode is StartMode.RUNNING
-        self.mark(
-            entry,
-            DomainState.RUNNING if running else DomainState.PAUSED,
-            StateReason.BOOTED if running else StateReason.USER,
-        )
-
-    async def shutdown(self, entry: Entry) -> None:
-        """The guest has been asked to shut down."""
-        async with entry.lock:
-            self.refuse_if_held(entry)
-            await self.active(entry).shutdown()
-
-    async def destroy(self, entry: Entry) -> None:
-        """The guest is gone."""
-        async with entry.lock:
-            self.refuse_if_held(entry)
-            await self.active(entry).destroy()
-            await self.lost(entry, StateReason.DESTROYED)
-
-    async def suspend(self, entry: Entry) -> None:
-        """The guest's CPUs stand still."""
-        async with entry.lock:
-            self.refuse_if_held(entry)
-            await self.active(entry).pause()
-            self.mark(entry, DomainState.PAUSED, StateReason.USER)
-
-    async def resume(self, entry: Entry) -> None:
-        """The guest's CPUs run."""
-        async with entry.lock:
-            self.refuse_if_held(entry)
-            await self.active(entry).resume()
-            self.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
-
-    # -- what the phases do -----------------------------------------------------------------------------------------
-
-    def refuse_if_held(self, entry: Entry) -> None:
-        """Nothing happens when no migration holds the domain.
-
-        Raises:
-            DomainBusy: one does; the message names it.
-        """
-        if entry.holder is not None:
-            raise DomainBusy(
-                f"domain {entry.name} is held by migration {entry.holder}",
-                migration_id=entry.holder,
-                remedy=f"wait for it, or end it with `vmferry job abort {entry.holder}`",
-            )
 
     def active(self, entry: Entry) -> Guest:
         """The domain's guest.
@@ -401,7 +225,7 @@ class Domains:
     def let_go(self, entry: Entry) -> None:
         """The domain belongs to no migration."""
         entry.holder = None
-        self._drop_if_empty(entry)
+        self.drop_if_empty(entry)
 
     def activate(self, entry: Entry, live: DomainDefinition, plan: GuestPlan, guest: Guest) -> None:
         """The domain is active with this guest, in memory."""
@@ -420,9 +244,10 @@ class Domains:
         previous = entry.persistent
         if persistent is not None and persistent is not previous:
             entry.persistent = persistent
-            self._tell_defined(entry, previous)
+            self.tell_defined(entry, previous)
 
-    def _tell_defined(self, entry: Entry, previous: DomainDefinition | None) -> None:
+    def tell_defined(self, entry: Entry, previous: DomainDefinition | None) -> None:
+        """Everyone will hear that the definition is stored; `previous` is the one before."""
         detail = DomainEventDetail.ADDED if previous is None else DomainEventDetail.UPDATED
         self.watchers.tell(entry.name, entry.uuid, (DomainEventKind.DEFINED, detail), entry.holder)
 
@@ -430,6 +255,14 @@ class Domains:
         """The domain is in the state that its guest is in; `running` is the reason if it runs."""
         state, reason = _STATES.get(run_state, (DomainState.PAUSED, StateReason.UNKNOWN))
         self.mark(entry, state, running if state is DomainState.RUNNING else reason)
+
+    async def save(self, entry: Entry) -> None:
+        """The domain is stored as it is here.
+
+        Raises:
+            StorageFailed: what is stored is as it was.
+        """
+        await self._store.write(entry.stored())
 
     def change(self, entry: Entry, persistent: DomainDefinition | None) -> Change:
         """The change that stores the active domain, and a new stored definition if one is given."""
@@ -448,7 +281,7 @@ class Domains:
             raise
         removed = (DomainEventKind.UNDEFINED, DomainEventDetail.REMOVED)
         self.watchers.tell(entry.name, entry.uuid, removed, entry.holder)
-        self._drop_if_empty(entry)
+        self.drop_if_empty(entry)
 
     async def forget_incoming(self, entry: Entry) -> None:
         """The guest that waited in this domain is forgotten; a definition that was stored before stays."""
@@ -471,9 +304,10 @@ class Domains:
     async def _forget_live(self, entry: Entry, reason: StateReason) -> None:
         await self._detach(entry, reason)
         await self._store.write(StoredDomain(entry.uuid, entry.name) if entry.persistent is None else entry.stored())
-        self._drop_if_empty(entry)
+        self.drop_if_empty(entry)
 
-    def _drop_if_empty(self, entry: Entry) -> None:
+    def drop_if_empty(self, entry: Entry) -> None:
+        """An entry of which nothing is left, and which nobody holds, is gone."""
         if entry.persistent is None and entry.live is None and entry.holder is None:
             self._entries.pop(entry.uuid, None)
 

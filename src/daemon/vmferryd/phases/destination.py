@@ -28,8 +28,8 @@ from vmferry.errors import (
 from vmferry.flags import Flag
 from vmferry.model import DestinationState, DomainState, Outcome, SourceState, StateReason
 from vmferryd.database import Change
+from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.domains.registry import Entry, parse
 from vmferryd.drivers.base import IncomingGuest, RunState
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent, destination_step
 from vmferryd.jobs.journal import Record

@@ -30,8 +30,9 @@ from vmferry.model import (
     Verdict,
 )
 from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.domains.registry import Entry, parse, refuse_violations
+from vmferryd.domains.registry import refuse_violations
 from vmferryd.drivers.base import Driver
 from vmferryd.jobs.job import DestinationEvent
 from vmferryd.jobs.journal import Record

@@ -28,7 +28,7 @@ from vmferry.errors import (
 )
 from vmferry.flags import Flag
 from vmferry.model import DomainState, Outcome, SourceState, StateReason
-from vmferryd.domains.registry import Entry
+from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings
 from vmferryd.jobs.job import SourceEffect, SourceEvent, source_step
 from vmferryd.jobs.journal import Record

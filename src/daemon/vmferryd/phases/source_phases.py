@@ -25,8 +25,8 @@ from vmferry.flags import Flag
 from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState, Verdict
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.compatibility import abi_differences
+from vmferryd.domains.entry import Entry, parse, violations
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.domains.registry import Entry, parse, violations
 from vmferryd.drivers.base import RunState
 from vmferryd.jobs.job import SourceEvent
 from vmferryd.jobs.journal import Record

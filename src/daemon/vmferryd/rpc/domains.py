@@ -11,6 +11,7 @@ from vmferry import wire
 from vmferry.api.v1 import domains_pb2, domains_pb2_grpc
 from vmferry.model import DomainState
 from vmferryd.domains.registry import Domains
+from vmferryd.domains.verbs import Verbs
 from vmferryd.drivers.base import StartMode
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -21,53 +22,54 @@ class DomainService(domains_pb2_grpc.DomainServiceServicer):
 
     def __init__(self, domains: Domains) -> None:
         self._domains = domains
+        self._verbs = Verbs(domains)
 
     async def DefineDomain(
         self, request: domains_pb2.DefineDomainRequest, context: Context
     ) -> domains_pb2.DefineDomainResponse:
         """See domains.proto."""
-        entry = await self._domains.define(request.xml)
+        entry = await self._verbs.define(request.xml)
         return domains_pb2.DefineDomainResponse(domain=wire.domain_to_wire(entry.info()))
 
     async def UndefineDomain(
         self, request: domains_pb2.UndefineDomainRequest, context: Context
     ) -> domains_pb2.UndefineDomainResponse:
         """See domains.proto."""
-        await self._domains.undefine(self._domains.find(request.domain))
+        await self._verbs.undefine(self._domains.find(request.domain))
         return domains_pb2.UndefineDomainResponse()
 
     async def StartDomain(self, request: domains_pb2.StartDomainRequest, context: Context) -> domains_pb2.StartDomainResponse:
         """See domains.proto."""
         entry = self._domains.find(request.domain)
-        await self._domains.start(entry, StartMode.PAUSED if request.paused else StartMode.RUNNING)
+        await self._verbs.start(entry, StartMode.PAUSED if request.paused else StartMode.RUNNING)
         return domains_pb2.StartDomainResponse(domain=wire.domain_to_wire(entry.info()))
 
     async def ShutdownDomain(
         self, request: domains_pb2.ShutdownDomainRequest, context: Context
     ) -> domains_pb2.ShutdownDomainResponse:
         """See domains.proto."""
-        await self._domains.shutdown(self._domains.find(request.domain))
+        await self._verbs.shutdown(self._domains.find(request.domain))
         return domains_pb2.ShutdownDomainResponse()
 
     async def DestroyDomain(
         self, request: domains_pb2.DestroyDomainRequest, context: Context
     ) -> domains_pb2.DestroyDomainResponse:
         """See domains.proto."""
-        await self._domains.destroy(self._domains.find(request.domain))
+        await self._verbs.destroy(self._domains.find(request.domain))
         return domains_pb2.DestroyDomainResponse()
 
     async def SuspendDomain(
         self, request: domains_pb2.SuspendDomainRequest, context: Context
     ) -> domains_pb2.SuspendDomainResponse:
         """See domains.proto."""
-        await self._domains.suspend(self._domains.find(request.domain))
+        await self._verbs.suspend(self._domains.find(request.domain))
         return domains_pb2.SuspendDomainResponse()
 
     async def ResumeDomain(
         self, request: domains_pb2.ResumeDomainRequest, context: Context
     ) -> domains_pb2.ResumeDomainResponse:
         """See domains.proto."""
-        await self._domains.resume(self._domains.find(request.domain))
+        await self._verbs.resume(self._domains.find(request.domain))
         return domains_pb2.ResumeDomainResponse()
 
     async def ListDomains(self, request: domains_pb2.ListDomainsRequest, context: Context) -> domains_pb2.ListDomainsResponse:

@@ -1,0 +1,90 @@
+"""One domain of this host: what it is, what state it is in, and which migration holds it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vmferry.errors import DefinitionInvalid, Violation
+from vmferry.model import DomainInfo, DomainState, MigrationId, StateReason
+from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.findings import DefinitionRefused, Finding
+from vmferryd.domains.model import DomainDefinition
+from vmferryd.domains.store import StoredDomain
+from vmferryd.drivers.base import Guest, GuestPlan
+
+
+def parse(xml: str) -> DomainDefinition:
+    """The definition that `xml` says.
+
+    Raises:
+        DefinitionInvalid: it is refused, with every finding.
+    """
+    try:
+        return domain_xml.parse(xml)
+    except DefinitionRefused as refused:
+        raise DefinitionInvalid(
+            str(refused).partition("\n")[0].rstrip(":"),
+            violations=violations(refused.findings),
+            remedy="change what is listed and try again",
+        ) from None
+
+
+def violations(findings: tuple[Finding, ...]) -> tuple[Violation, ...]:
+    """The findings of a definition, as the error tree carries them."""
+    return tuple(Violation(f"{f.xpath} (line {f.line})" if f.line else f.xpath, f.problem, f.remedy) for f in findings)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One domain. `live`, `plan`, `guest` and `id` are set together, while it is active."""
+
+    uuid: str
+    name: str
+    persistent: DomainDefinition | None = None
+    live: DomainDefinition | None = None
+    plan: GuestPlan | None = None
+    guest: Guest | None = None
+    id: int | None = None
+    state: DomainState = DomainState.SHUTOFF
+    reason: StateReason = StateReason.UNKNOWN
+    holder: MigrationId | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unsubscribe: Callable[[], None] | None = None
+
+    def exists(self) -> bool:
+        """There is something to show; an entry that was only claimed has nothing yet."""
+        return self.live is not None or self.persistent is not None
+
+    @property
+    def definition(self) -> DomainDefinition:
+        """Of the running guest if there is one, else the stored one."""
+        chosen = self.live or self.persistent
+        assert chosen is not None  # noqa: S101 - an entry without either is never kept
+        return chosen
+
+    def stored(self) -> StoredDomain:
+        """What is to be remembered of it."""
+        return StoredDomain(
+            self.uuid,
+            self.name,
+            domain_xml.format(self.persistent) if self.persistent else None,
+            domain_xml.format(self.live) if self.live else None,
+            self.plan if self.live else None,
+        )
+
+    def info(self) -> DomainInfo:
+        """What others may know of it."""
+        return DomainInfo(
+            uuid=self.uuid,
+            name=self.name,
+            domain_type=self.definition.type.value,
+            state=self.state,
+            reason=self.reason,
+            persistent=self.persistent is not None,
+            memory_bytes=self.definition.memory_bytes,
+            vcpus=self.definition.vcpus,
+            id=self.id,
+            migration_id=self.holder,
+        )
