@@ -41,7 +41,7 @@ from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_p
 from vmferry.errors import DomainNotFound, FateUnknown, NotSupported, PeerUnreachable, VmferryError
 from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag
-from vmferry.legacy_calls import V1Calls, V2Calls
+from vmferry.legacy_calls import TunnelV2Calls, V1Calls, V2Calls
 from vmferry.migrate import Migrated, Patience, migrate
 from vmferry.model import (
     DomainEvent,
@@ -58,8 +58,8 @@ from vmferry.model import (
 )
 from vmferry.negotiation import Path, Wanted, choose_managed, choose_managed_fixed, choose_to_uri
 from vmferry.params import MigrationParams
-from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls
-from vmferry.protocol import ProtocolVersion, Spelling
+from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls, TunnelCalls, TunnelParamsCalls
+from vmferry.protocol import PrepareKind, ProtocolVersion, Spelling
 from vmferry.status import from_status
 
 T = TypeVar("T")
@@ -88,11 +88,11 @@ async def connect(
 class Connection:
     """One daemon. It is also an endpoint of the engine: a source and a destination.
 
-    `version` and `spelling` say which calls the phases are; `migrate` and `migrate_to_uri` find out by themselves which
-    ones the daemons share. A connection that writes fixed arguments leaves typed parameters out of that.
+    `version`, `spelling` and `prepare` say which calls the phases are; `migrate` and `migrate_to_uri` find out by themselves
+    which ones the daemons share. A connection that writes fixed arguments leaves typed parameters out of that.
     """
 
-    _speaks = (ProtocolVersion.V3, Spelling.PARAMS)
+    _speaks = (ProtocolVersion.V3, Spelling.PARAMS, PrepareKind.ADDRESS)
 
     def __init__(
         self,
@@ -101,22 +101,23 @@ class Connection:
         *,
         version: ProtocolVersion = ProtocolVersion.V3,
         spelling: Spelling = Spelling.PARAMS,
+        prepare: PrepareKind = PrepareKind.ADDRESS,
     ) -> None:
         self.uri = uri
         self.channel = channel
-        self._speaks = (version, spelling)
+        self._speaks = (version, spelling, prepare)
         self._domains = domains_pb2_grpc.DomainServiceStub(channel)
         self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
         self._host = host_pb2_grpc.HostServiceStub(channel)
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
-        self._phases: PhaseCalls = _phase_calls(channel, version, spelling)
+        self._phases: PhaseCalls = _phase_calls(channel, version, spelling, prepare)
 
     def speaking(self, path: Path) -> Connection:
         """The same daemon over the same channel, with phases called in the way of `path`."""
-        version, spelling = path.version, path.spelling
-        if (version, spelling) == self._speaks:
+        version, spelling, prepare = path.version, path.spelling, path.profile.prepare
+        if (version, spelling, prepare) == self._speaks:
             return self
-        return Connection(self.uri, self.channel, version=version, spelling=spelling)
+        return Connection(self.uri, self.channel, version=version, spelling=spelling, prepare=prepare)
 
     # -- the host ---------------------------------------------------------------------------------------------------
 
@@ -302,7 +303,7 @@ class Connection:
     async def _path_to(self, destination: Connection, wanted: Wanted) -> Path:
         """The way that both daemons share for what is wanted; both are asked, at the same time."""
         here, there = await asyncio.gather(self.answers(), destination.answers())
-        _, spelling = self._speaks
+        _, spelling, _ = self._speaks
         choose = choose_managed if spelling is Spelling.PARAMS else choose_managed_fixed
         try:
             return choose(wanted, here, there)
@@ -312,7 +313,7 @@ class Connection:
     async def _path_of_one_call(self, wanted: Wanted) -> Path:
         """How the one call of a peer-to-peer migration is written; the source alone is asked."""
         answers = await self.answers()
-        _, spelling = self._speaks
+        _, spelling, _ = self._speaks
         path = choose_to_uri(wanted, answers if spelling is Spelling.PARAMS else answers.without(Feature.MIGRATION_PARAMS))
         if path.version is not ProtocolVersion.V3:
             raise NotSupported(
@@ -428,15 +429,18 @@ async def _performed(source: Connection, request: Request, listener: ProgressLis
             await asyncio.sleep(patience.delay_s)
 
 
-def _phase_calls(channel: aio.Channel, version: ProtocolVersion, spelling: Spelling) -> PhaseCalls:
+def _phase_calls(channel: aio.Channel, version: ProtocolVersion, spelling: Spelling, prepare: PrepareKind) -> PhaseCalls:
+    through_tunnel = prepare is PrepareKind.TUNNEL
     match version:
         case ProtocolVersion.V1:
             return V1Calls(legacy_pb2_grpc.MigrationV1ServiceStub(channel))
         case ProtocolVersion.V2:
-            return V2Calls(legacy_pb2_grpc.MigrationV2ServiceStub(channel))
+            return (TunnelV2Calls if through_tunnel else V2Calls)(legacy_pb2_grpc.MigrationV2ServiceStub(channel))
         case ProtocolVersion.V3:
             stub = migration_pb2_grpc.MigrationServiceStub(channel)
-            return ParamsCalls(stub) if spelling is Spelling.PARAMS else FixedCalls(stub)
+            if spelling is Spelling.PARAMS:
+                return TunnelParamsCalls(stub) if through_tunnel else ParamsCalls(stub)
+            return TunnelCalls(stub) if through_tunnel else FixedCalls(stub)
 
 
 def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "") -> VmferryError:

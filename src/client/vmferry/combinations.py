@@ -259,7 +259,7 @@ RULES: tuple[CombinationRule, ...] = (
     CombinationRule("rdma-without-hard-limit", _SD, "OPERATION_INVALID",
                     "RDMA pins memory, and nothing bounds how much", "give the domain a hard limit of memory",
                     facts=_facts(Fact.RDMA_MIGRATE_URI, Fact.HARD_LIMIT_MISSING)),
-    CombinationRule("tunnelled-addresses", _C | _S, "ARGUMENT_UNSUPPORTED",
+    CombinationRule("tunnelled-addresses", EVERYWHERE, "ARGUMENT_UNSUPPORTED",
                     "a tunnel opens no address of its own", "leave out the addresses and ports, or TUNNELLED",
                     flags=Flag.TUNNELLED,
                     any_parameter=_names("migrate_uri", "listen_address", "disks_port", "disks_uri"),

@@ -121,6 +121,22 @@ class V2Calls:
         raise InternalError("protocol 2 has no Confirm", migration_id=request.migration_id)
 
 
+class TunnelV2Calls(V2Calls):
+    """Describe, PrepareTunnel, Perform, Finish."""
+
+    async def prepare(self, request: Request) -> Reply:
+        """See `PhaseCalls`. No address goes in or comes out."""
+        message = legacy_pb2.MigrationV2ServicePrepareTunnelRequest(
+            migration_id=request.migration_id,
+            domain_xml=request.domain_xml,
+            flags=int(request.flags),
+            destination_name=request.params.destination_name or "",
+            bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
+        )
+        answer = await self._stub.PrepareTunnel(message, timeout=PHASE_TIMEOUT_S)
+        return Reply(request.migration_id, cookie=answer.cookie)
+
+
 def _finish_reply(
     request: Request,
     message: legacy_pb2.MigrationV1ServiceFinishResponse | legacy_pb2.MigrationV2ServiceFinishResponse,

@@ -228,7 +228,7 @@ class _Engine:
                 self.request = replace(self.request, migration_id=reply.migration_id, domain_xml=reply.domain_xml)
             case Phase.PREPARE:
                 self.request = replace(self.request, migration_id=reply.migration_id, uri=reply.uri or self.request.uri)
-                if not self.request.uri and self.profile.runs(Phase.PERFORM):
+                if not self.request.uri and self.profile.needs_uri:
                     return Heard.USELESS, InvalidState("the destination did not say where the source is to send")
             case Phase.FINISH:
                 return _word(reply.outcome), MigrationAborted("the destination did not take the guest", detail=reply.failure)

@@ -18,7 +18,7 @@ from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag, destination_flags, source_flags, without
 from vmferry.model import Side
 from vmferry.params import MigrationParams, p2p_forwarded, to_fixed
-from vmferry.protocol import PROFILES, Profile, ProtocolVersion, Spelling, direct, offline, resumed
+from vmferry.protocol import PROFILES, Profile, ProtocolVersion, Spelling, direct, offline, resumed, tunnelled
 
 
 class Mode(enum.StrEnum):
@@ -77,13 +77,15 @@ class Path:
         """The phases to walk.
 
         Raises:
-            NotSupported: the protocol cannot do without a guest, or cannot resume, as the flags ask.
+            NotSupported: the protocol cannot do without a guest, cannot resume, or has no tunnel, as the flags ask.
         """
         row = PROFILES[self.version]
         if Flag.OFFLINE in self.flags:
             row = offline(row)
         if Flag.POSTCOPY_RESUME in self.flags:
             row = resumed(row)
+        if Flag.TUNNELLED in self.flags:
+            row = tunnelled(row)
         return direct(row) if self.mode is Mode.DIRECT else row
 
 

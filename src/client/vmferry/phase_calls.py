@@ -119,6 +119,23 @@ class FixedCalls:
         return confirm_reply(request, await self._stub.Confirm(message, timeout=PHASE_TIMEOUT_S))
 
 
+class TunnelCalls(FixedCalls):
+    """Begin, PrepareTunnel, Perform, Finish, Confirm."""
+
+    async def prepare(self, request: Request) -> Reply:
+        """See `PhaseCalls`. No address goes in or comes out."""
+        message = migration_pb2.PrepareTunnelRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            domain_xml=request.domain_xml,
+            flags=int(request.flags),
+            destination_name=request.params.destination_name or "",
+            bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
+        )
+        answer = await self._stub.PrepareTunnel(message, timeout=PHASE_TIMEOUT_S)
+        return Reply(request.migration_id, cookie=answer.cookie)
+
+
 class ParamsCalls:
     """BeginParams, PrepareParams, PerformParams, FinishParams, ConfirmParams."""
 
@@ -181,6 +198,21 @@ class ParamsCalls:
             verdict=wire.enum_to_wire(request.verdict),
         )
         return confirm_reply(request, await self._stub.ConfirmParams(message, timeout=PHASE_TIMEOUT_S))
+
+
+class TunnelParamsCalls(ParamsCalls):
+    """The same five calls, with PrepareTunnelParams as the second."""
+
+    async def prepare(self, request: Request) -> Reply:
+        """See `PhaseCalls`. No address goes in or comes out."""
+        message = migration_pb2.PrepareTunnelParamsRequest(
+            migration_id=request.migration_id,
+            cookie=request.cookie,
+            flags=int(request.flags),
+            params=wire.params_to_wire(replace(request.params, destination_xml=request.domain_xml)),
+        )
+        answer = await self._stub.PrepareTunnelParams(message, timeout=PHASE_TIMEOUT_S)
+        return Reply(request.migration_id, cookie=answer.cookie)
 
 
 def _rewritten(request: Request) -> MigrationParams:

@@ -38,6 +38,13 @@ class BeginKind(enum.StrEnum):
     BEGIN = "begin"
 
 
+class PrepareKind(enum.StrEnum):
+    """What the destination is asked to get ready: an address to send to, or the end of a tunnel, which has none."""
+
+    ADDRESS = "address"
+    TUNNEL = "tunnel"
+
+
 class CookieFlow(NamedTuple):
     """The cookie that `producer` returned is handed to `consumer`."""
 
@@ -59,6 +66,12 @@ class Profile:
     finish_on_failure: bool
     cookie_flows: tuple[CookieFlow, ...]
     begin: BeginKind = BeginKind.ABSENT
+    prepare: PrepareKind = PrepareKind.ADDRESS
+
+    @property
+    def needs_uri(self) -> bool:
+        """Whether the source must be told where to send."""
+        return self.runs(Phase.PERFORM) and self.prepare is PrepareKind.ADDRESS
 
     def runs(self, phase: Phase) -> bool:
         """Whether the phase is one of this profile."""
@@ -116,6 +129,17 @@ def offline(profile: Profile) -> Profile:
     phases = tuple(phase for phase in profile.phases if phase is not Phase.PERFORM)
     flows = tuple(f for f in profile.cookie_flows if f.producer is not Phase.PREPARE and f.producer in phases)
     return replace(profile, phases=phases, cookie_flows=flows)
+
+
+def tunnelled(profile: Profile) -> Profile:
+    """The same protocol where the state travels inside the daemons' own connection: Prepare names no address.
+
+    Raises:
+        NotSupported: the protocol has no Prepare for a tunnel (specification 1.1).
+    """
+    if profile.version is ProtocolVersion.V1:
+        raise NotSupported("protocol 1 has no tunnel", remedy="let both daemons announce protocol 2 or 3")
+    return replace(profile, prepare=PrepareKind.TUNNEL)
 
 
 def direct(profile: Profile) -> Profile:

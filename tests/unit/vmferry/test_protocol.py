@@ -8,7 +8,19 @@ import pytest
 
 from vmferry.errors import NotSupported
 from vmferry.model import Phase
-from vmferry.protocol import PROFILES, BeginKind, CookieFlow, Profile, ProtocolVersion, as_markdown, direct, offline, resumed
+from vmferry.protocol import (
+    PROFILES,
+    BeginKind,
+    CookieFlow,
+    PrepareKind,
+    Profile,
+    ProtocolVersion,
+    as_markdown,
+    direct,
+    offline,
+    resumed,
+    tunnelled,
+)
 
 V1, V2, V3 = (PROFILES[version] for version in ProtocolVersion)
 
@@ -96,6 +108,26 @@ def test_protocols_1_and_2_are_neither_offline_nor_resumed(profile: Profile, der
 def test_resumed_walks_every_phase_again() -> None:
     """Nothing is left out."""
     assert resumed(V3) == V3
+
+
+@pytest.mark.parametrize("profile", [V2, V3])
+def test_tunnelled_needs_no_address(profile: Profile) -> None:
+    """The phases and cookies are the same; only Prepare is another, and names no address."""
+    derived = tunnelled(profile)
+    assert PrepareKind.TUNNEL is derived.prepare
+    assert (True, False) == (profile.needs_uri, derived.needs_uri)
+    assert (profile.phases, profile.cookie_flows) == (derived.phases, derived.cookie_flows)
+
+
+def test_protocol_1_has_no_tunnel() -> None:
+    """And says so."""
+    with pytest.raises(NotSupported, match="no tunnel"):
+        tunnelled(V1)
+
+
+def test_offline_needs_no_address() -> None:
+    """Nothing is sent there."""
+    assert not offline(V3).needs_uri
 
 
 @pytest.mark.parametrize(("profile", "phases"), [(V1, "perform"), (V2, "begin perform"), (V3, "begin perform confirm")])

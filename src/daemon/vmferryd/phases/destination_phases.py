@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from vmferry.combinations import Place
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
     BY_REASON,
@@ -39,7 +40,7 @@ from vmferryd.jobs.journal import Record
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.destination import DestinationMigration
-from vmferryd.phases.settings import receive_settings, refuse_what_is_not_built
+from vmferryd.phases.settings import receive_settings, refuse_what_does_not_fit, refuse_what_is_not_built
 from vmferryd.transfer import tickets
 
 
@@ -119,6 +120,7 @@ class DestinationPhases:
             definition = replace(definition, name=request.params.destination_name)
         driver = self._context.domains.driver(definition)
         refuse_what_is_not_built(request.flags, request.params, self._context.drivers.capabilities(driver.name))
+        refuse_what_does_not_fit(request, Place.DESTINATION)
         definition = await driver.settle(definition)
         await refuse_violations(driver, definition)
         persistent = self._to_store(request, sender, definition)

@@ -5,6 +5,10 @@ Whatever is asked for is honoured or refused before anything is touched; nothing
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from vmferry.combinations import Place, check
+from vmferry.endpoint import Request
 from vmferry.errors import InvalidParameter, NotSupported, Violation
 from vmferry.flags import Flag, names, unknown_bits
 from vmferry.params import MigrationParams
@@ -72,6 +76,15 @@ def refuse_what_is_not_built(flags: Flag, params: MigrationParams, driver: Drive
     ]
     if problems:
         raise NotSupported("the migration asks for what cannot be honoured", violations=tuple(problems))
+
+
+def refuse_what_does_not_fit(request: Request, place: Place) -> None:
+    """The flags and parameters go together, as far as the side at `place` looks (specification 3.2).
+
+    Raises:
+        InvalidParameter, NotSupported, PermissionRefused: they do not; all findings at once.
+    """
+    check(request.flags, replace(request.params, migrate_uri=request.params.migrate_uri or request.uri or None), place)
 
 
 def send_settings(flags: Flag, params: MigrationParams) -> SendSettings:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 
+from vmferry.combinations import Place
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
     BY_REASON,
@@ -34,7 +35,7 @@ from vmferryd.phases import cookie as cookies
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie
 from vmferryd.phases.machine import job_info
-from vmferryd.phases.settings import refuse_what_is_not_built, send_settings
+from vmferryd.phases.settings import refuse_what_does_not_fit, refuse_what_is_not_built, send_settings
 from vmferryd.phases.source import SourceMigration
 from vmferryd.transfer import tickets
 
@@ -91,6 +92,7 @@ class SourcePhases:
         guest = self._context.domains.active(entry)
         capabilities = self._context.drivers.capabilities(self._context.domains.driver(entry.definition).name)
         refuse_what_is_not_built(request.flags, request.params, capabilities)
+        refuse_what_does_not_fit(request, Place.SOURCE)
         if (await guest.probe()).run_state not in _MOVABLE:
             raise InvalidState(f"domain {entry.name} is {entry.state} ({entry.reason}) and cannot be moved")
         return self._definition_to_send(entry, request)
@@ -201,7 +203,7 @@ class SourcePhases:
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
                 await self._ready_or_ended(migration, request)
-                migration.perform(request.uri, send_settings(request.flags, request.params))
+                migration.perform(request.uri or migration.record.peer_uri, send_settings(request.flags, request.params))
             task = migration.performing
             if task is not None:
                 async for job in self._until_done(migration, task):

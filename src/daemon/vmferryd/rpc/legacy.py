@@ -23,7 +23,7 @@ from vmferry.params import MigrationParams
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc.ids import migration_id
-from vmferryd.rpc.migration import finished, told
+from vmferryd.rpc.migration import finished, through_tunnel, told
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
@@ -85,6 +85,14 @@ class MigrationV2Service(legacy_pb2_grpc.MigrationV2ServiceServicer):
         reply = await self._destination.prepare_without_cookie(asked)
         return legacy_pb2.MigrationV2ServicePrepareResponse(cookie=reply.cookie, uri=reply.uri)
 
+    async def PrepareTunnel(
+        self, request: legacy_pb2.MigrationV2ServicePrepareTunnelRequest, context: Context
+    ) -> legacy_pb2.MigrationV2ServicePrepareTunnelResponse:
+        """See legacy.proto."""
+        asked = replace(_request(request, migration_id(request.migration_id)), domain_xml=request.domain_xml)
+        reply = await self._destination.prepare_without_cookie(through_tunnel(asked))
+        return legacy_pb2.MigrationV2ServicePrepareTunnelResponse(cookie=reply.cookie)
+
     async def Perform(
         self, request: legacy_pb2.MigrationV2ServicePerformRequest, context: Context
     ) -> AsyncIterator[legacy_pb2.MigrationV2ServicePerformResponse]:
@@ -110,6 +118,7 @@ _Any: TypeAlias = (
     | legacy_pb2.MigrationV1ServiceFinishRequest
     | legacy_pb2.MigrationV2ServiceDescribeRequest
     | legacy_pb2.MigrationV2ServicePrepareRequest
+    | legacy_pb2.MigrationV2ServicePrepareTunnelRequest
     | legacy_pb2.MigrationV2ServicePerformRequest
     | legacy_pb2.MigrationV2ServiceFinishRequest
 )

@@ -57,6 +57,14 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
         reply = await self._destination.prepare(asked)
         return migration_pb2.PrepareResponse(cookie=reply.cookie, uri=reply.uri)
 
+    async def PrepareTunnel(
+        self, request: migration_pb2.PrepareTunnelRequest, context: Context
+    ) -> migration_pb2.PrepareTunnelResponse:
+        """See migration.proto."""
+        asked = replace(_fixed(request), domain_xml=request.domain_xml)
+        reply = await self._destination.prepare(through_tunnel(asked))
+        return migration_pb2.PrepareTunnelResponse(cookie=reply.cookie)
+
     async def Perform(
         self, request: migration_pb2.PerformRequest, context: Context
     ) -> AsyncIterator[migration_pb2.PerformResponse]:
@@ -100,6 +108,13 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
         reply = await self._destination.prepare(_typed(request))
         return migration_pb2.PrepareParamsResponse(cookie=reply.cookie, uri=reply.uri)
 
+    async def PrepareTunnelParams(
+        self, request: migration_pb2.PrepareTunnelParamsRequest, context: Context
+    ) -> migration_pb2.PrepareTunnelParamsResponse:
+        """See migration.proto."""
+        reply = await self._destination.prepare(through_tunnel(_typed(request)))
+        return migration_pb2.PrepareTunnelParamsResponse(cookie=reply.cookie)
+
     async def PerformParams(
         self, request: migration_pb2.PerformParamsRequest, context: Context
     ) -> AsyncIterator[migration_pb2.PerformParamsResponse]:
@@ -137,8 +152,22 @@ def _begin(request: migration_pb2.BeginRequest | migration_pb2.BeginParamsReques
     return Request(migration_id=proposed, domain=request.domain, flags=Flag(request.flags), params=params)
 
 
+def through_tunnel(request: Request) -> Request:
+    """The same request, of a call that prepares a tunnel and nothing else.
+
+    Raises:
+        InvalidParameter: its flags do not say so.
+    """
+    if Flag.TUNNELLED not in request.flags:
+        raise InvalidParameter("PrepareTunnel is for a migration with TUNNELLED", remedy="set the flag, or call Prepare")
+    return request
+
+
 def _fixed(
-    request: migration_pb2.PrepareRequest | migration_pb2.PerformRequest | migration_pb2.FinishRequest,
+    request: migration_pb2.PrepareRequest
+    | migration_pb2.PrepareTunnelRequest
+    | migration_pb2.PerformRequest
+    | migration_pb2.FinishRequest,
 ) -> Request:
     bandwidth = 0 if isinstance(request, migration_pb2.FinishRequest) else request.bandwidth_mib_per_s
     return Request(
@@ -151,7 +180,10 @@ def _fixed(
 
 
 def _typed(
-    request: migration_pb2.PrepareParamsRequest | migration_pb2.PerformParamsRequest | migration_pb2.FinishParamsRequest,
+    request: migration_pb2.PrepareParamsRequest
+    | migration_pb2.PrepareTunnelParamsRequest
+    | migration_pb2.PerformParamsRequest
+    | migration_pb2.FinishParamsRequest,
 ) -> Request:
     params = wire.params_from_wire(request.params)
     return Request(

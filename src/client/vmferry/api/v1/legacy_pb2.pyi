@@ -337,6 +337,58 @@ class MigrationV2ServicePrepareResponse(_message.Message):
 Global___MigrationV2ServicePrepareResponse: _TypeAlias = MigrationV2ServicePrepareResponse  # noqa: Y015
 
 @_typing.final
+class MigrationV2ServicePrepareTunnelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    DOMAIN_XML_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    DESTINATION_NAME_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    migration_id: _builtins.str
+    domain_xml: _builtins.str
+    flags: _builtins.int
+    """With TUNNELLED."""
+    destination_name: _builtins.str
+    bandwidth_mib_per_s: _builtins.int
+    def __init__(
+        self,
+        *,
+        migration_id: _builtins.str = ...,
+        domain_xml: _builtins.str = ...,
+        flags: _builtins.int = ...,
+        destination_name: _builtins.str = ...,
+        bandwidth_mib_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "destination_name", b"destination_name", "domain_xml", b"domain_xml", "flags", b"flags", "migration_id", b"migration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrationV2ServicePrepareTunnelRequest: _TypeAlias = MigrationV2ServicePrepareTunnelRequest  # noqa: Y015
+
+@_typing.final
+class MigrationV2ServicePrepareTunnelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COOKIE_FIELD_NUMBER: _builtins.int
+    cookie: _builtins.bytes
+    """libvirt's has none; here it has the ticket without which nobody opens the tunnel."""
+    def __init__(
+        self,
+        *,
+        cookie: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrationV2ServicePrepareTunnelResponse: _TypeAlias = MigrationV2ServicePrepareTunnelResponse  # noqa: Y015
+
+@_typing.final
 class MigrationV2ServicePerformRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

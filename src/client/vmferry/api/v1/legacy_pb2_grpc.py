@@ -209,6 +209,11 @@ class MigrationV2ServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareResponse.FromString,
                 _registered_method=True)
+        self.PrepareTunnel = channel.unary_unary(
+                '/vmferry.api.v1.MigrationV2Service/PrepareTunnel',
+                request_serializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareTunnelRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareTunnelResponse.FromString,
+                _registered_method=True)
         self.Perform = channel.unary_stream(
                 '/vmferry.api.v1.MigrationV2Service/Perform',
                 request_serializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePerformRequest.SerializeToString,
@@ -234,6 +239,13 @@ class MigrationV2ServiceServicer:
 
     def Prepare(self, request, context):
         """On the destination: a guest waits for its state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareTunnel(self, request, context):
+        """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,6 +277,11 @@ def add_MigrationV2ServiceServicer_to_server(servicer, server):
                     servicer.Prepare,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareResponse.SerializeToString,
+            ),
+            'PrepareTunnel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareTunnel,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareTunnelRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareTunnelResponse.SerializeToString,
             ),
             'Perform': grpc.unary_stream_rpc_method_handler(
                     servicer.Perform,
@@ -332,6 +349,33 @@ class MigrationV2Service:
             '/vmferry.api.v1.MigrationV2Service/Prepare',
             vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareTunnel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.MigrationV2Service/PrepareTunnel',
+            vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareTunnelRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_legacy__pb2.MigrationV2ServicePrepareTunnelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -103,6 +103,8 @@ class MigrationV2ServiceStub:
     """On the source: the definition to hand to Prepare, and a migration id. Changes nothing, and holds nothing."""
     Prepare: _grpc.UnaryUnaryMultiCallable[_legacy_pb2.MigrationV2ServicePrepareRequest, _legacy_pb2.MigrationV2ServicePrepareResponse]
     """On the destination: a guest waits for its state."""
+    PrepareTunnel: _grpc.UnaryUnaryMultiCallable[_legacy_pb2.MigrationV2ServicePrepareTunnelRequest, _legacy_pb2.MigrationV2ServicePrepareTunnelResponse]
+    """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out."""
     Perform: _grpc.UnaryStreamMultiCallable[_legacy_pb2.MigrationV2ServicePerformRequest, _legacy_pb2.MigrationV2ServicePerformResponse]
     """On the source: opens the migration there, sends the guest's state, and gives the guest up once the destination has it."""
     Finish: _grpc.UnaryUnaryMultiCallable[_legacy_pb2.MigrationV2ServiceFinishRequest, _legacy_pb2.MigrationV2ServiceFinishResponse]
@@ -117,6 +119,8 @@ class MigrationV2ServiceAsyncStub(MigrationV2ServiceStub):
     """On the source: the definition to hand to Prepare, and a migration id. Changes nothing, and holds nothing."""
     Prepare: _aio.UnaryUnaryMultiCallable[_legacy_pb2.MigrationV2ServicePrepareRequest, _legacy_pb2.MigrationV2ServicePrepareResponse]  # type: ignore[assignment]
     """On the destination: a guest waits for its state."""
+    PrepareTunnel: _aio.UnaryUnaryMultiCallable[_legacy_pb2.MigrationV2ServicePrepareTunnelRequest, _legacy_pb2.MigrationV2ServicePrepareTunnelResponse]  # type: ignore[assignment]
+    """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out."""
     Perform: _aio.UnaryStreamMultiCallable[_legacy_pb2.MigrationV2ServicePerformRequest, _legacy_pb2.MigrationV2ServicePerformResponse]  # type: ignore[assignment]
     """On the source: opens the migration there, sends the guest's state, and gives the guest up once the destination has it."""
     Finish: _aio.UnaryUnaryMultiCallable[_legacy_pb2.MigrationV2ServiceFinishRequest, _legacy_pb2.MigrationV2ServiceFinishResponse]  # type: ignore[assignment]
@@ -140,6 +144,14 @@ class MigrationV2ServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_legacy_pb2.MigrationV2ServicePrepareResponse, _abc.Awaitable[_legacy_pb2.MigrationV2ServicePrepareResponse]]:
         """On the destination: a guest waits for its state."""
+
+    @_abc_1.abstractmethod
+    def PrepareTunnel(
+        self,
+        request: _legacy_pb2.MigrationV2ServicePrepareTunnelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_legacy_pb2.MigrationV2ServicePrepareTunnelResponse, _abc.Awaitable[_legacy_pb2.MigrationV2ServicePrepareTunnelResponse]]:
+        """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out."""
 
     @_abc_1.abstractmethod
     def Perform(

@@ -158,6 +158,60 @@ class PrepareResponse(_message.Message):
 Global___PrepareResponse: _TypeAlias = PrepareResponse  # noqa: Y015
 
 @_typing.final
+class PrepareTunnelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    COOKIE_FIELD_NUMBER: _builtins.int
+    DOMAIN_XML_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    DESTINATION_NAME_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    migration_id: _builtins.str
+    cookie: _builtins.bytes
+    domain_xml: _builtins.str
+    flags: _builtins.int
+    """With TUNNELLED."""
+    destination_name: _builtins.str
+    bandwidth_mib_per_s: _builtins.int
+    def __init__(
+        self,
+        *,
+        migration_id: _builtins.str = ...,
+        cookie: _builtins.bytes = ...,
+        domain_xml: _builtins.str = ...,
+        flags: _builtins.int = ...,
+        destination_name: _builtins.str = ...,
+        bandwidth_mib_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "cookie", b"cookie", "destination_name", b"destination_name", "domain_xml", b"domain_xml", "flags", b"flags", "migration_id", b"migration_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareTunnelRequest: _TypeAlias = PrepareTunnelRequest  # noqa: Y015
+
+@_typing.final
+class PrepareTunnelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COOKIE_FIELD_NUMBER: _builtins.int
+    cookie: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        cookie: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareTunnelResponse: _TypeAlias = PrepareTunnelResponse  # noqa: Y015
+
+@_typing.final
 class PerformRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -498,6 +552,55 @@ class PrepareParamsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrepareParamsResponse: _TypeAlias = PrepareParamsResponse  # noqa: Y015
+
+@_typing.final
+class PrepareTunnelParamsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    COOKIE_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    migration_id: _builtins.str
+    cookie: _builtins.bytes
+    flags: _builtins.int
+    """With TUNNELLED."""
+    @_builtins.property
+    def params(self) -> _containers.RepeatedCompositeFieldContainer[_params_pb2.TypedParam]: ...
+    def __init__(
+        self,
+        *,
+        migration_id: _builtins.str = ...,
+        cookie: _builtins.bytes = ...,
+        flags: _builtins.int = ...,
+        params: _abc.Iterable[_params_pb2.TypedParam] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "flags", b"flags", "migration_id", b"migration_id", "params", b"params"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareTunnelParamsRequest: _TypeAlias = PrepareTunnelParamsRequest  # noqa: Y015
+
+@_typing.final
+class PrepareTunnelParamsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COOKIE_FIELD_NUMBER: _builtins.int
+    cookie: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        cookie: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareTunnelParamsResponse: _TypeAlias = PrepareTunnelParamsResponse  # noqa: Y015
 
 @_typing.final
 class PerformParamsRequest(_message.Message):

@@ -45,6 +45,11 @@ class MigrationServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareResponse.FromString,
                 _registered_method=True)
+        self.PrepareTunnel = channel.unary_unary(
+                '/vmferry.api.v1.MigrationService/PrepareTunnel',
+                request_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelResponse.FromString,
+                _registered_method=True)
         self.Perform = channel.unary_stream(
                 '/vmferry.api.v1.MigrationService/Perform',
                 request_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PerformRequest.SerializeToString,
@@ -69,6 +74,11 @@ class MigrationServiceStub:
                 '/vmferry.api.v1.MigrationService/PrepareParams',
                 request_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareParamsRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareParamsResponse.FromString,
+                _registered_method=True)
+        self.PrepareTunnelParams = channel.unary_unary(
+                '/vmferry.api.v1.MigrationService/PrepareTunnelParams',
+                request_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelParamsRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelParamsResponse.FromString,
                 _registered_method=True)
         self.PerformParams = channel.unary_stream(
                 '/vmferry.api.v1.MigrationService/PerformParams',
@@ -100,6 +110,13 @@ class MigrationServiceServicer:
 
     def Prepare(self, request, context):
         """On the destination: a guest waits for its state. The source is not needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareTunnel(self, request, context):
+        """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +159,13 @@ class MigrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrepareTunnelParams(self, request, context):
+        """PrepareTunnel, with typed parameters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PerformParams(self, request, context):
         """Perform, with typed parameters.
         """
@@ -176,6 +200,11 @@ def add_MigrationServiceServicer_to_server(servicer, server):
                     request_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareResponse.SerializeToString,
             ),
+            'PrepareTunnel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareTunnel,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelResponse.SerializeToString,
+            ),
             'Perform': grpc.unary_stream_rpc_method_handler(
                     servicer.Perform,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PerformRequest.FromString,
@@ -200,6 +229,11 @@ def add_MigrationServiceServicer_to_server(servicer, server):
                     servicer.PrepareParams,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareParamsRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareParamsResponse.SerializeToString,
+            ),
+            'PrepareTunnelParams': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareTunnelParams,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelParamsRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelParamsResponse.SerializeToString,
             ),
             'PerformParams': grpc.unary_stream_rpc_method_handler(
                     servicer.PerformParams,
@@ -272,6 +306,33 @@ class MigrationService:
             '/vmferry.api.v1.MigrationService/Prepare',
             vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareTunnel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.MigrationService/PrepareTunnel',
+            vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -407,6 +468,33 @@ class MigrationService:
             '/vmferry.api.v1.MigrationService/PrepareParams',
             vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareParamsRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareParamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareTunnelParams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.MigrationService/PrepareTunnelParams',
+            vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelParamsRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_migration__pb2.PrepareTunnelParamsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,8 @@ class MigrationServiceStub:
     """On the source: opens the migration. The guest is not touched."""
     Prepare: _grpc.UnaryUnaryMultiCallable[_migration_pb2.PrepareRequest, _migration_pb2.PrepareResponse]
     """On the destination: a guest waits for its state. The source is not needed."""
+    PrepareTunnel: _grpc.UnaryUnaryMultiCallable[_migration_pb2.PrepareTunnelRequest, _migration_pb2.PrepareTunnelResponse]
+    """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out."""
     Perform: _grpc.UnaryStreamMultiCallable[_migration_pb2.PerformRequest, _migration_pb2.PerformResponse]
     """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
     Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
@@ -61,6 +63,8 @@ class MigrationServiceStub:
     """Begin, with typed parameters."""
     PrepareParams: _grpc.UnaryUnaryMultiCallable[_migration_pb2.PrepareParamsRequest, _migration_pb2.PrepareParamsResponse]
     """Prepare, with typed parameters."""
+    PrepareTunnelParams: _grpc.UnaryUnaryMultiCallable[_migration_pb2.PrepareTunnelParamsRequest, _migration_pb2.PrepareTunnelParamsResponse]
+    """PrepareTunnel, with typed parameters."""
     PerformParams: _grpc.UnaryStreamMultiCallable[_migration_pb2.PerformParamsRequest, _migration_pb2.PerformParamsResponse]
     """Perform, with typed parameters."""
     FinishParams: _grpc.UnaryUnaryMultiCallable[_migration_pb2.FinishParamsRequest, _migration_pb2.FinishParamsResponse]
@@ -77,6 +81,8 @@ class MigrationServiceAsyncStub(MigrationServiceStub):
     """On the source: opens the migration. The guest is not touched."""
     Prepare: _aio.UnaryUnaryMultiCallable[_migration_pb2.PrepareRequest, _migration_pb2.PrepareResponse]  # type: ignore[assignment]
     """On the destination: a guest waits for its state. The source is not needed."""
+    PrepareTunnel: _aio.UnaryUnaryMultiCallable[_migration_pb2.PrepareTunnelRequest, _migration_pb2.PrepareTunnelResponse]  # type: ignore[assignment]
+    """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out."""
     Perform: _aio.UnaryStreamMultiCallable[_migration_pb2.PerformRequest, _migration_pb2.PerformResponse]  # type: ignore[assignment]
     """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
     Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
@@ -90,6 +96,8 @@ class MigrationServiceAsyncStub(MigrationServiceStub):
     """Begin, with typed parameters."""
     PrepareParams: _aio.UnaryUnaryMultiCallable[_migration_pb2.PrepareParamsRequest, _migration_pb2.PrepareParamsResponse]  # type: ignore[assignment]
     """Prepare, with typed parameters."""
+    PrepareTunnelParams: _aio.UnaryUnaryMultiCallable[_migration_pb2.PrepareTunnelParamsRequest, _migration_pb2.PrepareTunnelParamsResponse]  # type: ignore[assignment]
+    """PrepareTunnel, with typed parameters."""
     PerformParams: _aio.UnaryStreamMultiCallable[_migration_pb2.PerformParamsRequest, _migration_pb2.PerformParamsResponse]  # type: ignore[assignment]
     """Perform, with typed parameters."""
     FinishParams: _aio.UnaryUnaryMultiCallable[_migration_pb2.FinishParamsRequest, _migration_pb2.FinishParamsResponse]  # type: ignore[assignment]
@@ -115,6 +123,14 @@ class MigrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migration_pb2.PrepareResponse, _abc.Awaitable[_migration_pb2.PrepareResponse]]:
         """On the destination: a guest waits for its state. The source is not needed."""
+
+    @_abc_1.abstractmethod
+    def PrepareTunnel(
+        self,
+        request: _migration_pb2.PrepareTunnelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migration_pb2.PrepareTunnelResponse, _abc.Awaitable[_migration_pb2.PrepareTunnelResponse]]:
+        """As Prepare, for a migration whose flags have TUNNELLED: no address goes in, and none comes out."""
 
     @_abc_1.abstractmethod
     def Perform(
@@ -158,6 +174,14 @@ class MigrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migration_pb2.PrepareParamsResponse, _abc.Awaitable[_migration_pb2.PrepareParamsResponse]]:
         """Prepare, with typed parameters."""
+
+    @_abc_1.abstractmethod
+    def PrepareTunnelParams(
+        self,
+        request: _migration_pb2.PrepareTunnelParamsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migration_pb2.PrepareTunnelParamsResponse, _abc.Awaitable[_migration_pb2.PrepareTunnelParamsResponse]]:
+        """PrepareTunnel, with typed parameters."""
 
     @_abc_1.abstractmethod
     def PerformParams(
