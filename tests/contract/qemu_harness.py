@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from contract import boot_guest
+from support.emulators import EMULATOR
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import SystemClock
 from vmferryd.domains.devices import Devices, Disk, DiskBus, DiskType
@@ -24,8 +25,6 @@ from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.qemu.guest import QemuGuest
 
-EMULATOR = "VMFERRY_TEST_EMULATOR"
-"""Names another QEMU to test against."""
 _MEBIBYTE = 1 << 20
 _LOOK_S = 0.3
 _BETWEEN_LOOKS_S = 0.03

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.emulators import truthful_emulator
 from support.guest.build import GuestImage, GuestSettings, GuestUnavailable, build_guest
 from support.hosts import Host, hosts
 from support.tools import GUEST_CACHE, qemu_missing, skipping_forbidden
@@ -42,11 +43,17 @@ async def two_hosts(short_directory: Path) -> AsyncIterator[tuple[Host, Host]]:
 
 
 @pytest.fixture
+def emulator(request: pytest.FixtureRequest) -> str | None:
+    """The QEMU of the guest: one that loses nothing, unless `parametrize("emulator", …, indirect=True)` names another."""
+    return getattr(request, "param", truthful_emulator())
+
+
+@pytest.fixture
 async def traveller(
-    guest_image: GuestImage, short_directory: Path, request: pytest.FixtureRequest
+    guest_image: GuestImage, emulator: str | None, short_directory: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Traveller]:
     """A guest that is not started yet. `@pytest.mark.parametrize("traveller", [MiB], indirect=True)` sets its size."""
     memory_mib = getattr(request, "param", 512)
     settings = GuestSettings(dirty_mib_s=50, workset_mib=64)
-    async with Traveller(guest_image, settings, memory_mib, short_directory) as made:
+    async with Traveller(guest_image, settings, memory_mib, short_directory, emulator) as made:
         yield made

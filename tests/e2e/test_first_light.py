@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from support.emulators import truthful_emulator
 from support.hosts import Host, connections
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
@@ -20,21 +21,28 @@ from vmferry.params import MigrationParams
 
 pytestmark = pytest.mark.qemu
 
-HOPS = 20
 SLOW_MIB_PER_S = 48
 BACK_WITHIN_S = 5.0
 
 
+@pytest.mark.parametrize(
+    ("emulator", "hops"),
+    [pytest.param(truthful_emulator(), 20, id="twenty hops"), pytest.param(None, 5, id="five hops on the system's own QEMU")],
+    indirect=["emulator"],
+)
 @pytest.mark.parametrize("traveller", [1024], indirect=True)
-async def test_a_guest_goes_back_and_forth_twenty_times(
-    two_hosts: tuple[Host, Host], traveller: Traveller, capsys: pytest.CaptureFixture[str]
+async def test_a_guest_goes_back_and_forth(
+    two_hosts: tuple[Host, Host], traveller: Traveller, hops: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Twenty hops of a 1 GiB guest that dirties 50 MiB/s: no corrupt page, no beat lost or doubled, nothing left behind."""
+    """No corrupt page, no beat lost or doubled, nothing left behind, of a 1 GiB guest that dirties 50 MiB/s.
+
+    Fewer hops on the system's QEMU, which may lose guest writes under TCG on a busy machine (see the guest's README).
+    """
     async with connections(*two_hosts) as (first, second):
         await traveller.start(first)
         here, there = first, second
         reports = []
-        for _ in range(HOPS):
+        for _ in range(hops):
             reports.append((await traveller.move(here, there)).statistics)
             here, there = there, here
             await traveller.heard(20)
@@ -43,7 +51,7 @@ async def test_a_guest_goes_back_and_forth_twenty_times(
         with capsys.disabled():
             sys.stdout.write(_table(judgement.pauses_ms, reports) + "\n")
         assert [] == judgement.faults()
-        assert HOPS == len(judgement.pauses_ms)
+        assert hops == len(judgement.pauses_ms)
         assert all(report.guest_pause_ms > 0 for report in reports)
         await here.destroy(NAME)
         await here.undefine(NAME)

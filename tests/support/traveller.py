@@ -26,12 +26,16 @@ _SERIAL = re.compile(r"[^\"']*/serial-of-stay-\d+")
 
 @dataclass(slots=True)
 class Traveller:
-    """One guest. Each stay on a host has a serial port, and so a recording, of its own."""
+    """One guest. Each stay on a host has a serial port, and so a recording, of its own.
+
+    `emulator` is the QEMU that runs it; None leaves that to its hosts.
+    """
 
     image: GuestImage
     settings: GuestSettings
     memory_mib: int
     directory: Path
+    emulator: str | None = None
     recorders: list[SerialRecorder] = field(default_factory=list)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -111,6 +115,7 @@ class Traveller:
   <features><acpi/></features>
   <cpu mode='maximum'/>
   <devices>
+    {f"<emulator>{self.emulator}</emulator>" if self.emulator else ""}
     <serial type='file'><source path='{serial}' append='on'/><target port='0'/></serial>
   </devices>
 </domain>"""

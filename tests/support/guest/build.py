@@ -28,8 +28,8 @@ _KERNEL_PARAMETERS = (
     # the clock: the TSC is the one that costs the guest no exit, and it migrates
     "tsc=reliable",
     "no_timer_check",
-    # speed: TCG runs `rep stosb` byte by byte
-    "clearcpuid=erms,rep_good",
+    # speed: TCG runs `rep stosb` byte by byte; a kernel that sees fsrm without erms does not boot
+    "clearcpuid=erms,fsrm,rep_good",
     "nokaslr",
     "edd=off",
     "cryptomgr.notests",

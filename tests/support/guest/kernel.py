@@ -1,11 +1,10 @@
 """Where the guest's Linux comes from: installed, kept from an earlier time, or downloaded as a package."""
 
 import os
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.packages import PackageUnavailable, run_apt, unpacked
 
 _CLOUD_KERNEL = "linux-image-cloud-amd64"
 _MODULES = ("drivers/acpi/button.ko", "drivers/input/evdev.ko")
@@ -53,39 +52,19 @@ def _kernel_below(root: Path) -> Kernel | None:
 
 
 def _downloaded(cache_directory: Path) -> Kernel:
-    if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        raise GuestUnavailable(f"no kernel in /boot and no apt-get to download one: {_REMEDY}")
-    with tempfile.TemporaryDirectory(dir=cache_directory) as work:
-        _run_apt(["apt-get", "-o", "APT::Sandbox::User=root", "download", _kernel_package()], Path(work))
-        package = next(Path(work).glob("*.deb"))
-        tree = Path(work) / "tree"
-        _run_apt(["dpkg", "-x", str(package), str(tree)], Path(work))
-        _keep(tree, cache_directory / f"kernel-{package.stem}")
-    kernel = _kernel_below(cache_directory / f"kernel-{package.stem}")
+    try:
+        name = _kernel_package()
+        kernel = _kernel_below(unpacked([name], cache_directory / f"kernel-{name}"))
+    except PackageUnavailable as reason:
+        raise GuestUnavailable(f"no kernel in /boot, and none can be downloaded: {reason}; {_REMEDY}") from None
     if kernel is None:
-        raise GuestUnavailable(f"{package.name} holds no kernel: {_REMEDY}")
+        raise GuestUnavailable(f"{name} holds no kernel: {_REMEDY}")
     return kernel
 
 
 def _kernel_package() -> str:
     """The package behind the one that only names the newest."""
-    for line in _run_apt(["apt-cache", "depends", _CLOUD_KERNEL], None).splitlines():
+    for line in run_apt(["apt-cache", "depends", _CLOUD_KERNEL]).splitlines():
         if "Depends:" in line:
             return line.split()[-1]
-    raise GuestUnavailable(f"apt knows no {_CLOUD_KERNEL}: {_REMEDY}")
-
-
-def _run_apt(command: list[str], directory: Path | None) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise GuestUnavailable(f"`{' '.join(command)}` said: {done.stderr.strip()[-300:]}; {_REMEDY}")
-    return done.stdout
-
-
-def _keep(tree: Path, place: Path) -> None:
-    """The tree is in its place, whoever of several builders put it there first."""
-    try:
-        tree.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise
+    raise PackageUnavailable(f"apt knows no {_CLOUD_KERNEL}")

@@ -193,7 +193,7 @@ def test_without_a_compiler_the_remedy_is_named(tmp_path: Path, monkeypatch: pyt
 def test_without_a_kernel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has neither a kernel nor apt is told what to install."""
     monkeypatch.setattr(kernel, "_kernel_below", lambda root: None)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(GuestUnavailable, match="linux-image-cloud-amd64"):
         build_guest(tmp_path)
 
