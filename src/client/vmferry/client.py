@@ -402,6 +402,14 @@ class Connection:
         reply = await self._ask(self._handover.Release(request, timeout=CALL_TIMEOUT_S), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 
+    async def ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
+        """What `call`, a call over `channel`, answers.
+
+        Raises:
+            VmferryError: the daemon's own error, or `silence` when it is the transport that speaks.
+        """
+        return await self._ask(call, silence)
+
     async def _ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
         try:
             return await call

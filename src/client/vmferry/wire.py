@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from vmferry.api.v1 import domains_pb2, host_pb2, jobs_pb2, params_pb2, types_pb2
+from vmferry.api.v1 import domains_pb2, host_pb2, jobs_pb2, oversight_pb2, params_pb2, types_pb2
 from vmferry.errors import InvalidParameter
+from vmferry.evidence import LockState
 from vmferry.model import (
     DomainEvent,
     DomainEventDetail,
@@ -27,6 +28,7 @@ from vmferry.model import (
     JobInfo,
     JobOperation,
     JobType,
+    Keep,
     MigrationId,
     Outcome,
     Phase,
@@ -49,6 +51,8 @@ _TWINS: dict[type[StrEnum], tuple[Any, str]] = {
     DomainEventKind: (domains_pb2.DomainEventKind, "DOMAIN_EVENT_KIND_"),
     JobOperation: (jobs_pb2.JobOperation, "JOB_OPERATION_"),
     JobType: (jobs_pb2.JobType, "JOB_TYPE_"),
+    Keep: (oversight_pb2.Keep, "KEEP_"),
+    LockState: (oversight_pb2.ImageLockState, "IMAGE_LOCK_STATE_"),
 }
 
 

@@ -41,6 +41,7 @@ from vmferryd.peers import OpenChannel, Peers, advertised
 from vmferryd.phases.context import Context, Identity, Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.machine import job_info
+from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import server as rpc_server
 from vmferryd.transfer.tunnel import ChannelPair, channel_pair
@@ -128,7 +129,9 @@ async def _serving(
     await context.domains.load()
     context.tasks.spawn(context.domains.follow_events(), "domain events")
     await _recover(context, source, destination)
-    served = rpc_server.Served(context, source, destination, PeerToPeer(context, source), unavailable)
+    oversight = Oversight(context, source, destination)
+    await oversight.recall()
+    served = rpc_server.Served(context, source, destination, PeerToPeer(context, source), oversight, unavailable)
     server = rpc_server.build(served, config, make)
     rpc_server.listen(server, config.listen, config.certificates)
     await server.start()

@@ -29,6 +29,7 @@ class Limits(BaseModel):
     )
     resolver_first_s: float = Field(0.25, gt=0, description="the resolver's first pause between two questions")
     resolver_longest_s: float = Field(15.0, gt=0, description="the resolver's longest pause between two questions")
+    examine_s: float = Field(5.0, gt=0, description="how long a guest may take to answer when somebody asks where it is")
     progress_s: float = Field(0.25, gt=0, description="how often progress is reported")
     shutdown_s: float = Field(3.0, gt=0, description="how long calls under way may go on after SIGTERM")
     remembered_migrations: int = Field(1000, ge=1, description="how many ended migrations the journal keeps")

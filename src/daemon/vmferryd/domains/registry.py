@@ -15,7 +15,6 @@ import structlog
 
 from vmferry.errors import (
     AlreadyExists,
-    DomainBusy,
     DomainNotFound,
     HostIncompatible,
     InvalidState,
@@ -26,6 +25,7 @@ from vmferryd.database import Change
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.events import Watchers, changes
+from vmferryd.domains.holding import busy
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.store import Store, StoredDomain
 from vmferryd.drivers.base import Driver, EventKind, Guest, GuestEvent, GuestPlan, RunState
@@ -169,11 +169,7 @@ class Domains:
             DomainBusy: one does; the message names it.
         """
         if entry.holder is not None:
-            raise DomainBusy(
-                f"domain {entry.name} is held by migration {entry.holder}",
-                migration_id=entry.holder,
-                remedy=f"wait for it, or end it with `vmferry job abort {entry.holder}`",
-            )
+            raise busy(entry.name, entry.holder, entry.reason)
 
     def claim(self, definition: DomainDefinition) -> Entry:
         """The entry that a definition belongs to; a new one when it is new.

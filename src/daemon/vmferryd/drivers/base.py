@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vmferry.errors import Violation
+from vmferry.evidence import ImageEvidence
 from vmferry.model import Statistics
 from vmferryd.domains.model import DomainDefinition
 
@@ -104,6 +105,15 @@ class GuestProbe:
 
     run_state: RunState
     transfer_state: TransferState
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """An execution of a domain, seen from outside. `directory` is its plan's, where that can be told."""
+
+    directory: Path | None
+    process_id: int | None = None
     detail: str = ""
 
 
@@ -347,6 +357,18 @@ class Driver(Protocol):
 
     async def discard(self, plan: GuestPlan) -> None:
         """Nothing is left of this plan: no process, no socket, no file. Also when it was never carried out."""
+        ...
+
+    async def sightings(self, domain_uuid: str) -> tuple[Sighting, ...]:
+        """Every execution of that domain on this host, whoever started it. Only looks, and opens no monitor.
+
+        Raises:
+            DriverLost: it could not be looked in time.
+        """
+        ...
+
+    async def images(self, definition: DomainDefinition) -> tuple[ImageEvidence, ...]:
+        """The images that a running guest of this definition writes to, and who holds them. Only looks, and takes no lock."""
         ...
 
     async def close(self) -> None:

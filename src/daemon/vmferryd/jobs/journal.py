@@ -123,6 +123,18 @@ class Journal:
         """Every record that a restart must look at: not settled, or not final."""
         return await self._select("WHERE settled = 0 OR state NOT IN ('confirmed', 'cancelled', 'committed', 'aborted')")
 
+    async def about(self, domain: str) -> list[Record]:
+        """Every record of a domain, by its name or UUID, newest first."""
+        named = "json_extract(record, '$.domain_name') = ? OR json_extract(record, '$.domain_uuid') = ?"
+        return await self._select(f"WHERE {named} ORDER BY started_s DESC", (domain, domain.lower()))
+
+    async def unheard_resolutions(self) -> list[Record]:
+        """Every operator's decision of which it is not known yet whether the other host agrees."""
+        return await self._select(
+            "WHERE json_extract(record, '$.resolution.keep') IS NOT NULL "
+            "AND json_extract(record, '$.resolution.agreed') IS NULL"
+        )
+
     async def newest(self, limit: int) -> list[Record]:
         """The newest records, newest first."""
         return await self._select("ORDER BY started_s DESC LIMIT ?", (limit,))

@@ -26,7 +26,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DestinationState, DomainState, Outcome, SourceState, StateReason
+from vmferry.model import DestinationState, DomainState, Keep, Outcome, Resolution, SourceState, StateReason
 from vmferryd.database import Change
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
@@ -49,11 +49,14 @@ class DestinationMigration:
         context: the daemon.
         record: durable already when it comes from the journal.
         entry: the domain, held by this migration; None when it never came that far.
+
+    `contradicted`: the commit was not carried out, because the source's journal says the opposite.
     """
 
     def __init__(self, context: Context, record: Record, entry: Entry | None) -> None:
         self._context = context
         self.entry = entry
+        self.contradicted = False
         self.lease = Lease(context.clock, context.limits.phase_lease_s)
         self.failure: VmferryError | None = None
         self.incoming: IncomingGuest | None = None
@@ -141,6 +144,27 @@ class DestinationMigration:
             self.fail(MigrationCancelled(why))
             await self.machine.drive_unless_final(DestinationEvent.ABORT)
         return self.state.outcome
+
+    async def resolve(self, resolution: Resolution) -> None:
+        """What an operator decided is durable, and was acted upon (handover rule 6).
+
+        A commit that another journal contradicts was never carried out: the decision lets it be, or gives its guest up.
+
+        Raises:
+            PhaseOutOfOrder: the record is not in doubt any more.
+            StorageFailed: nothing was decided.
+        """
+        here = resolution.keep is Keep.HERE
+        if self.state is DestinationState.COMMITTED:
+            await self.machine.write(resolution=resolution)
+            await self.machine.drive(DestinationEvent.RESTARTED)
+            return
+        await self.machine.drive_with(
+            DestinationEvent.OPERATOR_KEEPS_HERE if here else DestinationEvent.OPERATOR_KEEPS_THERE,
+            resolution=resolution,
+            error="" if here else f"an operator kept the guest at the source: {resolution.why}",
+            error_reason="" if here else MigrationCancelled.reason,
+        )
 
     async def watch_lease(self) -> None:
         """The migration has ended. While data flows the source is in charge; else the coordinator's lease counts."""
@@ -233,6 +257,10 @@ class DestinationMigration:
         entry = self.entry
         if entry is None:
             return
+        resolution = self.record.resolution
+        if resolution is not None and resolution.keep is Keep.THERE:
+            await self._give_up(entry)
+            return
         self._context.domains.keep(entry, self.persistent)
         if entry.guest is None or entry.plan != self.record.plan:
             return
@@ -250,6 +278,12 @@ class DestinationMigration:
             pause_ms = max(1, round((self._context.clock.monotonic() - self._stopped_s) * 1000))
             self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
         self._context.domains.mark(entry, DomainState.RUNNING, StateReason.MIGRATED)
+
+    async def _give_up(self, entry: Entry) -> None:
+        """Nothing is left of a guest that was committed and never ran: an operator keeps the source's copy."""
+        if entry.guest is not None and entry.plan == self.record.plan:
+            await entry.guest.destroy()
+            await self._context.domains.lost(entry, StateReason.FAILED)
 
     async def _discard(self) -> None:
         """Nothing is left of the guest that waited here."""
@@ -269,6 +303,8 @@ class DestinationMigration:
                 settled = await self._context.peers.at(record.peer_uri).outcome(record.migration_id)
         except (VmferryError, TimeoutError) as silence:
             log.warning("no_answer", migration_id=record.migration_id, peer=record.peer_uri, error=str(silence))
+            if self.entry is not None:
+                self._context.domains.mark(self.entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
         if not await self._alive():
             self.fail(TransferFailed("the guest died when it was loaded, before it could live here"))

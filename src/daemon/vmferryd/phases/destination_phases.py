@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import structlog
+
 from vmferry.combinations import Place
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
@@ -42,6 +44,8 @@ from vmferryd.phases.context import Context, once
 from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.settings import receive_settings, refuse_what_does_not_fit, refuse_what_is_not_built
 from vmferryd.transfer import tickets
+
+log = structlog.get_logger()
 
 
 class _Sender(NamedTuple):
@@ -303,9 +307,32 @@ class DestinationPhases:
         elif entry is not None:
             self._context.domains.hold(entry, record.migration_id)
         self._adopt(migration)
+        if await self._contradicted(migration):
+            return
         await migration.machine.drive(DestinationEvent.RESTARTED)
         if migration.state is DestinationState.RECEIVED:
             self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
+
+    async def _contradicted(self, migration: DestinationMigration) -> bool:
+        """A commit that was never carried out, while an operator kept the guest at the source: it must not start now.
+
+        Only the source can say so. When it is silent the commit holds, as always.
+        """
+        record = migration.record
+        if record.state is not DestinationState.COMMITTED or record.resolution is not None or not record.peer_uri:
+            return False
+        try:
+            async with asyncio.timeout(self._context.limits.peer_call_s):
+                said = await self._context.peers.at(record.peer_uri).outcome(record.migration_id)
+        except (VmferryError, TimeoutError):
+            return False
+        if said.outcome is not Outcome.ABORTED:
+            return False
+        migration.contradicted = True
+        log.error("contradicting_records", migration_id=record.migration_id, here=record.state, there=said.state)
+        if migration.entry is not None:
+            self._context.domains.mark(migration.entry, DomainState.PAUSED, StateReason.IN_DOUBT)
+        return True
 
     async def _readopt(self, migration: DestinationMigration, record: Record) -> None:
         """The loaded guest that waits for a decision belongs to its domain again."""
@@ -336,6 +363,16 @@ class DestinationPhases:
         finally:
             if migration.state.final and migration.record.settled:
                 self._migrations.pop(migration.record.migration_id, None)
+
+    def of_domain(self, domain: str) -> list[DestinationMigration]:
+        """The migrations of a domain, by its name or UUID, that are not over."""
+        named = (domain, domain.lower())
+        return [each for each in self._migrations.values() if {each.record.domain_name, each.record.domain_uuid} & {*named}]
+
+    async def settled(self, migration_id: MigrationId) -> None:
+        """The migration is over, or was before."""
+        if migration_id in self._migrations:
+            await self._migrations[migration_id].machine.ended()
 
     async def _find(self, migration_id: MigrationId) -> DestinationMigration | None:
         if migration_id in self._migrations:

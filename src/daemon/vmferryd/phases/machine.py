@@ -98,9 +98,25 @@ class Machine(Generic[S, E, F]):
         work = self._drive_unless_final(event)
         await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
 
+    async def drive_with(self, event: E, **facts: Any) -> None:
+        """Like `drive`; the record says `facts` from the write of the new state on, or not at all."""
+        work = self._drive_with(event, facts)
+        await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
+
     async def _drive(self, event: E) -> None:
         async with self._lock:
             await self._steps(event)
+
+    async def _drive_with(self, event: E, facts: Mapping[str, Any]) -> None:
+        async with self._lock:
+            before, state = {name: getattr(self._record, name) for name in facts}, self.state
+            self._record = replace(self._record, **facts)
+            try:
+                await self._steps(event)
+            except BaseException:
+                if self.state is state:
+                    self._record = replace(self._record, **before)
+                raise
 
     async def _drive_unless_final(self, event: E) -> None:
         async with self._lock:

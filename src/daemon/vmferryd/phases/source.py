@@ -27,7 +27,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, Outcome, SourceState, StateReason
+from vmferry.model import DomainState, Keep, Outcome, Resolution, SourceState, StateReason
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings
 from vmferryd.jobs.job import SourceEffect, SourceEvent, source_step
@@ -210,6 +210,22 @@ class SourceMigration:
                 await self.machine.drive_unless_final(SourceEvent.DOUBT)
             except (VmferryError, OSError) as error:
                 log.warning("not_settled", migration_id=self.record.migration_id, error=str(error))
+
+    async def resolve(self, resolution: Resolution) -> None:
+        """What an operator decided is durable, and was acted upon (handover rule 6).
+
+        Raises:
+            PhaseOutOfOrder: the record is not in doubt any more.
+            StorageFailed: nothing was decided.
+        """
+        here = resolution.keep is Keep.HERE
+        error = f"an operator kept the guest here: {resolution.why}" if here else ""
+        await self.machine.drive_with(
+            SourceEvent.OPERATOR_KEEPS_HERE if here else SourceEvent.OPERATOR_KEEPS_THERE,
+            resolution=resolution,
+            error=error,
+            error_reason=MigrationCancelled.reason if here else "",
+        )
 
     async def watch_lease(self) -> None:
         """The migration has ended. When its coordinator's lease runs out, the source settles it alone."""

@@ -417,6 +417,16 @@ class SourcePhases:
             if migration.state.final and migration.record.settled:
                 self._migrations.pop(migration.record.migration_id, None)
 
+    def of_domain(self, domain: str) -> list[SourceMigration]:
+        """The migrations of a domain, by its name or UUID, that are not over."""
+        named = (domain, domain.lower())
+        return [each for each in self._migrations.values() if {each.record.domain_name, each.record.domain_uuid} & {*named}]
+
+    async def settled(self, migration_id: MigrationId) -> None:
+        """The migration is over, or was before."""
+        if migration_id in self._migrations:
+            await self._migrations[migration_id].machine.ended()
+
     async def _find(self, migration_id: MigrationId) -> SourceMigration | None:
         if migration_id in self._migrations:
             return self._migrations[migration_id]

@@ -27,6 +27,8 @@ from vmferry.api.v1 import (
     legacy_pb2_grpc,
     migration_pb2,
     migration_pb2_grpc,
+    oversight_pb2,
+    oversight_pb2_grpc,
     transfer_pb2,
 )
 from vmferry.channel import Credentials, Transport, Uri
@@ -35,6 +37,7 @@ from vmferryd.config import Config
 from vmferryd.peer import PeerToPeer
 from vmferryd.phases.context import Context
 from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import transfer
 from vmferryd.rpc.announced import Announced
@@ -45,10 +48,11 @@ from vmferryd.rpc.interceptors import Errors
 from vmferryd.rpc.jobs import JobService
 from vmferryd.rpc.legacy import MigrationV1Service, MigrationV2Service
 from vmferryd.rpc.migration import MigrationService
+from vmferryd.rpc.oversight import OversightService
 
 NAMES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
-    for module in (domains_pb2, handover_pb2, host_pb2, jobs_pb2, legacy_pb2, migration_pb2, transfer_pb2)
+    for module in (domains_pb2, handover_pb2, host_pb2, jobs_pb2, legacy_pb2, migration_pb2, oversight_pb2, transfer_pb2)
     for name in module.DESCRIPTOR.services_by_name
 )
 """Every service of the contract."""
@@ -72,6 +76,7 @@ class Served:
     source: SourcePhases
     destination: DestinationPhases
     peer: PeerToPeer
+    oversight: Oversight
     unavailable: Mapping[str, str]
 
 
@@ -94,6 +99,7 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
     migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, served.peer), server)
     legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(source, destination), server)
     legacy_pb2_grpc.add_MigrationV2ServiceServicer_to_server(MigrationV2Service(source, destination), server)
+    oversight_pb2_grpc.add_OversightServiceServicer_to_server(OversightService(context, served.oversight), server)
     server.add_generic_rpc_handlers((transfer.handler(destination, errors),))
     _add_health(server)
     reflection.enable_server_reflection((*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vmferry.errors import DriverRefused, Violation
+from vmferry.evidence import ImageEvidence
 from vmferryd.domains.model import DomainDefinition, DomainType
 from vmferryd.drivers.base import (
     Driver,
@@ -13,6 +14,7 @@ from vmferryd.drivers.base import (
     GuestPlan,
     ReceiveSettings,
     RunState,
+    Sighting,
     StartMode,
 )
 from vmferryd.drivers.memory.faults import Verb
@@ -109,6 +111,14 @@ class MemoryDriver:
             if found is not None:
                 found.kill("discarded")
                 await found.ended()
+
+    async def sightings(self, domain_uuid: str) -> tuple[Sighting, ...]:
+        """See `Driver.sightings`."""
+        return tuple(Sighting(guest.plan.directory) for guest in self.host.of_domain(domain_uuid))
+
+    async def images(self, definition: DomainDefinition) -> tuple[ImageEvidence, ...]:  # noqa: ARG002 - it has no disks
+        """See `Driver.images`. A simulated machine has none."""
+        return ()
 
     async def close(self) -> None:
         """See `Driver.close`."""

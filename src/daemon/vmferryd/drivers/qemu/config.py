@@ -20,6 +20,7 @@ class QemuConfig:
         settle_timeout_s: for QEMU to finish its own figures and run state after a transfer's end.
         yank_after_s: for a transfer to react to its cancellation before its channel is shut under it.
         statistics_timeout_s: for fresh figures; after that the last known ones are good enough.
+        look_timeout_s: for one look from outside, at processes or at an image; storage that is dead hangs whoever looks.
         poll_s: between two looks at a transfer whose events may have been missed.
         eager_poll_s: the same for a transfer of which QEMU reports nothing.
         connect_poll_s: between two attempts to reach the monitor of a process that starts.
@@ -45,6 +46,7 @@ class QemuConfig:
     settle_timeout_s: float = 2.0
     yank_after_s: float = 2.0
     statistics_timeout_s: float = 1.0
+    look_timeout_s: float = 2.0
     poll_s: float = 0.05
     eager_poll_s: float = 0.005
     connect_poll_s: float = 0.005

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vmferry.errors import DriverLost, DriverRefused, Violation
+from vmferry.evidence import ImageEvidence, LockState
 from vmferryd.clock import Clock
 from vmferryd.domains.addresses import assign_addresses
 from vmferryd.domains.devices import Device, Interface, InterfaceType, LinkState
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import DriverCapabilities, GuestPlan, ReceiveSettings, StartMode
-from vmferryd.drivers.qemu import command
+from vmferryd.drivers.base import DriverCapabilities, GuestPlan, ReceiveSettings, Sighting, StartMode
+from vmferryd.drivers.qemu import command, looking
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, CapabilityCache, QemuCapabilities
 from vmferryd.drivers.qemu.check import violations
 from vmferryd.drivers.qemu.config import QemuConfig
@@ -144,6 +145,23 @@ class QemuDriver:
             await process.kill(self._config.stop_timeout_s)
             process.close()
         remove_directory(plan.directory)
+
+    async def sightings(self, domain_uuid: str) -> tuple[Sighting, ...]:
+        """See `Driver`."""
+        bound_s = self._config.look_timeout_s
+        seen = await looking.within(bound_s, lambda: looking.processes(domain_uuid))
+        if seen is None:
+            raise DriverLost(f"the processes of this host could not be looked at within {bound_s:g} s")
+        return seen
+
+    async def images(self, definition: DomainDefinition) -> tuple[ImageEvidence, ...]:
+        """See `Driver`."""
+        return tuple([await self._image(path) for path in looking.written_images(definition)])
+
+    async def _image(self, path: str) -> ImageEvidence:
+        bound_s = self._config.look_timeout_s
+        seen = await looking.within(bound_s, lambda: looking.lock_of(path))
+        return seen or ImageEvidence(path, LockState.UNKNOWN, detail=f"its storage does not answer within {bound_s:g} s")
 
     async def close(self) -> None:
         """See `Driver`."""

@@ -1,0 +1,72 @@
+"""What a host can see of a guest, without I/O: the material that `whereabouts` judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vmferry.model import DomainInfo, MigrationId, Resolution, Side
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvidence:
+    """One side's record of one migration. `state` is the journal's word; times are seconds since the epoch."""
+
+    migration_id: MigrationId
+    side: Side
+    state: str
+    settled: bool
+    domain_name: str
+    domain_uuid: str
+    peer_uri: str
+    started_s: float
+    ended_s: float | None = None
+    error: str = ""
+    resolution: Resolution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyEvidence:
+    """A guest's execution on a host. `run_state` and `transfer_state` are the driver's words; `unknown` when it is silent.
+
+    A copy that is not `managed` was started by somebody else, or lost by the daemon. `process_id` is None when it is no
+    process.
+    """
+
+    driver: str
+    run_state: str
+    transfer_state: str = "none"
+    detail: str = ""
+    process_id: int | None = None
+    managed: bool = True
+
+
+class LockState(StrEnum):
+    """Whether somebody holds an image for writing; unknown when that cannot be seen."""
+
+    FREE = "free"
+    HELD = "held"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEvidence:
+    """A disk's image and its locks. `holders` are processes of the host that looked, where they can be told."""
+
+    path: str
+    state: LockState
+    holders: tuple[int, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostEvidence:
+    """All that one host can see of a guest. `problems` is what it could not look at, and why."""
+
+    host_name: str
+    host_uuid: str
+    domain: DomainInfo | None = None
+    records: tuple[RecordEvidence, ...] = ()
+    copies: tuple[CopyEvidence, ...] = ()
+    images: tuple[ImageEvidence, ...] = ()
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,69 @@
+"""What an operator asks a daemon, and tells it, when something went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmferry import oversight_wire, wire
+from vmferry.api.v1 import oversight_pb2, oversight_pb2_grpc
+from vmferry.client import CALL_TIMEOUT_S, Connection
+from vmferry.errors import FateUnknown
+from vmferry.evidence import HostEvidence, RecordEvidence
+from vmferry.model import Keep, MigrationId
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A decision about a migration in doubt.
+
+    `fenced`: the other host cannot run its copy, now or later. `although_peer_answers`: decide although it can be asked, if
+    what it answers settles nothing. `who` and `why` are kept in the journal.
+    """
+
+    domain: str
+    keep: Keep
+    migration_id: MigrationId | None = None
+    fenced: bool = False
+    although_peer_answers: bool = False
+    who: str = ""
+    why: str = ""
+
+
+class Oversight:
+    """An operator's calls to the daemon of `connection`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = oversight_pb2_grpc.OversightServiceStub(connection.channel)
+
+    async def examine(self, domain: str) -> HostEvidence:
+        """All that the host can see of the domain, by its name or UUID. Changes nothing; safe at any time.
+
+        Raises:
+            PeerUnreachable: nobody answered.
+        """
+        request = oversight_pb2.ExamineRequest(domain=domain)
+        return oversight_wire.evidence_from_wire(
+            await self._connection.ask(self._stub.Examine(request, timeout=CALL_TIMEOUT_S))
+        )
+
+    async def resolve(self, order: Order) -> RecordEvidence:
+        """The decision is in the host's journal, and was acted upon; the record says what holds there now.
+
+        Raises:
+            InvalidState: there is nothing to decide, the other host is not fenced, or it can still be asked.
+            MigrationNotFound: the named migration is not in doubt there.
+            StorageFailed: nothing was decided.
+            FateUnknown: the reply was lost; examine the host.
+        """
+        request = oversight_pb2.ResolveRequest(
+            domain=order.domain,
+            migration_id=order.migration_id or "",
+            keep=wire.enum_to_wire(order.keep),
+            fenced=order.fenced,
+            although_peer_answers=order.although_peer_answers,
+            who=order.who,
+            why=order.why,
+        )
+        reply = await self._connection.ask(self._stub.Resolve(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        return oversight_wire.record_from_wire(reply.record)
