@@ -13,6 +13,7 @@ from support.emulators import truthful_emulator
 from support.hosts import Host, connections
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
+from vmferry.attempt import Attempt
 from vmferry.client import Connection
 from vmferry.errors import VmferryError
 from vmferry.flags import Flag
@@ -216,7 +217,7 @@ async def test_progress_is_reported_while_it_moves(two_hosts: tuple[Host, Host],
     async with connections(*two_hosts) as (source, destination):
         await traveller.start(source)
         params = MigrationParams(destination_xml=await traveller.next_xml(source), bandwidth_mib_per_s=100)
-        done = await source.migrate(NAME, destination, flags=Flag.LIVE, params=params, listener=steps.append)
+        done = await source.migrate(NAME, destination, flags=Flag.LIVE, params=params, attempt=Attempt(listener=steps.append))
     sent = [step.statistics.memory_processed_bytes for step in steps if step.phase is Phase.PERFORM]
     assert sorted(sent) == sent
     assert len(set(sent)) > 3

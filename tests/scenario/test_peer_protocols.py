@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
 from scenario.test_peer_to_peer import P2P, hung, sent, uri_of
 from scenario.test_protocols import FIXED, ONE, TWO, WALKS, Calls, announce, calls
 from support.daemons import NAME, TwoHosts
 from vmferry.api.v1 import legacy_pb2, legacy_pb2_grpc
-from vmferry.errors import InvalidParameter, MigrationCancelled, NoCommonProtocol, NotSupported, VmferryError
+from vmferry.channel import parse_uri
+from vmferry.client import Connection
+from vmferry.errors import (
+    DomainNotFound,
+    InvalidParameter,
+    InvalidState,
+    MigrationCancelled,
+    NoCommonProtocol,
+    NotSupported,
+    PeerUnreachable,
+    VmferryError,
+)
 from vmferry.flags import Flag
 from vmferry.model import DomainState, GuestLocation, Outcome, new_migration_id
 from vmferry.params import MigrationParams
@@ -118,16 +131,29 @@ async def test_source_of_the_fixed_spelling(two_hosts: TwoHosts, spelling: Spell
 
 @pytest.mark.parametrize("what", [ONE, TWO], ids=["protocol 1", "protocol 2"])
 async def test_source_without_protocol_3(two_hosts: TwoHosts, what: dict[str, object]) -> None:
-    """A source that announces old protocols alone cannot be asked to coordinate, and the error says what to do."""
+    """2.5 step 3: the one Perform of an old protocol carries the daemon's URI; what the daemons speak is theirs to choose."""
     await announce(two_hosts.source, what)
-    with pytest.raises(NotSupported, match="coordinate") as caught:
-        await sent(two_hosts)
-    assert "PEER2PEER" in caught.value.remedy
+    done = await sent(two_hosts, params=MigrationParams(destination_name="moved"))
+    assert ("moved", ()) == (done.domain.name, done.warnings)
+    (source_job,), (destination_job,) = (
+        await two_hosts.source.connection.jobs(),
+        await two_hosts.destination.connection.jobs(),
+    )
+    assert source_job.migration_id == destination_job.migration_id == done.migration_id
+    await two_hosts.lives(two_hosts.destination)
+
+
+@pytest.mark.parametrize("what", [ONE, TWO], ids=["protocol 1", "protocol 2"])
+async def test_the_one_uri_of_an_old_call(two_hosts: TwoHosts, what: dict[str, object]) -> None:
+    """2.5 step 3: it is the daemon's, so there is no place for a migration URI beside it."""
+    await announce(two_hosts.source, what)
+    with pytest.raises(NotSupported, match="migrate_uri"):
+        await sent(two_hosts, params=MigrationParams(migrate_uri="tcp:b:4444"))
     await two_hosts.lives(two_hosts.source)
 
 
-async def test_old_call_with_the_flag(two_hosts: TwoHosts) -> None:
-    """The source's calls of an old protocol refuse PEER2PEER, which they could not honour."""
+async def test_old_call_with_the_flag_alone(two_hosts: TwoHosts) -> None:
+    """PEER2PEER without a daemon's URI is refused, and Describe has nothing to do with it."""
     channel, migration_id = two_hosts.source.connection.channel, new_migration_id()
     one, two = legacy_pb2_grpc.MigrationV1ServiceStub(channel), legacy_pb2_grpc.MigrationV2ServiceStub(channel)
     asked = {"migration_id": migration_id, "domain": NAME, "flags": int(P2P)}
@@ -138,4 +164,86 @@ async def test_old_call_with_the_flag(two_hosts: TwoHosts) -> None:
     ):
         with pytest.raises(InvalidParameter, match="PEER2PEER"):
             await two_hosts.source.connection._ask(call)
+    await two_hosts.lives(two_hosts.source)
+
+
+async def test_old_call_with_a_cookie(two_hosts: TwoHosts) -> None:
+    """1.7: a cookie says that somebody else coordinates, so peer-to-peer refuses it in every protocol."""
+    channel, uri = two_hosts.source.connection.channel, uri_of(two_hosts.destination)
+    one, two = legacy_pb2_grpc.MigrationV1ServiceStub(channel), legacy_pb2_grpc.MigrationV2ServiceStub(channel)
+    asked = {"migration_id": new_migration_id(), "domain": NAME, "flags": int(P2P), "cookie": b"{}", "uri": uri}
+    for call in (
+        one.Perform(legacy_pb2.MigrationV1ServicePerformRequest(**asked)).read(),
+        two.Perform(legacy_pb2.MigrationV2ServicePerformRequest(**asked)).read(),
+    ):
+        with pytest.raises(InvalidState, match="cookie"):
+            await two_hosts.source.connection._ask(call)
+    assert [] == await two_hosts.source.connection.jobs()
+    await two_hosts.lives(two_hosts.source)
+
+
+# -- virDomainMigrate and virDomainMigrate2 with PEER2PEER (specification 2.3 step 3) ------------------------------------
+
+
+@pytest.mark.parametrize("what", [{}, FIXED, ONE, TWO], ids=["all", "protocol 3, fixed", "protocol 1", "protocol 2"])
+async def test_both_connections_and_peer_to_peer(two_hosts: TwoHosts, what: dict[str, object]) -> None:
+    """2.3 step 3: one call to the source, the destination's connection names the daemon, and it is asked for the guest."""
+    await announce(two_hosts.source, what)
+    params = MigrationParams(destination_name="moved")
+    async with two_hosts.source.dial(Spelling.FIXED) as source:
+        done = await source.migrate(NAME, two_hosts.destination.connection, flags=P2P, params=params)
+    assert await two_hosts.destination.connection.domain("moved") == done.domain
+    await two_hosts.lives(two_hosts.destination)
+
+
+async def test_the_only_uri_names_the_daemon(two_hosts: TwoHosts) -> None:
+    """2.3 step 3: the URI of virDomainMigrate is where the source finds the daemon, if the client finds it elsewhere."""
+    reached = two_hosts.destination.connection
+    elsewhere = Connection(parse_uri("vmferry+tcp://as.the.client.sees.it"), reached.channel)
+    async with two_hosts.source.dial(Spelling.FIXED) as source:
+        with pytest.raises(PeerUnreachable):
+            await source.migrate(NAME, elsewhere, flags=P2P)
+        await source.migrate(NAME, elsewhere, flags=P2P, uri=uri_of(two_hosts.destination))
+    await two_hosts.lives(two_hosts.destination)
+
+
+async def test_a_daemon_that_would_be_the_source_itself(two_hosts: TwoHosts) -> None:
+    """2.5 step 1: a URI that means the source's own host is refused before anything is asked."""
+    itself = Connection(parse_uri("vmferry+tcp://localhost:1"), two_hosts.destination.connection.channel)
+    async with two_hosts.source.dial(Spelling.FIXED) as source:
+        with pytest.raises(InvalidParameter, match="own host"):
+            await source.migrate(NAME, itself, flags=P2P)
+    assert [] == await two_hosts.source.connection.jobs()
+    await two_hosts.lives(two_hosts.source)
+
+
+async def test_a_guest_that_ended_at_once(two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.3 step 3: a guest that the destination does not know any more lives nowhere, and the caller hears it."""
+
+    async def gone(_: str) -> NoReturn:
+        raise DomainNotFound("no such domain")
+
+    monkeypatch.setattr(two_hosts.destination.connection, "domain", gone)
+    async with two_hosts.source.dial(Spelling.FIXED) as source:
+        with pytest.raises(DomainNotFound) as caught:
+            await source.migrate(NAME, two_hosts.destination.connection, flags=P2P)
+    assert GuestLocation.NOWHERE is caught.value.guest
+
+
+async def test_a_destination_that_falls_silent_at_the_end(two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.3 step 3: the guest was taken, so that it cannot be looked up is a warning."""
+
+    async def silent(_: str) -> NoReturn:
+        raise PeerUnreachable("nobody answers")
+
+    monkeypatch.setattr(two_hosts.destination.connection, "domain", silent)
+    async with two_hosts.source.dial(Spelling.FIXED) as source:
+        done = await source.migrate(NAME, two_hosts.destination.connection, flags=P2P)
+    assert (NAME, 1) == (done.domain.name, len(done.warnings))
+
+
+async def test_typed_parameters_do_not_leave_the_walk(two_hosts: TwoHosts) -> None:
+    """2.2 step 3: with typed parameters the client walks itself, and is told of the call that does not."""
+    with pytest.raises(InvalidParameter, match="coordinates by itself"):
+        await two_hosts.migrate(P2P)
     await two_hosts.lives(two_hosts.source)

@@ -11,6 +11,7 @@ import pytest
 
 from support.daemons import IMPATIENT, NAME, Host, TwoHosts
 from support.waiting import eventually
+from vmferry.attempt import Attempt
 from vmferry.endpoint import ProgressListener, Request, ignore_progress
 from vmferry.errors import (
     CookieRefused,
@@ -63,9 +64,7 @@ async def sent(
         uri_of(hosts.destination),
         flags=flags,
         params=params,
-        migration_id=migration_id,
-        listener=listener,
-        patience=IMPATIENT,
+        attempt=Attempt(migration_id or new_migration_id(), listener, IMPATIENT),
     )
 
 
@@ -287,7 +286,7 @@ async def test_caller_comes_back_when_all_is_over(two_hosts: TwoHosts) -> None:
         await two_hosts.source.restart()
     with pytest.raises(InvalidParameter):
         await two_hosts.source.connection.migrate_to_uri(
-            "other", uri_of(two_hosts.destination), flags=P2P, migration_id=migration_id
+            "other", uri_of(two_hosts.destination), flags=P2P, attempt=Attempt(migration_id)
         )
 
 
@@ -297,7 +296,7 @@ async def test_joining_another_migration_is_refused(two_hosts: TwoHosts) -> None
     moving = await hung(two_hosts, Verb.ROUND, sent(two_hosts, migration_id=migration_id))
     with pytest.raises(InvalidParameter):
         await two_hosts.source.connection.migrate_to_uri(
-            NAME, "vmferry+unix:///elsewhere", flags=P2P, migration_id=migration_id
+            NAME, "vmferry+unix:///elsewhere", flags=P2P, attempt=Attempt(migration_id)
         )
     two_hosts.source.machine.faults.release()
     await moving

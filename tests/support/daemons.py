@@ -12,13 +12,14 @@ from typing import Any
 import grpc
 
 from support.waiting import eventually
+from vmferry.attempt import Attempt
 from vmferry.channel import ChannelOptions, open_channel, parse_uri
 from vmferry.client import Connection
 from vmferry.endpoint import ProgressListener, ignore_progress
 from vmferry.errors import StorageFailed
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated, Patience
-from vmferry.model import DomainInfo, DomainState, MigrationId
+from vmferry.model import DomainInfo, DomainState, MigrationId, new_migration_id
 from vmferry.params import MigrationParams
 from vmferry.protocol import Spelling
 from vmferryd import app
@@ -215,7 +216,7 @@ class TwoHosts:
         *,
         migration_id: MigrationId | None = None,
         listener: ProgressListener = ignore_progress,
-        patience: Patience | None = IMPATIENT,
+        patience: Patience = IMPATIENT,
     ) -> Migrated:
         """The guest has been moved from the source to the destination."""
         return await self.source.connection.migrate(
@@ -223,9 +224,7 @@ class TwoHosts:
             self.destination.connection,
             flags=flags,
             params=params,
-            migration_id=migration_id,
-            listener=listener,
-            patience=patience,
+            attempt=Attempt(migration_id or new_migration_id(), listener, patience),
         )
 
     # -- what must hold ------------------------------------------------------------------------------------------------

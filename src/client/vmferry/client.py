@@ -13,7 +13,7 @@ calls of a migration's phases say `FateUnknown`, because they may have happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -36,13 +36,14 @@ from vmferry.api.v1 import (
     legacy_pb2_grpc,
     migration_pb2_grpc,
 )
+from vmferry.attempt import Attempt, in_one_call, seen
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
-from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_progress
-from vmferry.errors import DomainNotFound, FateUnknown, NotSupported, PeerUnreachable, VmferryError
+from vmferry.endpoint import ProgressListener, Reply, Request, Settled
+from vmferry.errors import FateUnknown, NotSupported, PeerUnreachable, VmferryError
 from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag
 from vmferry.legacy_calls import TunnelV2Calls, V1Calls, V2Calls
-from vmferry.migrate import Migrated, Patience, migrate
+from vmferry.migrate import Migrated, migrate
 from vmferry.model import (
     DomainEvent,
     DomainInfo,
@@ -53,10 +54,18 @@ from vmferry.model import (
     JobInfo,
     MigrationId,
     Outcome,
-    Progress,
-    new_migration_id,
 )
-from vmferry.negotiation import Path, Wanted, choose_managed, choose_managed_fixed, choose_to_uri
+from vmferry.negotiation import (
+    Mode,
+    Path,
+    Uris,
+    Wanted,
+    choose_managed,
+    choose_managed_fixed,
+    choose_to_uri,
+    uris_of_migrate,
+    uris_of_to_uri,
+)
 from vmferry.params import MigrationParams
 from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls, TunnelCalls, TunnelParamsCalls
 from vmferry.protocol import PrepareKind, ProtocolVersion, Spelling
@@ -270,97 +279,92 @@ class Connection:
         *,
         flags: Flag = NONE,
         params: MigrationParams | None = None,
-        migration_id: MigrationId | None = None,
-        listener: ProgressListener = ignore_progress,
-        patience: Patience | None = None,
+        uri: str | None = None,
+        attempt: Attempt | None = None,
     ) -> Migrated:
         """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors.
+
+        It is libvirt's virDomainMigrate3 with typed parameters, and its virDomainMigrate and virDomainMigrate2 over a
+        connection that writes fixed arguments: only those two leave the walk to the source's daemon, with PEER2PEER.
+
+        Args:
+            domain: its name or UUID.
+            destination: the daemon there, as this client reaches it.
+            flags: what to do.
+            params: how to do it.
+            uri: the only URI of virDomainMigrate: with PEER2PEER where the source's daemon finds the destination's, if that
+                differs from where this client does; otherwise another spelling of `migrate_uri`.
+            attempt: how the caller follows it.
 
         Raises:
             InvalidParameter, NotSupported, NoCommonProtocol: the two daemons do not share what this needs; nothing happened.
             PeerUnreachable: a daemon could not be asked what it can; nothing happened.
         """
-        chosen = params or MigrationParams()
-        path = await self._path_to(destination, Wanted(flags, chosen))
-        request = Request(
-            migration_id=migration_id or new_migration_id(),
-            domain=domain,
-            flags=path.flags,
-            params=chosen,
-            uri=chosen.migrate_uri or "",
-        )
+        attempt = attempt or Attempt()
+        uris = uris_of_migrate(flags, uri, str(destination.uri))
+        params = _leading_to(params, uris.migration)
+        path = await self._path_to(destination, Wanted(flags, params, uris.daemon))
+        request = _request(domain, path, params, attempt)
+        if path.mode is Mode.PEER_TO_PEER:
+            done = await self._in_one_call(path, replace(request, destination_daemon_uri=uris.daemon), attempt)
+            return await seen(done, destination.domain(params.destination_name or domain))
         done = await migrate(
             path.profile,
             self.speaking(path),
             destination.speaking(path),
             request,
-            listener=listener,
+            listener=attempt.listener,
             protection=path.protection,
-            patience=patience,
+            patience=attempt.patience,
         )
         return replace(done, warnings=path.warnings + done.warnings)
 
     async def _path_to(self, destination: Connection, wanted: Wanted) -> Path:
         """The way that both daemons share for what is wanted; both are asked, at the same time."""
         here, there = await asyncio.gather(self.answers(), destination.answers())
-        _, spelling, _ = self._speaks
-        choose = choose_managed if spelling is Spelling.PARAMS else choose_managed_fixed
-        try:
-            return choose(wanted, here, there)
-        except VmferryError as error:
-            raise error.located(guest=GuestLocation.SOURCE) from None
-
-    async def _path_of_one_call(self, wanted: Wanted) -> Path:
-        """How the one call of a peer-to-peer migration is written; the source alone is asked."""
-        answers = await self.answers()
-        _, spelling, _ = self._speaks
-        path = choose_to_uri(wanted, answers if spelling is Spelling.PARAMS else answers.without(Feature.MIGRATION_PARAMS))
-        if path.version is not ProtocolVersion.V3:
-            raise NotSupported(
-                f"in protocol {path.version} the source cannot be asked to coordinate",
-                remedy="let the client coordinate: leave out PEER2PEER, or let the source announce protocol 3",
-                host=answers.host,
-            )
-        return path
+        if self._writes_params:
+            return _chosen(lambda: choose_managed(wanted, here, there))
+        here = here.without(Feature.MIGRATION_PARAMS)
+        return _chosen(lambda: choose_managed_fixed(wanted, here, there))
 
     async def migrate_to_uri(
         self,
         domain: str,
-        destination_uri: str,
+        uri: str,
         *,
         flags: Flag = Flag.PEER2PEER,
         params: MigrationParams | None = None,
-        migration_id: MigrationId | None = None,
-        listener: ProgressListener = ignore_progress,
-        patience: Patience | None = None,
+        attempt: Attempt | None = None,
     ) -> Migrated:
-        """The guest lives where `destination_uri` leads; the source's daemon coordinates, and goes on when its caller leaves.
+        """The guest lives where `uri` leads, by one call to this daemon, which goes on when its caller leaves.
+
+        With PEER2PEER `uri` names the destination's daemon, and the source's daemon coordinates. Without, the migration is
+        direct: no daemon is there, and `uri` is where a hypervisor listens; in place of it that may be said by `migrate_uri`.
+        It is libvirt's virDomainMigrateToURI, 2 and 3.
 
         Raises:
             InvalidParameter, NotSupported, NoCommonProtocol: nothing happened.
             FateUnknown: the source does not answer; it goes on by itself, and the same call with the same id joins it.
             VmferryError: the first thing that went wrong; `guest` says where the guest is.
         """
-        chosen = params or MigrationParams()
-        path = await self._path_of_one_call(Wanted(flags, chosen, destination_uri))
-        request = Request(
-            migration_id=migration_id or new_migration_id(),
-            domain=domain,
-            flags=path.flags,
-            params=chosen,
-            domain_xml=chosen.destination_xml or "",
-            uri=chosen.migrate_uri or "",
-            destination_daemon_uri=destination_uri,
-        )
-        reply = await _performed(self.speaking(path), request, listener, patience or Patience())
-        if reply.domain is None:
-            raise DomainNotFound(
-                "the destination took the guest, and there it has ended since",
-                remedy="look at the domain and its log at the destination",
-                migration_id=request.migration_id,
-                guest=GuestLocation.NOWHERE,
-            )
-        return Migrated(reply.migration_id, reply.domain, reply.statistics, (*path.warnings, *reply.warnings))
+        attempt = attempt or Attempt()
+        named = params.migrate_uri if params else None
+        uris = Uris(uri, named) if named else uris_of_to_uri(flags, uri)
+        params = _leading_to(params, uris.migration)
+        answers = await self.answers()
+        asked = answers if self._writes_params else answers.without(Feature.MIGRATION_PARAMS)
+        path = _chosen(lambda: choose_to_uri(Wanted(flags, params, uris.daemon), asked))
+        daemon_uri = uris.daemon if path.mode is Mode.PEER_TO_PEER else ""
+        request = replace(_request(domain, path, params, attempt), destination_daemon_uri=daemon_uri)
+        return await self._in_one_call(path, request, attempt)
+
+    async def _in_one_call(self, path: Path, request: Request, attempt: Attempt) -> Migrated:
+        request = replace(request, domain_xml=request.params.destination_xml or "")
+        return await in_one_call(self.speaking(path).perform, path, request, attempt)
+
+    @property
+    def _writes_params(self) -> bool:
+        return self._speaks[1] is Spelling.PARAMS
 
     # -- the endpoint of the engine ---------------------------------------------------------------------------------
 
@@ -417,24 +421,22 @@ class Connection:
             raise translated(error, silence, str(self.uri)) from None
 
 
-async def _performed(source: Connection, request: Request, listener: ProgressListener, patience: Patience) -> Reply:
-    """Perform's reply. A lost call is repeated, and joins the migration, until the source was silent for too long."""
-    loop = asyncio.get_running_loop()
-    lost_s: float | None = None
+def _leading_to(params: MigrationParams | None, uri: str | None) -> MigrationParams:
+    """The parameters, with `uri` as the migration's if there is one."""
+    params = params or MigrationParams()
+    return replace(params, migrate_uri=uri) if uri else params
 
-    def hear(progress: Progress) -> None:
-        nonlocal lost_s
-        lost_s = None
-        listener(progress)
 
-    while True:
-        try:
-            return await source.perform(request, hear)
-        except FateUnknown as error:
-            lost_s = loop.time() if lost_s is None else lost_s
-            if error.host or loop.time() - lost_s >= patience.total_s:  # a daemon's own word names its host
-                raise error.located(migration_id=request.migration_id) from None
-            await asyncio.sleep(patience.delay_s)
+def _request(domain: str, path: Path, params: MigrationParams, attempt: Attempt) -> Request:
+    return Request(attempt.migration_id, domain, path.flags, params, uri=params.migrate_uri or "")
+
+
+def _chosen(choice: Callable[[], Path]) -> Path:
+    """What a decision tree says; whatever it refuses, the guest is where it was."""
+    try:
+        return choice()
+    except VmferryError as error:
+        raise error.located(guest=GuestLocation.SOURCE) from None
 
 
 def _phase_calls(channel: aio.Channel, version: ProtocolVersion, spelling: Spelling, prepare: PrepareKind) -> PhaseCalls:

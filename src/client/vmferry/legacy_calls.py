@@ -34,12 +34,12 @@ class V1Calls:
         return Reply(MigrationId(answer.migration_id), cookie=answer.cookie, uri=answer.uri)
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
-        """See `PhaseCalls`."""
+        """See `PhaseCalls`. There is one URI; with PEER2PEER it is the daemon's (specification 2.5)."""
         message = legacy_pb2.MigrationV1ServicePerformRequest(
             migration_id=request.migration_id,
             domain=request.domain,
             cookie=request.cookie,
-            uri=request.uri,
+            uri=request.destination_daemon_uri or request.uri,
             flags=int(request.flags),
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
@@ -92,12 +92,12 @@ class V2Calls:
         return Reply(request.migration_id, cookie=answer.cookie, uri=answer.uri)
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
-        """See `PhaseCalls`."""
+        """See `PhaseCalls`. There is one URI; with PEER2PEER it is the daemon's (specification 2.5)."""
         message = legacy_pb2.MigrationV2ServicePerformRequest(
             migration_id=request.migration_id,
             domain=request.domain,
             cookie=request.cookie,
-            uri=request.uri,
+            uri=request.destination_daemon_uri or request.uri,
             flags=int(request.flags),
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,

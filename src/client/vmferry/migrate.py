@@ -54,10 +54,13 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """A migration that has succeeded: the guest lives at the destination."""
+    """A migration that has succeeded: the guest lives at the destination.
+
+    `domain` is what the destination's daemon says of it; None after a direct migration, for there is no such daemon.
+    """
 
     migration_id: MigrationId
-    domain: DomainInfo
+    domain: DomainInfo | None
     statistics: Statistics
     warnings: tuple[str, ...] = ()
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from vmferry.attempt import Attempt
 from vmferry.cli.display import Display
 from vmferry.cli.exits import ExitCode, exit_code
 from vmferry.cli.progress import Mark
@@ -116,13 +117,14 @@ class Conductor:
     async def _walk(self) -> Migrated | VmferryError:
         """The result as a value: an error must not tear the group down."""
         order = self.order
+        attempt = Attempt(order.migration_id, self._hear)
         move: Callable[..., Awaitable[Migrated]]
         if isinstance(self.destination, str):
             move = partial(self.source.migrate_to_uri, order.domain, self.destination)
         else:
             move = partial(self.source.migrate, order.domain, self.destination)
         try:
-            return await move(flags=order.flags, params=order.params, migration_id=order.migration_id, listener=self._hear)
+            return await move(flags=order.flags, params=order.params, attempt=attempt)
         except VmferryError as error:
             return error
 

@@ -64,7 +64,7 @@ async def _move(session: Session, source: Connection, destination: Connection | 
     if session.json:
         click.echo(render.as_json(render.summary_facts(done, source_host, destination_host, total_ms)))
     else:
-        render.summary(render.stdout(), done, destination_host, total_ms)
+        render.summary(render.stdout(), done, order.domain, destination_host, total_ms)
 
 
 COMMANDS: tuple[click.Command, ...] = (migrate,)

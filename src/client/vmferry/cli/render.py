@@ -208,14 +208,14 @@ def throughput_bytes_per_s(figures: Statistics, total_ms: int) -> int:
     return figures.data_processed_bytes * 1000 // span_ms if span_ms else 0
 
 
-def summary(console: Console, done: Migrated, destination: str, total_ms: int) -> None:
+def summary(console: Console, done: Migrated, domain: str, destination: str, total_ms: int) -> None:
     """Where the guest is now, what it took, and what the user should know."""
     figures = done.statistics
     speed = throughput_bytes_per_s(figures, total_ms)
     rounds = f" in {counted(figures.memory_iteration, 'round')}" if figures.memory_iteration else ""
     sent = f"{size(figures.data_processed_bytes)}{rounds}" if figures.data_processed_bytes else ""
-    domain = done.domain
-    line(console, (domain.name, "bold"), " lives at ", (destination, "bold"), f" and is {domain.state}")
+    state = f" and is {done.domain.state}" if done.domain else ", where no daemon can be asked for it"
+    line(console, (done.domain.name if done.domain else domain, "bold"), " lives at ", (destination, "bold"), state)
     named = [
         ("total time", duration(total_ms)),
         ("guest stood still", duration(figures.guest_pause_ms) if figures.guest_pause_ms else "not measured"),

@@ -18,10 +18,11 @@ from vmferry.api.v1 import legacy_pb2, legacy_pb2_grpc
 from vmferry.endpoint import Reply, Request
 from vmferry.errors import InvalidParameter
 from vmferry.flags import Flag
-from vmferry.model import JobInfo, MigrationId, Verdict, new_migration_id
+from vmferry.model import JobInfo, MigrationId, Progress, Verdict, new_migration_id
 from vmferry.params import MigrationParams
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.rpc.coordination import Coordination
 from vmferryd.rpc.ids import migration_id
 from vmferryd.rpc.migration import finished, through_tunnel, told
 
@@ -31,9 +32,9 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 class MigrationV1Service(legacy_pb2_grpc.MigrationV1ServiceServicer):
     """Protocol 1; docstrings are in legacy.proto."""
 
-    def __init__(self, source: SourcePhases, destination: DestinationPhases) -> None:
-        self._source = source
+    def __init__(self, destination: DestinationPhases, coordination: Coordination) -> None:
         self._destination = destination
+        self._coordination = coordination
 
     async def Prepare(
         self, request: legacy_pb2.MigrationV1ServicePrepareRequest, context: Context
@@ -49,7 +50,7 @@ class MigrationV1Service(legacy_pb2_grpc.MigrationV1ServiceServicer):
         self, request: legacy_pb2.MigrationV1ServicePerformRequest, context: Context
     ) -> AsyncIterator[legacy_pb2.MigrationV1ServicePerformResponse]:
         """See legacy.proto."""
-        async with aclosing(self._source.perform_and_give_up(_perform(request))) as events:  # type: ignore[type-var]
+        async with aclosing(self._coordination.perform_and_give_up(_perform(request))) as events:  # type: ignore[type-var]
             async for event in events:
                 yield legacy_pb2.MigrationV1ServicePerformResponse(**_told(event))
 
@@ -64,9 +65,10 @@ class MigrationV1Service(legacy_pb2_grpc.MigrationV1ServiceServicer):
 class MigrationV2Service(legacy_pb2_grpc.MigrationV2ServiceServicer):
     """Protocol 2; docstrings are in legacy.proto."""
 
-    def __init__(self, source: SourcePhases, destination: DestinationPhases) -> None:
+    def __init__(self, source: SourcePhases, destination: DestinationPhases, coordination: Coordination) -> None:
         self._source = source
         self._destination = destination
+        self._coordination = coordination
 
     async def Describe(
         self, request: legacy_pb2.MigrationV2ServiceDescribeRequest, context: Context
@@ -97,7 +99,7 @@ class MigrationV2Service(legacy_pb2_grpc.MigrationV2ServiceServicer):
         self, request: legacy_pb2.MigrationV2ServicePerformRequest, context: Context
     ) -> AsyncIterator[legacy_pb2.MigrationV2ServicePerformResponse]:
         """See legacy.proto."""
-        async with aclosing(self._source.perform_and_give_up(_perform(request))) as events:  # type: ignore[type-var]
+        async with aclosing(self._coordination.perform_and_give_up(_perform(request))) as events:  # type: ignore[type-var]
             async for event in events:
                 yield legacy_pb2.MigrationV2ServicePerformResponse(**_told(event))
 
@@ -141,16 +143,18 @@ def _request(request: _Any, of: MigrationId) -> Request:
 def _perform(
     request: legacy_pb2.MigrationV1ServicePerformRequest | legacy_pb2.MigrationV2ServicePerformRequest,
 ) -> Request:
+    """There is one URI: with PEER2PEER it names the destination's daemon (specification 2.5)."""
     asked = _request(request, migration_id(request.migration_id))
-    _check_coordinator(asked)
-    return replace(asked, domain=_named(request.domain), cookie=request.cookie)
+    asked = replace(asked, domain=_named(request.domain), cookie=request.cookie)
+    if Flag.PEER2PEER in asked.flags:
+        return replace(asked, uri="", destination_daemon_uri=asked.uri)
+    return asked
 
 
 def _check_coordinator(request: Request) -> None:
-    """These protocols have no call that leaves the migration to the source."""
     if Flag.PEER2PEER in request.flags:
-        remedy = "leave out PEER2PEER, or call protocol 3's Perform with destination_daemon_uri"
-        raise InvalidParameter("with PEER2PEER the source coordinates, and is asked so in protocol 3 alone", remedy=remedy)
+        remedy = "call Perform alone, with the daemon's URI, or leave out PEER2PEER"
+        raise InvalidParameter("with PEER2PEER the source coordinates, and nobody calls Describe", remedy=remedy)
 
 
 def _proposed(text: str) -> MigrationId:
@@ -163,7 +167,7 @@ def _named(domain: str) -> str:
     return domain
 
 
-def _told(event: JobInfo | Reply) -> dict[str, Any]:
+def _told(event: JobInfo | Progress | Reply) -> dict[str, Any]:
     """One message of a Perform, whose cookie these protocols have no place for."""
     return told(replace(event, cookie=b"") if isinstance(event, Reply) else event)
 

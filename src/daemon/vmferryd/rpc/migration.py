@@ -16,10 +16,10 @@ from vmferry.errors import InvalidParameter
 from vmferry.flags import Flag
 from vmferry.model import JobInfo, Progress, Verdict, new_migration_id
 from vmferry.params import MigrationParams
-from vmferryd.peer import PeerToPeer
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.local import progress_of
 from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.rpc.coordination import Coordination
 from vmferryd.rpc.ids import migration_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -28,16 +28,10 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
     """The five phases in both spellings; docstrings are in migration.proto."""
 
-    def __init__(self, source: SourcePhases, destination: DestinationPhases, peer: PeerToPeer) -> None:
+    def __init__(self, source: SourcePhases, destination: DestinationPhases, coordination: Coordination) -> None:
         self._source = source
         self._destination = destination
-        self._peer = peer
-
-    def _perform(self, request: Request) -> AsyncIterator[JobInfo | Progress | Reply]:
-        """Whoever coordinates: the caller, or this daemon."""
-        if request.destination_daemon_uri or Flag.PEER2PEER in request.flags:
-            return self._peer.perform(request)
-        return self._source.perform(request)
+        self._coordination = coordination
 
     # -- fixed arguments -------------------------------------------------------------------------------------------------
 
@@ -77,7 +71,7 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
             params=replace(fixed.params, destination_xml=request.destination_xml or None),
             destination_daemon_uri=request.destination_daemon_uri,
         )
-        async with aclosing(self._perform(asked)) as events:  # type: ignore[type-var]
+        async with aclosing(self._coordination.perform(asked)) as events:  # type: ignore[type-var]
             async for event in events:
                 yield migration_pb2.PerformResponse(**told(event))
 
@@ -120,7 +114,7 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
     ) -> AsyncIterator[migration_pb2.PerformParamsResponse]:
         """See migration.proto."""
         asked = replace(_typed(request), domain=request.domain, destination_daemon_uri=request.destination_daemon_uri)
-        async with aclosing(self._perform(asked)) as events:  # type: ignore[type-var]
+        async with aclosing(self._coordination.perform(asked)) as events:  # type: ignore[type-var]
             async for event in events:
                 yield migration_pb2.PerformParamsResponse(**told(event))
 

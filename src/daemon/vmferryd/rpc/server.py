@@ -41,6 +41,7 @@ from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import transfer
 from vmferryd.rpc.announced import Announced
+from vmferryd.rpc.coordination import Coordination
 from vmferryd.rpc.domains import DomainService
 from vmferryd.rpc.handover import HandoverService
 from vmferryd.rpc.host import HostService
@@ -96,9 +97,10 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
     host = HostService(context.identity, context.drivers, served.unavailable, config.announce.announced)
     host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, source, destination), server)
-    migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, served.peer), server)
-    legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(source, destination), server)
-    legacy_pb2_grpc.add_MigrationV2ServiceServicer_to_server(MigrationV2Service(source, destination), server)
+    performing = Coordination(source, served.peer)
+    migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, performing), server)
+    legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(destination, performing), server)
+    legacy_pb2_grpc.add_MigrationV2ServiceServicer_to_server(MigrationV2Service(source, destination, performing), server)
     oversight_pb2_grpc.add_OversightServiceServicer_to_server(OversightService(context, served.oversight), server)
     server.add_generic_rpc_handlers((transfer.handler(destination, errors),))
     _add_health(server)

@@ -111,6 +111,7 @@ class MigrationV1ServicePerformRequest(_message.Message):
     cookie: _builtins.bytes
     """Prepare's."""
     uri: _builtins.str
+    """Where to send; with PEER2PEER, and then without a cookie, the destination's daemon as the source's host reaches it."""
     flags: _builtins.int
     destination_name: _builtins.str
     bandwidth_mib_per_s: _builtins.int
@@ -405,6 +406,7 @@ class MigrationV2ServicePerformRequest(_message.Message):
     cookie: _builtins.bytes
     """Prepare's."""
     uri: _builtins.str
+    """Where to send; with PEER2PEER, and then without a cookie, the destination's daemon as the source's host reaches it."""
     flags: _builtins.int
     destination_name: _builtins.str
     bandwidth_mib_per_s: _builtins.int
