@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from vmferry import oversight_wire, wire
 from vmferry.api.v1 import oversight_pb2, oversight_pb2_grpc
 from vmferry.client import CALL_TIMEOUT_S, Connection
-from vmferry.errors import FateUnknown
+from vmferry.errors import FateUnknown, VmferryError
 from vmferry.evidence import HostEvidence, RecordEvidence
 from vmferry.model import Keep, MigrationId
+from vmferry.whereabouts import Look
+
+Connect = Callable[[str], AbstractAsyncContextManager[Connection]]
+"""Opens a connection to the daemon at a URI; see `vmferry.client.connect`."""
+
+AT_ONCE = 16
+"""How many hosts are asked at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +77,32 @@ class Oversight:
         )
         reply = await self._connection.ask(self._stub.Resolve(request, timeout=CALL_TIMEOUT_S), FateUnknown)
         return oversight_wire.record_from_wire(reply.record)
+
+
+async def looked(connect: Connect, uri: str, domain: str, timeout_s: float) -> Look:
+    """What the host at `uri` sees of the domain, or why it could not be asked within `timeout_s`; never an error."""
+    try:
+        async with asyncio.timeout(timeout_s), connect(uri) as connection:
+            return Look(uri, await Oversight(connection).examine(domain))
+    except VmferryError as error:
+        return Look(uri, error=f"{error.message}: {error.detail}" if error.detail else error.message)
+    except TimeoutError:
+        return Look(uri, error=f"no answer within {timeout_s:g} s")
+
+
+async def looks(connect: Connect, uris: Sequence[str], domain: str, timeout_s: float) -> list[Look]:
+    """What each host sees, in the order of `uris`; all are asked at once, some `AT_ONCE` at a time."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def one(uri: str) -> Look:
+        async with turn:
+            return await looked(connect, uri, domain, timeout_s)
+
+    return list(await asyncio.gather(*map(one, uris)))
+
+
+def peers_of(asked: Sequence[Look]) -> list[str]:
+    """The hosts that the journals name and that were not asked yet, in order."""
+    named = [record.peer_uri for look in asked if look.evidence for record in look.evidence.records if record.peer_uri]
+    known = {look.uri for look in asked}
+    return [uri for uri in dict.fromkeys(named) if uri not in known]

@@ -17,6 +17,8 @@ class ExitCode(IntEnum):
     REFUSED = 2
     FAILED = 3
     IN_DOUBT = 4
+    ALARM = 5
+    NO_COPY = 6
 
 
 MEANINGS = {
@@ -25,6 +27,8 @@ MEANINGS = {
     ExitCode.REFUSED: "refused before anything happened",
     ExitCode.FAILED: "failed, and the guest is at the source",
     ExitCode.IN_DOUBT: "in doubt, or not at the source: ask both hosts before you start or stop anything",
+    ExitCode.ALARM: "where: two copies run, or two hosts claim the guest",
+    ExitCode.NO_COPY: "where: the guest runs nowhere, and no copy of it stands anywhere",
 }
 
 REFUSALS: tuple[type[VmferryError], ...] = (
