@@ -22,6 +22,7 @@ from vmferry import combinations, errors, features, flags, negotiation, params, 
 from vmferry.channel import Uri
 from vmferry.cli.options import NOT_AVAILABLE
 from vmferryd.config import Config
+from vmferryd.phases import cookie
 from vmferryd.phases.settings import HONOURED, HONOURED_PARAMS
 
 DOCS = Path(__file__).parent
@@ -126,6 +127,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "features": features.as_markdown,
     "combinations": combinations.as_markdown,
     "protocols": protocol.as_markdown,
+    "cookie": cookie.as_markdown,
     "differences": negotiation.as_markdown,
 }
 

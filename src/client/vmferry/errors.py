@@ -16,6 +16,7 @@
     ├── NotSupported              this driver or daemon cannot do that
     ├── NoCommonProtocol          the two daemons share no migration protocol
     ├── HostIncompatible          the destination cannot run this guest
+    ├── MigrationUnsafe           the guest's disks are not safe to hand over
     ├── PermissionRefused         the caller may not do that
     ├── PeerUnreachable           nothing happened; nobody answered
     ├── FateUnknown               it may have happened; ask for the outcome, never assume
@@ -238,6 +239,13 @@ class HostIncompatible(VmferryError):
 
     code = Code.FAILED_PRECONDITION
     reason = "HOST_INCOMPATIBLE"
+
+
+class MigrationUnsafe(VmferryError):
+    """The guest's disks could lose data on the way; `violations` has each of them, and UNSAFE overrides. Nothing happened."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "MIGRATE_UNSAFE"
 
 
 class PermissionRefused(VmferryError):

@@ -29,15 +29,19 @@ class DiskFacts:
 class DiskVerdict(Enum):
     """Why a disk is safe to hand over, or why it is not."""
 
-    NO_MEDIUM = (True, "there is no medium")
-    READ_ONLY = (True, "nobody writes to it")
-    COPIED = (True, "its contents are copied")
-    LOCAL_FILE = (False, "the file is on a filesystem that the destination does not have")
-    COHERENT = (True, "the cluster filesystem keeps the hosts' caches coherent")
-    SHAREABLE = (True, "several guests may use it at once")
-    UNCACHED = (True, "the host does not cache it")
-    CACHES_DROPPED = (True, "the destination drops its caches when it takes over")
-    CACHED = (False, "the destination could read what its host cached; use cache='none' or 'directsync'")
+    NO_MEDIUM = (True, "there is no medium", "")
+    READ_ONLY = (True, "nobody writes to it", "")
+    COPIED = (True, "its contents are copied", "")
+    LOCAL_FILE = (
+        False,
+        "the file is on a filesystem that the destination does not have",
+        "put it on storage that both hosts share",
+    )
+    COHERENT = (True, "the cluster filesystem keeps the hosts' caches coherent", "")
+    SHAREABLE = (True, "several guests may use it at once", "")
+    UNCACHED = (True, "the host does not cache it", "")
+    CACHES_DROPPED = (True, "the destination drops its caches when it takes over", "")
+    CACHED = (False, "the destination could read what its host cached", "use cache='none' or 'directsync'")
 
     @property
     def is_safe(self) -> bool:
@@ -48,6 +52,11 @@ class DiskVerdict(Enum):
     def reason(self) -> str:
         """The reason, as a clause."""
         return self.value[1]
+
+    @property
+    def remedy(self) -> str:
+        """What makes an unsafe disk safe; empty for a safe one."""
+        return self.value[2]
 
 
 def judge_disk(disk: Disk, facts: DiskFacts) -> DiskVerdict:

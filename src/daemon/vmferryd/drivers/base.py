@@ -101,11 +101,12 @@ class TransferState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuestProbe:
-    """A look at a guest. Reading it changes nothing."""
+    """A look at a guest. Reading it changes nothing. `blockers` keep it from being sent, in the hypervisor's words."""
 
     run_state: RunState
     transfer_state: TransferState
     detail: str = ""
+    blockers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +222,8 @@ class OutgoingGuest(Protocol):
     async def cancel(self) -> None:
         """No transfer is going on, and nothing more is sent.
 
-        Guarantees: the CPUs run if they ran before `send` and `let_go` was not called; after `let_go` they stand still, and
-        only `Guest.resume` starts them.
+        Guarantees: the CPUs run if they ran before `send` and `let_go` was not called, unless an I/O error stopped them;
+        after `let_go` they stand still, and only `Guest.resume` starts them.
         """
         ...
 

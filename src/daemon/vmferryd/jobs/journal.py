@@ -26,7 +26,7 @@ class Record:
     destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
     run state that the guest had before, or is to have after. `settled`: the effects of `state` are done. `resolution`: an
     operator decided what nobody could prove. `receiver_uri`: where a hypervisor without a daemon receives the guest; such a
-    migration has no peer.
+    migration has no peer. `original_name` is the domain's name at the source where it is called otherwise here.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -53,6 +53,7 @@ class Record:
     statistics: Statistics = field(default_factory=Statistics)
     resolution: Resolution | None = None
     receiver_uri: str = ""
+    original_name: str = ""
 
 
 _RECORDS = TypeAdapter(Record)

@@ -12,13 +12,15 @@ import structlog
 from vmferry.errors import VmferryError
 from vmferry.model import MigrationId
 from vmferryd.clock import Clock
+from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import Domains
+from vmferryd.drivers.base import DriverCapabilities
 from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.jobs.board import Board
 from vmferryd.jobs.journal import Journal, Record
 from vmferryd.limits import Limits
 from vmferryd.peers import Peers
-from vmferryd.phases.cookie import Cookie
+from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.transfer.tunnel import ChannelPair, channel_pair
 
 log = structlog.get_logger()
@@ -117,12 +119,29 @@ class Context:
     channel_pair: ChannelPair = channel_pair
 
     def cookie(self, record: Record) -> Cookie:
-        """A cookie of this host for `record`'s migration, with nothing in it but who sends it."""
+        """A cookie of this host for `record`'s migration, with nothing in it but who sends it, under the source's name."""
         return Cookie(
             migration_id=MigrationId(record.migration_id),
-            name=record.domain_name,
+            name=record.original_name or record.domain_name,
             uuid=record.domain_uuid,
             host_name=self.identity.host_name,
             host_uuid=self.identity.host_uuid,
             daemon_uri=self.identity.daemon_uri,
         )
+
+    def expected(self, record: Record) -> Expected:
+        """What a cookie for `record`'s migration must say."""
+        return Expected(
+            migration_id=record.migration_id,
+            own_host_uuid=self.identity.host_uuid,
+            name=record.original_name or record.domain_name,
+            uuid=record.domain_uuid,
+        )
+
+    def capabilities(self, definition: DomainDefinition) -> DriverCapabilities:
+        """What the driver can that runs such a definition here.
+
+        Raises:
+            NotSupported: there is none.
+        """
+        return self.drivers.capabilities(self.domains.driver(definition).name)

@@ -1,36 +1,36 @@
 """The cookie: what one phase hands to the next, through a coordinator that cannot read it (specification 4). Pure.
 
 An XML document. `name`, `uuid`, `hostname` and `hostuuid` are libvirt's; `migration` binds the cookie to one attempt, and a
-cookie of another attempt is refused. Optional data is an element that an older receiver skips; what the receiver must
-understand is also listed as `feature`, so that an older receiver refuses before anything is touched.
+cookie of another attempt is refused. Everything else is a section, and `SECTIONS` is the whole list: what it is called, which
+phases read it, and whether the receiver must understand it. Optional data is an element that an older receiver skips; what
+must be understood is also listed as `feature`, so that an older receiver refuses before anything is touched. A section that
+is missing means what the oldest peer did.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 
 from lxml import etree
 
 from vmferry.errors import CookieRefused
-from vmferry.model import MigrationId, Outcome, Statistics
+from vmferry.model import MigrationId, Outcome, Phase, Statistics
 
 ROOT = "vmferry-migration"
 MAX_BYTES = 4_194_304
-PERSISTENT = "persistent"
-DEFINITION = "definition"
-
-FEATURES = frozenset({PERSISTENT, DEFINITION})
-"""Mandatory features that this daemon understands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cookie:
     """What is handed over. The first five say who sends it and for which migration; the rest depends on the phase.
 
-    `daemon_uri` is where the receiver's daemon reaches the sender's. `ticket` opens the data channel. `outcome` with its
-    `signature` is the destination's word. `persistent_xml` is the definition that the destination is to store;
-    `definition_xml` the one that it took from its own store, since none was sent.
+    `name` is the domain's at the source, whatever it is to be called later. `daemon_uri` is where the receiver's daemon
+    reaches the sender's. `ticket` opens the data channel. `capabilities` are what the sender's hypervisor can, None when it
+    does not say. `outcome` with its `signature` is the destination's word. `persistent_xml` is the definition that the
+    destination is to store; `definition_xml` the one that it took from its own store, since none was sent.
     """
 
     migration_id: MigrationId
@@ -40,12 +40,42 @@ class Cookie:
     host_uuid: str
     daemon_uri: str = ""
     ticket: bytes = b""
+    capabilities: frozenset[str] | None = None
     outcome: Outcome | None = None
     signature: bytes = b""
     statistics: Statistics | None = None
     persistent_xml: str = ""
     definition_xml: str = ""
     features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the receiver knows itself. An empty `name` or `uuid` is one that it does not know yet."""
+
+    migration_id: MigrationId
+    own_host_uuid: str
+    name: str = ""
+    uuid: str = ""
+
+
+class Need(StrEnum):
+    """Whether a receiver may skip a section."""
+
+    OPTIONAL = "optional"
+    MANDATORY = "mandatory"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section: which phases read it, and how it is written (None: there is nothing to write) and read."""
+
+    name: str
+    need: Need
+    read_by: frozenset[Phase]
+    content: str
+    write: Callable[[Cookie], etree._Element | None]
+    read: Callable[[Cookie, etree._Element], Cookie]
 
 
 def encode(cookie: Cookie) -> bytes:
@@ -59,52 +89,28 @@ def encode(cookie: Cookie) -> bytes:
     ):
         etree.SubElement(root, tag).text = text
     etree.SubElement(root, "migration", id=cookie.migration_id)
-    mandatory = {tag for tag, xml in ((PERSISTENT, cookie.persistent_xml), (DEFINITION, cookie.definition_xml)) if xml}
+    written = [(section, element) for section in SECTIONS if (element := section.write(cookie)) is not None]
+    mandatory = {section.name for section, _ in written if section.need is Need.MANDATORY}
     for feature in sorted(cookie.features | mandatory):
         etree.SubElement(root, "feature", name=feature)
-    _sections(root, cookie)
+    root.extend(element for _, element in written)
     return etree.tostring(root, encoding="utf-8")
 
 
-def _sections(root: etree._Element, cookie: Cookie) -> None:
-    if cookie.daemon_uri:
-        etree.SubElement(root, "daemon", uri=cookie.daemon_uri)
-    if cookie.ticket:
-        etree.SubElement(root, "channel", ticket=_text(cookie.ticket))
-    if cookie.outcome:
-        etree.SubElement(root, "outcome", result=cookie.outcome.value, signature=_text(cookie.signature))
-    if cookie.statistics:
-        figures = {f.name: str(getattr(cookie.statistics, f.name)) for f in fields(Statistics)}
-        etree.SubElement(root, "statistics", {name: figure for name, figure in figures.items() if figure != "0"})
-    if cookie.persistent_xml:
-        etree.SubElement(root, PERSISTENT).text = cookie.persistent_xml
-    if cookie.definition_xml:
-        etree.SubElement(root, DEFINITION).text = cookie.definition_xml
-
-
-def decode(data: bytes, migration_id: MigrationId, own_host_uuid: str) -> Cookie:
-    """The cookie that the other host sent for this migration.
+def decode(data: bytes, phase: Phase, expected: Expected) -> Cookie:
+    """The cookie that the other host sent to `phase` of this migration; sections that the phase does not read are skipped.
 
     Raises:
-        CookieRefused: it is malformed, of another migration, of this very host, or demands what is not known here.
+        CookieRefused: it is malformed, of another domain or migration, of this very host, or demands what is not known here
+            or not expected in this phase.
     """
     root = _parsed(data)
-    cookie = _read(root)
-    if cookie.migration_id != migration_id:
-        raise CookieRefused(
-            f"the cookie belongs to migration {cookie.migration_id}, not to {migration_id}",
-            remedy="hand each phase the cookie that the phase before it returned",
-        )
-    if cookie.host_uuid == own_host_uuid:
-        raise CookieRefused(
-            f"attempt to migrate domain {cookie.name} to the same host ({cookie.host_name})",
-            remedy="choose another destination; two daemons on one machine need different host UUIDs",
-        )
-    if unknown := sorted(cookie.features - FEATURES):
-        raise CookieRefused(
-            f"the cookie demands what this daemon does not know: {', '.join(unknown)}",
-            remedy="use daemons of the same version",
-        )
+    cookie = _identified(root, expected)
+    _check_features(cookie.features, phase)
+    for section in SECTIONS:
+        element = root.find(section.name)
+        if element is not None and phase in section.read_by:
+            cookie = section.read(cookie, element)
     return cookie
 
 
@@ -121,7 +127,8 @@ def _parsed(data: bytes) -> etree._Element:
     return root
 
 
-def _read(root: etree._Element) -> Cookie:
+def _identified(root: etree._Element, expected: Expected) -> Cookie:
+    """Who sends it, for what: in the order of the specification (4.1), and the migration after the domain."""
     migration = root.find("migration")
     named = {tag: root.findtext(tag) or "" for tag in ("name", "uuid", "hostname", "hostuuid")}
     missing = [tag for tag, text in named.items() if not text] + ([] if migration is not None else ["migration"])
@@ -129,39 +136,121 @@ def _read(root: etree._Element) -> Cookie:
         raise CookieRefused(f"the cookie lacks {', '.join(missing)}")
     assert migration is not None  # noqa: S101 - checked just above
     cookie = Cookie(MigrationId(migration.get("id", "")), named["name"], named["uuid"], named["hostname"], named["hostuuid"])
-    return replace(
-        cookie,
-        daemon_uri=_attribute(root, "daemon", "uri"),
-        ticket=_bytes(_attribute(root, "channel", "ticket")),
-        outcome=_outcome(_attribute(root, "outcome", "result")),
-        signature=_bytes(_attribute(root, "outcome", "signature")),
-        statistics=_statistics(root.find("statistics")),
-        persistent_xml=root.findtext(PERSISTENT) or "",
-        definition_xml=root.findtext(DEFINITION) or "",
-        features=frozenset(feature.get("name", "") for feature in root.iterfind("feature")),
-    )
+    remedy = "hand each phase the cookie that the phase before it returned"
+    name = "" if cookie.name == expected.uuid else expected.name  # protocol 1 names the domain as its caller does
+    for what, has, wanted in (
+        ("domain", cookie.name, name),
+        ("the domain with UUID", cookie.uuid, expected.uuid),
+        ("migration", cookie.migration_id, expected.migration_id),
+    ):
+        if wanted and has != wanted:
+            raise CookieRefused(f"the cookie belongs to {what} {has}, not to {wanted}", remedy=remedy)
+    if cookie.host_uuid == expected.own_host_uuid:
+        raise CookieRefused(
+            f"attempt to migrate domain {cookie.name} to the same host ({cookie.host_name})",
+            remedy="choose another destination; two daemons on one machine need different host UUIDs",
+        )
+    return replace(cookie, features=frozenset(feature.get("name", "") for feature in root.iterfind("feature")))
 
 
-def _attribute(root: etree._Element, tag: str, name: str) -> str:
-    element = root.find(tag)
-    return "" if element is None else element.get(name, "")
+def _check_features(features: frozenset[str], phase: Phase) -> None:
+    known = {section.name: section for section in SECTIONS}
+    if unknown := sorted(features - set(known)):
+        raise CookieRefused(
+            f"the cookie demands what this daemon does not know: {', '.join(unknown)}",
+            remedy="use daemons of the same version",
+        )
+    if misplaced := sorted(name for name in features if phase not in known[name].read_by):
+        raise CookieRefused(
+            f"the cookie demands what has no place in {phase}: {', '.join(misplaced)}",
+            remedy="hand each phase the cookie that the phase before it returned",
+        )
 
 
-def _outcome(text: str) -> Outcome | None:
-    try:
-        return Outcome(text) if text else None
-    except ValueError:
-        raise CookieRefused(f"the cookie has an unknown outcome {text!r}") from None
+# -- the sections ----------------------------------------------------------------------------------------------------
 
 
-def _statistics(element: etree._Element | None) -> Statistics | None:
-    if element is None:
+def _daemon(cookie: Cookie) -> etree._Element | None:
+    return etree.Element("daemon", uri=cookie.daemon_uri) if cookie.daemon_uri else None
+
+
+def _read_daemon(cookie: Cookie, element: etree._Element) -> Cookie:
+    return replace(cookie, daemon_uri=element.get("uri", ""))
+
+
+def _channel(cookie: Cookie) -> etree._Element | None:
+    return etree.Element("channel", ticket=_text(cookie.ticket)) if cookie.ticket else None
+
+
+def _read_channel(cookie: Cookie, element: etree._Element) -> Cookie:
+    return replace(cookie, ticket=_bytes(element.get("ticket", "")))
+
+
+def _capabilities(cookie: Cookie) -> etree._Element | None:
+    if cookie.capabilities is None:
         return None
+    element = etree.Element("capabilities")
+    for name in sorted(cookie.capabilities):
+        etree.SubElement(element, "cap", name=name)
+    return element
+
+
+def _read_capabilities(cookie: Cookie, element: etree._Element) -> Cookie:
+    return replace(cookie, capabilities=frozenset(cap.get("name", "") for cap in element.iterfind("cap")))
+
+
+def _outcome(cookie: Cookie) -> etree._Element | None:
+    if cookie.outcome is None:
+        return None
+    return etree.Element("outcome", result=cookie.outcome.value, signature=_text(cookie.signature))
+
+
+def _read_outcome(cookie: Cookie, element: etree._Element) -> Cookie:
+    result = element.get("result", "")
+    try:
+        return replace(cookie, outcome=Outcome(result), signature=_bytes(element.get("signature", "")))
+    except ValueError:
+        raise CookieRefused(f"the cookie has an unknown outcome {result!r}") from None
+
+
+def _statistics(cookie: Cookie) -> etree._Element | None:
+    if cookie.statistics is None:
+        return None
+    figures = {f.name: str(getattr(cookie.statistics, f.name)) for f in fields(Statistics)}
+    return etree.Element("statistics", {name: figure for name, figure in figures.items() if figure != "0"})
+
+
+def _read_statistics(cookie: Cookie, element: etree._Element) -> Cookie:
     known = {f.name for f in fields(Statistics)}
     try:
-        return Statistics(**{str(name): int(figure) for name, figure in element.attrib.items() if str(name) in known})
+        figures = {str(name): int(figure) for name, figure in element.attrib.items() if str(name) in known}
     except ValueError as error:
         raise CookieRefused(f"the cookie has a figure that is no number: {error}") from None
+    return replace(cookie, statistics=Statistics(**figures))
+
+
+def _persistent(cookie: Cookie) -> etree._Element | None:
+    return _document("persistent", cookie.persistent_xml)
+
+
+def _read_persistent(cookie: Cookie, element: etree._Element) -> Cookie:
+    return replace(cookie, persistent_xml=element.text or "")
+
+
+def _definition(cookie: Cookie) -> etree._Element | None:
+    return _document("definition", cookie.definition_xml)
+
+
+def _read_definition(cookie: Cookie, element: etree._Element) -> Cookie:
+    return replace(cookie, definition_xml=element.text or "")
+
+
+def _document(name: str, xml: str) -> etree._Element | None:
+    if not xml:
+        return None
+    element = etree.Element(name)
+    element.text = xml
+    return element
 
 
 def _text(data: bytes) -> str:
@@ -173,3 +262,46 @@ def _bytes(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except ValueError:
         raise CookieRefused("the cookie has a ticket or signature that is no base64") from None
+
+
+_PREPARE, _PERFORM = frozenset({Phase.PREPARE}), frozenset({Phase.PERFORM})
+_FINISH, _CONFIRM = frozenset({Phase.FINISH}), frozenset({Phase.CONFIRM})
+
+# One row is one section: name, need, the phases that read it, content; then how it is written and read.
+# fmt: off
+SECTIONS: tuple[Section, ...] = (
+    Section("daemon", Need.OPTIONAL, _PREPARE | _PERFORM | _FINISH | _CONFIRM,
+            "where the sender's daemon answers", _daemon, _read_daemon),
+    Section("channel", Need.OPTIONAL, _PREPARE | _PERFORM,
+            "a one-time ticket: Prepare's opens the data channel", _channel, _read_channel),
+    Section("capabilities", Need.OPTIONAL, _PREPARE | _PERFORM,
+            "what the sender's hypervisor can, one `cap` each; unknown names are ignored", _capabilities, _read_capabilities),
+    Section("persistent", Need.MANDATORY, _PREPARE | _FINISH,
+            "the definition that the destination is to keep", _persistent, _read_persistent),
+    Section("definition", Need.MANDATORY, _PERFORM,
+            "protocol 1: the definition that the destination took from its own store", _definition, _read_definition),
+    Section("statistics", Need.OPTIONAL, _FINISH | _CONFIRM,
+            "the transfer's figures, by their names", _statistics, _read_statistics),
+    Section("outcome", Need.OPTIONAL, _CONFIRM,
+            "the destination's word and its signature", _outcome, _read_outcome),
+)
+# fmt: on
+"""Every section."""
+
+FLOWS: tuple[tuple[Phase, Phase], ...] = (
+    (Phase.BEGIN, Phase.PREPARE),
+    (Phase.PREPARE, Phase.PERFORM),
+    (Phase.PERFORM, Phase.FINISH),
+    (Phase.FINISH, Phase.CONFIRM),
+)
+"""Who hands a cookie to whom in protocol 3."""
+
+
+def as_markdown() -> str:
+    """The table of sections as Markdown."""
+    heads = " | ".join(f"{producer.name} to {consumer.name}" for producer, consumer in FLOWS)
+    lines = [f"| section | need | {heads} | content |", "|---|---|" + "---|" * (len(FLOWS) + 1)]
+    for section in SECTIONS:
+        marks = " | ".join("x" if consumer in section.read_by else "" for _, consumer in FLOWS)
+        lines.append(f"| {section.name} | {section.need} | {marks} | {section.content} |")
+    return "\n".join(lines) + "\n"

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from vmferry.combinations import Place
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
     BY_REASON,
@@ -39,10 +38,12 @@ from vmferryd.domains.registry import refuse_violations
 from vmferryd.drivers.base import Driver
 from vmferryd.jobs.job import DestinationEvent
 from vmferryd.jobs.journal import Record
+from vmferryd.phases import admission
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.context import Context, once
+from vmferryd.phases.cookie import Expected
 from vmferryd.phases.destination import DestinationMigration
-from vmferryd.phases.settings import receive_settings, refuse_what_does_not_fit, refuse_what_is_not_built
+from vmferryd.phases.settings import asked, receive_settings
 from vmferryd.transfer import tickets
 
 log = structlog.get_logger()
@@ -51,11 +52,14 @@ log = structlog.get_logger()
 class _Sender(NamedTuple):
     """What is known of the source when a guest is to wait for its state.
 
-    `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored.
+    `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored; `capabilities`
+    are its hypervisor's, None when it does not say; `original_name` is the domain's name there.
     """
 
     daemon_uri: str = ""
     persistent_xml: str = ""
+    capabilities: frozenset[str] | None = None
+    original_name: str = ""
 
 
 class DestinationPhases:
@@ -79,11 +83,11 @@ class DestinationPhases:
             MigrationAborted: a tombstone of this migration stands here; it will never be taken.
             DriverRefused: the hypervisor refused; nothing is left of it, and a tombstone stands.
         """
-        return await self._once(request, lambda: self._prepare(request, self._sender(request)))
+        return await self._once(request, lambda: self._prepare_announced(request))
 
     async def prepare_without_cookie(self, request: Request) -> Reply:
         """As `prepare`, where no cookie says who the source is: the source itself does when it opens the data channel."""
-        return await self._once(request, lambda: self._prepare(request, _Sender()))
+        return await self._once(request, lambda: self._prepare(request, parse(request.domain_xml), _Sender()))
 
     async def prepare_stored(self, request: Request) -> Reply:
         """As `prepare_without_cookie`, where no definition comes either: the guest becomes what is stored here.
@@ -105,9 +109,14 @@ class DestinationPhases:
 
         return await once(self._context.tasks, self._opening, request.migration_id, unless_known)
 
-    def _sender(self, request: Request) -> _Sender:
-        cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
-        return _Sender(cookie.daemon_uri, cookie.persistent_xml)
+    async def _prepare_announced(self, request: Request) -> Reply:
+        """A guest waits whose cookie belongs to the definition that came with it."""
+        definition = parse(request.domain_xml)
+        own_host_uuid = self._context.identity.host_uuid
+        expected = Expected(request.migration_id, own_host_uuid, definition.name, str(definition.uuid))
+        cookie = cookies.decode(request.cookie, Phase.PREPARE, expected)
+        sender = _Sender(cookie.daemon_uri, cookie.persistent_xml, cookie.capabilities)
+        return await self._prepare(request, definition, sender)
 
     async def _prepare_stored(self, request: Request) -> Reply:
         name = request.params.destination_name or request.domain
@@ -116,15 +125,19 @@ class DestinationPhases:
         except (DomainNotFound, InvalidState) as error:
             error.remedy = "define the domain here first, or let both daemons announce protocol 2 or 3"
             raise error.located(guest=GuestLocation.SOURCE) from None
-        return await self._prepare(replace(request, domain_xml=xml), _Sender())
+        return await self._prepare(request, parse(xml), _Sender(original_name=request.domain))
 
-    async def _prepare(self, request: Request, sender: _Sender) -> Reply:
-        definition = parse(request.domain_xml)
-        if request.params.destination_name:
-            definition = replace(definition, name=request.params.destination_name)
+    async def _prepare(self, request: Request, sent: DomainDefinition, sender: _Sender) -> Reply:
+        sender = sender if sender.original_name else sender._replace(original_name=sent.name)
+        definition = replace(sent, name=request.params.destination_name or sent.name)
         driver = self._context.domains.driver(definition)
-        refuse_what_is_not_built(request.flags, request.params, self._context.drivers.capabilities(driver.name))
-        refuse_what_does_not_fit(request, Place.DESTINATION)
+        capabilities = self._context.drivers.capabilities(driver.name)
+        admission.refuse(
+            (
+                *admission.of_request(Side.DESTINATION, request.flags, asked(request), capabilities),
+                *admission.of_peer(Side.SOURCE, sender.capabilities, request.flags, request.params),
+            )
+        )
         definition = await driver.settle(definition)
         await refuse_violations(driver, definition)
         persistent = self._to_store(request, sender, definition)
@@ -169,6 +182,7 @@ class DestinationPhases:
             persistent_xml=persistent,
             plan=self._context.domains.driver(definition).plan(definition),
             peer_uri=sender.daemon_uri,
+            original_name=sender.original_name,
             ticket=tickets.new_ticket(),
             phase=Phase.PREPARE,
         )
@@ -201,7 +215,8 @@ class DestinationPhases:
         record = migration.record
         if migration.state is DestinationState.ABORTED:
             raise self._why(record)
-        cookie = replace(self._context.cookie(record), ticket=record.ticket)
+        capabilities = self._context.capabilities(parse(record.definition_xml)).features
+        cookie = replace(self._context.cookie(record), ticket=record.ticket, capabilities=capabilities)
         return Reply(record.migration_id, cookie=cookies.encode(cookie), uri=self._context.identity.daemon_uri)
 
     async def finish(self, request: Request) -> Reply:
@@ -233,7 +248,7 @@ class DestinationPhases:
         """The figures, as Perform's cookie has them; the definition to store came with Begin's."""
         if not request.cookie:
             return
-        cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
+        cookie = cookies.decode(request.cookie, Phase.FINISH, self._context.expected(migration.record))
         if cookie.statistics is not None:
             pause_ms = migration.record.statistics.guest_pause_ms
             migration.machine.note(statistics=cookie.statistics.measured(guest_pause_ms=pause_ms))

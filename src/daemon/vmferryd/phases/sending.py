@@ -10,23 +10,28 @@ from typing import Any
 
 from vmferry.channel import parse_uri
 from vmferry.errors import MigrationCancelled, TimedOut, TransferFailed, VmferryError
+from vmferry.flags import NONE, Flag
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, SendSettings
+from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings
 from vmferryd.phases.context import Context
 from vmferryd.transfer.outgoing import Opening, OutgoingTunnel, open_tunnel
 
 
 @dataclass(slots=True)
 class Sending:
-    """A guest on its way. Make one for each attempt."""
+    """A guest on its way. Make one for each attempt. `disk_failed` says that an I/O error has stopped the guest meanwhile."""
 
     context: Context
     guest: Guest
+    flags: Flag = NONE
     outgoing: OutgoingGuest = field(init=False)
     statistics: Statistics = field(default_factory=Statistics)
     stopped_s: float | None = None
+    disk_failed: bool = False
     _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    _io_error: asyncio.Event = field(default_factory=asyncio.Event)
     _why: str = ""
+    _said: str = ""
     _tunnel_error: VmferryError | None = None
 
     def __post_init__(self) -> None:
@@ -47,12 +52,14 @@ class Sending:
 
         Raises:
             MigrationCancelled: `cancel` was called.
+            TransferFailed: with ABORT_ON_ERROR also when an I/O error has stopped the guest.
             TimedOut: nothing moved for too long.
             VmferryError: whatever else went wrong; `outgoing.cancel` is owed.
         """
         unsubscribe = self.guest.subscribe(self._heard)
         try:
-            await self._first(self._send(uri, opening, settings), self._cancellation(), self._stall())
+            await self._first(self._send(uri, opening, settings), self._cancellation(), self._stall(), self._disk_error())
+            self._refuse_disk_error()  # one that came with the last round counts as well (specification 1.13)
         except TransferFailed as failed:
             raise self._explained(failed) from None
         finally:
@@ -107,6 +114,27 @@ class Sending:
         await self._cancelled.wait()
         raise MigrationCancelled(self._why)
 
+    async def _disk_error(self) -> None:
+        """Raises when an I/O error stops the guest and ABORT_ON_ERROR was asked for; else waits for ever."""
+        while Flag.ABORT_ON_ERROR in self.flags:
+            self._refuse_disk_error()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.context.limits.progress_s):
+                    await self._io_error.wait()
+            with contextlib.suppress(
+                VmferryError
+            ):  # events only wake, and may be missed; a guest that is lost shows elsewhere
+                self.disk_failed |= (await self.guest.probe()).run_state is RunState.IO_ERROR
+        await asyncio.Future()
+
+    def _refuse_disk_error(self) -> None:
+        if self.disk_failed and Flag.ABORT_ON_ERROR in self.flags:
+            raise TransferFailed(
+                "an I/O error has stopped the guest during its migration",
+                remedy="heal its disk, resume it at the source, and migrate again; without ABORT_ON_ERROR it would be moved",
+                detail=self._said,
+            )
+
     async def _stall(self) -> None:
         """Raises when no byte was sent for too long; QEMU itself would wait for ever (specification 6.6)."""
         bound_s = self.context.limits.transfer_stall_s
@@ -148,3 +176,6 @@ class Sending:
     def _heard(self, event: GuestEvent) -> None:
         if event.kind is EventKind.STOPPED:
             self.stopped_s = event.at_s
+        if event.kind is EventKind.IO_ERROR:
+            self.disk_failed, self._said = True, event.detail
+            self._io_error.set()

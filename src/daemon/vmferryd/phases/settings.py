@@ -1,18 +1,17 @@
-"""What flags and parameters mean for a driver. Pure.
+"""Which flags and parameters this daemon acts upon, and what they mean for a driver. Pure.
 
-Whatever is asked for is honoured or refused before anything is touched; nothing is ignored.
+What is not listed here is refused by `admission` before anything is touched; nothing is ignored.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from vmferry.combinations import Place, check
+from vmferry.combinations import methods
 from vmferry.endpoint import Request
-from vmferry.errors import InvalidParameter, NotSupported, Violation
-from vmferry.flags import Flag, names, unknown_bits
+from vmferry.flags import Flag
 from vmferry.params import MigrationParams
-from vmferryd.drivers.base import DriverCapabilities, DriverFeature, ReceiveSettings, SendSettings
+from vmferryd.drivers.base import ReceiveSettings, SendSettings
 
 HONOURED = (
     Flag.LIVE
@@ -25,6 +24,7 @@ HONOURED = (
     | Flag.TUNNELLED
     | Flag.COMPRESSED
     | Flag.AUTO_CONVERGE
+    | Flag.ABORT_ON_ERROR
 )
 """The flags that this daemon acts upon."""
 
@@ -43,48 +43,12 @@ HONOURED_PARAMS = frozenset(
 )
 """The parameters that this daemon acts upon, by their attribute."""
 
-_DRIVER_NEEDS = {Flag.AUTO_CONVERGE: DriverFeature.AUTO_CONVERGE, Flag.COMPRESSED: DriverFeature.XBZRLE}
-
 _MEBIBYTE = 1 << 20
 
 
-def refuse_what_is_not_built(flags: Flag, params: MigrationParams, driver: DriverCapabilities) -> None:
-    """Everything that is asked for can be honoured here.
-
-    Raises:
-        InvalidParameter: unknown flag bits.
-        NotSupported: known flags or parameters that this daemon or driver does not act upon; all of them at once.
-    """
-    if unknown := unknown_bits(int(flags)):
-        bits = ", ".join(str(bit) for bit in unknown)
-        raise InvalidParameter(f"unknown migration flags: bits {bits}", remedy="use daemons of the same version")
-    problems = [Violation(name, "this daemon does not act upon it", "leave it out") for name in names(flags & ~HONOURED)]
-    problems += [
-        Violation(name, "this daemon does not act upon it", "leave it out")
-        for name in params.__dataclass_fields__
-        if name not in HONOURED_PARAMS and getattr(params, name) not in (None, ())
-    ]
-    problems += [
-        Violation(names(flag)[0], f"the {driver.name} driver ({driver.version}) cannot do it", "leave it out")
-        for flag, feature in _DRIVER_NEEDS.items()
-        if flag in flags and feature not in driver.features
-    ]
-    problems += [
-        Violation("compression", f"method {method} is not available here", "use xbzrle")
-        for method in params.compression
-        if method != "xbzrle" or DriverFeature.XBZRLE not in driver.features
-    ]
-    if problems:
-        raise NotSupported("the migration asks for what cannot be honoured", violations=tuple(problems))
-
-
-def refuse_what_does_not_fit(request: Request, place: Place) -> None:
-    """The flags and parameters go together, as far as the side at `place` looks (specification 3.2).
-
-    Raises:
-        InvalidParameter, NotSupported, PermissionRefused: they do not; all findings at once.
-    """
-    check(request.flags, replace(request.params, migrate_uri=request.params.migrate_uri or request.uri or None), place)
+def asked(request: Request) -> MigrationParams:
+    """What is asked for besides flags; a URI that the fixed spelling carries counts as the parameter that it is."""
+    return replace(request.params, migrate_uri=request.params.migrate_uri or request.uri or None)
 
 
 def send_settings(flags: Flag, params: MigrationParams) -> SendSettings:
@@ -107,4 +71,4 @@ def receive_settings(flags: Flag, params: MigrationParams) -> ReceiveSettings:
 
 
 def _xbzrle(flags: Flag, params: MigrationParams) -> bool:
-    return "xbzrle" in params.compression or (Flag.COMPRESSED in flags and not params.compression)
+    return "xbzrle" in methods(flags, params)

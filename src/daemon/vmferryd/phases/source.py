@@ -249,7 +249,7 @@ class SourceMigration:
         own_uri = self._context.identity.daemon_uri
         opening = Opening(record.migration_id, record.ticket, record.proof_secret, daemon_uri=own_uri)
         try:
-            self._sending = Sending(self._context, self._guest())
+            self._sending = Sending(self._context, self._guest(), Flag(record.flags))
             if self._cancelled:
                 self._sending.cancel(self._cancelled)
             await self._sending.until_held(self._uri, opening, self._settings)
@@ -285,13 +285,13 @@ class SourceMigration:
             await self._context.clock.sleep(pause_s)
 
     async def _take_back(self) -> None:
-        """The guest is here as it was before; it runs only if it ran."""
+        """The guest is here as it was before; it runs only if it ran, and no I/O error has stopped it."""
         guest = self._copy()
         if guest is None or self._entry is None:
             return
         try:
             await guest.outgoing().cancel()
-            if self.record.was_running and (await guest.probe()).run_state in _STANDING:
+            if self._may_run() and (await guest.probe()).run_state in _STANDING:
                 await guest.resume()
         except DriverLost:
             if (await guest.probe()).run_state is not RunState.GONE:
@@ -301,6 +301,10 @@ class SourceMigration:
             await self._context.domains.lost(self._entry, StateReason.CRASHED)
         else:
             self._context.domains.mark_as(self._entry, run_state, StateReason.MIGRATION_CANCELED)
+
+    def _may_run(self) -> bool:
+        """The guest ran before, and no failed disk has stopped it since."""
+        return self.record.was_running and not (self._sending is not None and self._sending.disk_failed)
 
     async def _give_up(self) -> None:
         """Nothing is left of the copy here."""

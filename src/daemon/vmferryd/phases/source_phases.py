@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 
-from vmferry.combinations import Place
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
     BY_REASON,
@@ -16,7 +15,6 @@ from vmferry.errors import (
     InDoubt,
     InternalError,
     InvalidParameter,
-    InvalidState,
     MigrationAborted,
     MigrationNotFound,
     PhaseOutOfOrder,
@@ -27,15 +25,16 @@ from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outc
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.compatibility import abi_differences
 from vmferryd.domains.entry import Entry, parse, violations
-from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import RunState
 from vmferryd.jobs.job import SourceEvent
 from vmferryd.jobs.journal import Record
+from vmferryd.phases import admission
 from vmferryd.phases import cookie as cookies
+from vmferryd.phases.admission import of_disks
 from vmferryd.phases.context import Context, once
-from vmferryd.phases.cookie import Cookie
+from vmferryd.phases.cookie import Cookie, Expected
+from vmferryd.phases.departure import Departure, disk_facts, leaving
 from vmferryd.phases.machine import job_info
-from vmferryd.phases.settings import refuse_what_does_not_fit, refuse_what_is_not_built, send_settings
+from vmferryd.phases.settings import asked, send_settings
 from vmferryd.phases.source import SourceMigration
 from vmferryd.transfer import tickets
 
@@ -84,18 +83,25 @@ class SourcePhases:
             DomainNotFound, InvalidState: see there.
             InvalidParameter, NotSupported: the request asks for what cannot be honoured.
         """
-        definition = await self._movable(self._context.domains.find(request.domain), request)
-        return Reply(request.migration_id, domain_xml=domain_xml.format(definition))
+        departure = await self._movable(self._context.domains.find(request.domain), request)
+        return Reply(request.migration_id, domain_xml=domain_xml.format(departure.definition))
 
-    async def _movable(self, entry: Entry, request: Request) -> DomainDefinition:
-        """The definition to send, of a guest that can be moved as asked."""
+    async def _movable(self, entry: Entry, request: Request) -> Departure:
+        """The definitions to send, of a guest that can be moved as asked."""
         guest = self._context.domains.active(entry)
-        capabilities = self._context.drivers.capabilities(self._context.domains.driver(entry.definition).name)
-        refuse_what_is_not_built(request.flags, request.params, capabilities)
-        refuse_what_does_not_fit(request, Place.SOURCE)
-        if (await guest.probe()).run_state not in _MOVABLE:
-            raise InvalidState(f"domain {entry.name} is {entry.state} ({entry.reason}) and cannot be moved")
-        return self._definition_to_send(entry, request)
+        driver = self._context.domains.driver(entry.definition)
+        departure = await leaving(entry, request.params, driver.settle)
+        capabilities = self._context.drivers.capabilities(driver.name)
+        unsafe = () if Flag.UNSAFE in request.flags else of_disks(await disk_facts(entry.definition, capabilities))
+        admission.refuse(
+            (
+                *admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities),
+                *admission.of_guest(entry.name, await guest.probe(), request.flags, capabilities),
+                *departure.objections,
+                *unsafe,
+            )
+        )
+        return departure
 
     async def _open(self, entry: Entry, request: Request) -> Reply:
         record = self._new_record(request, entry, await self._movable(entry, request))
@@ -109,20 +115,8 @@ class SourcePhases:
         self._adopt(migration)
         return self._begun(record)
 
-    def _definition_to_send(self, entry: Entry, request: Request) -> DomainDefinition:
-        definition = entry.definition
-        if request.params.destination_xml:
-            definition = parse(request.params.destination_xml)
-            if differences := abi_differences(entry.definition, definition):
-                raise HostIncompatible(
-                    "the replacement definition would change the machine that the guest sees",
-                    violations=violations(differences),
-                    remedy="change only what is outside the guest: paths, bridges, addresses to listen on",
-                )
-        return replace(definition, name=request.params.destination_name or definition.name)
-
-    def _new_record(self, request: Request, entry: Entry, definition: DomainDefinition) -> Record:
-        persistent = request.params.persistent_xml or (domain_xml.format(entry.persistent) if entry.persistent else "")
+    def _new_record(self, request: Request, entry: Entry, departure: Departure) -> Record:
+        persistent = domain_xml.format(departure.persistent) if departure.persistent else ""
         return Record(
             migration_id=request.migration_id,
             side=Side.SOURCE,
@@ -133,7 +127,7 @@ class SourcePhases:
             flags=int(request.flags),
             was_running=entry.state is DomainState.RUNNING,
             plan=entry.plan,
-            definition_xml=domain_xml.format(definition),
+            definition_xml=domain_xml.format(departure.definition),
             persistent_xml=persistent if Flag.PERSIST_DEST in request.flags else "",
             proof_secret=tickets.new_secret(),
         )
@@ -147,7 +141,11 @@ class SourcePhases:
         return self._begun(record)
 
     def _begun(self, record: Record) -> Reply:
-        cookie = replace(self._context.cookie(record), persistent_xml=record.persistent_xml)
+        cookie = replace(
+            self._context.cookie(record),
+            persistent_xml=record.persistent_xml,
+            capabilities=self._context.capabilities(parse(record.definition_xml)).features,
+        )
         return Reply(record.migration_id, cookie=cookies.encode(cookie), domain_xml=record.definition_xml)
 
     def perform(self, request: Request) -> AsyncIterator[JobInfo | Reply]:
@@ -171,7 +169,8 @@ class SourcePhases:
             InDoubt: the destination does not answer; the paused copy is kept, and the source goes on asking.
             VmferryError: what went wrong; `guest` says where the guest is. The destination was told, if it could be.
         """
-        cookie = cookies.decode(request.cookie, request.migration_id, self._context.identity.host_uuid)
+        sender = Expected(request.migration_id, self._context.identity.host_uuid)
+        cookie = cookies.decode(request.cookie, Phase.PERFORM, sender)
         try:
             await self.begin(request)
             async with aclosing(self._perform(request, self._give_up)) as events:
@@ -220,7 +219,10 @@ class SourcePhases:
             raise
 
     async def _ready(self, migration: SourceMigration, request: Request) -> None:
-        cookie = self._read(request, migration.record)
+        cookie = self._read(request, Phase.PERFORM, migration.record)
+        admission.refuse(
+            admission.of_peer(Side.DESTINATION, cookie.capabilities, Flag(migration.record.flags), request.params)
+        )
         if not cookie.ticket or not (request.uri or cookie.daemon_uri):
             raise CookieRefused("Prepare's cookie has no ticket or no address", remedy="hand Perform the cookie of Prepare")
         self._same_guest(cookie, migration.record)
@@ -322,7 +324,7 @@ class SourcePhases:
         """What Finish's cookie proves, and the pause that the destination measured."""
         if not request.cookie:
             return None, 0
-        cookie = self._read(request, record)
+        cookie = self._read(request, Phase.CONFIRM, record)
         pause_ms = cookie.statistics.guest_pause_ms if cookie.statistics else 0
         if cookie.outcome is None:
             return None, pause_ms
@@ -441,8 +443,8 @@ class SourcePhases:
             )
         return migration
 
-    def _read(self, request: Request, record: Record) -> Cookie:
-        return cookies.decode(request.cookie, record.migration_id, self._context.identity.host_uuid)
+    def _read(self, request: Request, phase: Phase, record: Record) -> Cookie:
+        return cookies.decode(request.cookie, phase, self._context.expected(record))
 
     def _location(self, migration: SourceMigration) -> GuestLocation:
         """Where the guest is; nowhere when it died with its hypervisor."""
@@ -476,6 +478,3 @@ class SourcePhases:
 
 async def _keep_the_copy(_: SourceMigration) -> None:
     """What follows Perform where Confirm comes later: nothing."""
-
-
-_MOVABLE = (RunState.RUNNING, RunState.PAUSED, RunState.GONE_OVER)

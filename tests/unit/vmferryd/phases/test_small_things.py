@@ -7,18 +7,14 @@ import itertools
 
 import pytest
 
-from vmferry.errors import InvalidParameter, InvalidState, NotSupported
+from vmferry.errors import InvalidState
 from vmferry.flags import NONE, Flag
 from vmferry.params import MigrationParams
 from vmferryd.clock import DrivenClock
-from vmferryd.drivers.base import DriverCapabilities, DriverFeature
 from vmferryd.limits import Limits
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.resolver import Backoff
-from vmferryd.phases.settings import receive_settings, refuse_what_is_not_built, send_settings
-
-EVERYTHING = DriverCapabilities("test", "1", frozenset(), frozenset(DriverFeature))
-NOTHING = DriverCapabilities("test", "1", frozenset(), frozenset())
+from vmferryd.phases.settings import receive_settings, send_settings
 
 
 async def test_lease_runs_out() -> None:
@@ -73,27 +69,6 @@ def test_backoff() -> None:
     """Pauses double up to the longest one, and never end."""
     pauses = list(itertools.islice(Backoff(Limits(resolver_first_s=1, resolver_longest_s=5)), 5))
     assert [1, 2, 4, 5, 5] == pauses
-
-
-def test_everything_that_is_honoured_passes() -> None:
-    """What the daemon and the driver can do is not refused."""
-    flags = Flag.LIVE | Flag.AUTO_CONVERGE | Flag.COMPRESSED
-    refuse_what_is_not_built(flags, MigrationParams(compression=("xbzrle",), bandwidth_mib_per_s=1), EVERYTHING)
-
-
-def test_unknown_bits_are_refused() -> None:
-    """A flag that nobody knows is refused by its bit."""
-    with pytest.raises(InvalidParameter, match="40"):
-        refuse_what_is_not_built(Flag(1 << 40), MigrationParams(), EVERYTHING)
-
-
-def test_everything_that_is_not_honoured_is_named_at_once() -> None:
-    """Flags, parameters, features and methods that cannot be honoured are reported together."""
-    params = MigrationParams(graphics_uri="spice://x", compression=("zstd",))
-    with pytest.raises(NotSupported) as caught:
-        refuse_what_is_not_built(Flag.POSTCOPY | Flag.AUTO_CONVERGE | Flag.COMPRESSED, params, NOTHING)
-    subjects = [violation.subject for violation in caught.value.violations]
-    assert ["POSTCOPY", "graphics_uri", "AUTO_CONVERGE", "COMPRESSED", "compression"] == subjects
 
 
 def test_settings() -> None:

@@ -77,6 +77,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The daemon's journal cannot be written or read. Nothing was touched that it does not record. (DATA_LOSS)"""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 27
     """A defect of vmferry; quote the text in a report. (INTERNAL)"""
+    ERROR_REASON_MIGRATE_UNSAFE: _ErrorReason.ValueType  # 28
+    """The guest's disks could lose data on the way; `violations` has each of them, and UNSAFE overrides. Nothing happened. (FAILED_PRECONDITION)"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`ErrorInfo.reason` holds the name without its prefix, `ErrorInfo.domain` is "vmferry", and the metadata repeat every
@@ -138,4 +140,6 @@ ERROR_REASON_STORAGE_FAILED: ErrorReason.ValueType  # 26
 """The daemon's journal cannot be written or read. Nothing was touched that it does not record. (DATA_LOSS)"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """A defect of vmferry; quote the text in a report. (INTERNAL)"""
+ERROR_REASON_MIGRATE_UNSAFE: ErrorReason.ValueType  # 28
+"""The guest's disks could lose data on the way; `violations` has each of them, and UNSAFE overrides. Nothing happened. (FAILED_PRECONDITION)"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -73,13 +73,15 @@ class FaultKind(StrEnum):
     """Nothing happens until `FaultPlan.release`; then everything goes on."""
     FAIL_TRANSFER = "fail-transfer"
     """The guest's transfer fails; then the verb is carried out."""
+    FAIL_IO = "fail-io"
+    """A disk of the guest fails, and so its CPUs stand still; then the verb is carried out."""
     KILL_BEFORE = "kill-before"
     """The guest's hypervisor dies; then the verb is carried out."""
     KILL_AFTER = "kill-after"
     """The verb is carried out; then the guest's hypervisor dies, and the answer arrives all the same."""
 
 
-_FIT_FOR_MOMENTS = frozenset({FaultKind.HANG, FaultKind.FAIL_TRANSFER, FaultKind.KILL_BEFORE})
+_FIT_FOR_MOMENTS = frozenset({FaultKind.HANG, FaultKind.FAIL_TRANSFER, FaultKind.FAIL_IO, FaultKind.KILL_BEFORE})
 
 
 class Victim(Protocol):
@@ -91,6 +93,10 @@ class Victim(Protocol):
 
     def fail_transfer(self, detail: str) -> None:
         """Its transfer has failed."""
+        ...
+
+    def fail_io(self, detail: str) -> None:
+        """One of its disks has failed."""
         ...
 
 
@@ -205,6 +211,8 @@ class FaultPlan:
             await self._hang()
         if kind is FaultKind.FAIL_TRANSFER and victim is not None:
             victim.fail_transfer(f"failed before '{verb}'")
+        if kind is FaultKind.FAIL_IO and victim is not None:
+            victim.fail_io(f"failed before '{verb}'")
         if kind is FaultKind.KILL_BEFORE and victim is not None:
             victim.kill(f"killed before '{verb}'")
 

@@ -67,6 +67,7 @@ class SimulatedGuest:
         self.run_state = run_state
         self.detail = ""
         self.obeys_shutdown = True
+        self.blockers: tuple[str, ...] = ()
         self.dirty_rate_pages_per_s = state.dirty_rate_pages_per_s
         self.boot_time_ms = state.boot_time_ms
         self.memory = GuestMemory(state.layout, powered_on=run_state is not RunState.INCOMING)

@@ -95,7 +95,7 @@ class MemoryGuest:
             transfer = sender or receiver
             state = TransferState.NONE if transfer is None else transfer.state
             said = self._simulated.detail or ("" if transfer is None else transfer.detail)
-            return GuestProbe(self._simulated.run_state, state, said)
+            return GuestProbe(self._simulated.run_state, state, said, self._simulated.blockers)
 
     async def devices(self) -> Mapping[str, str]:
         """See `Guest.devices`. A simulated host allots nothing; instead the guest's own figures can be read here."""

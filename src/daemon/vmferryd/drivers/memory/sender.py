@@ -48,6 +48,7 @@ class Sender:
         self._clock = guest.host.clock
         self._encoder = Encoder()
         self._all_sent = False
+        self._stands_as = RunState.PAUSED
         now_s = self._clock.monotonic()
         self._pacer = Pacer(now_s)
         self._synced_s = now_s
@@ -121,7 +122,7 @@ class Sender:
         self._guest.cpu.throttle(0)
         if self._guest.run_state is RunState.HELD:
             over = state is TransferState.COMPLETED
-            self._guest.run_state = RunState.GONE_OVER if over else RunState.PAUSED
+            self._guest.run_state = RunState.GONE_OVER if over else self._stands_as
         self._turn(state)
         return True
 
@@ -236,6 +237,8 @@ class Sender:
 
     async def _hold(self) -> None:
         self._tally.stopped_s = self._clock.monotonic()
+        if self._guest.run_state is RunState.IO_ERROR:
+            self._stands_as = RunState.IO_ERROR
         ran = self._guest.become(RunState.HELD)
         self.owes_run = self.owes_run or ran
         self._tally.remaining_pages = len(self._guest.memory.dirty)

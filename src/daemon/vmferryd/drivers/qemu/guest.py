@@ -134,7 +134,7 @@ class QemuGuest:
             if await self._has_ended():
                 return GuestProbe(RunState.GONE, TransferState.NONE, self.last_words())
             raise
-        return GuestProbe(run_state(status["status"], look.state), look.state, look.error)
+        return GuestProbe(run_state(status["status"], look.state), look.state, look.error, look.blockers)
 
     async def devices(self) -> Mapping[str, str]:
         """See `Guest`."""

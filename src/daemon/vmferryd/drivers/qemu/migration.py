@@ -250,8 +250,9 @@ class QemuOutgoingGuest:
         async with self._guest.deciding:
             record = self._record()
             await self._restore(record)
-            running = (await self._guest.execute("query-status"))["running"]
-            if not (record.let_go or running) and record.ran and look.state is not TransferState.COMPLETED:
+            status = (await self._guest.execute("query-status"))["status"]
+            stands = status not in {"running", "io-error"}  # who stopped for a failed disk waits until somebody heals it
+            if stands and not record.let_go and record.ran and look.state is not TransferState.COMPLETED:
                 await self._guest.start_cpus()
 
     async def _interrupt(self) -> TransferLook:

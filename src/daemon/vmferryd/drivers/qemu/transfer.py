@@ -56,6 +56,7 @@ class TransferLook:
     bandwidth_bytes_per_s: float
     error: str
     statistics: Statistics | None
+    blockers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> TransferLook:
@@ -72,6 +73,7 @@ class TransferLook:
             bandwidth_bytes_per_s=ram.get("mbps", 0.0) * _BYTES_PER_MBPS or average,
             error=answer.get("error-desc", ""),
             statistics=_statistics(answer) if ram else None,
+            blockers=tuple(answer.get("blocked-reasons", ())),
         )
 
 
