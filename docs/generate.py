@@ -31,7 +31,7 @@ MEANINGS: Mapping[str, str] = {
     "listen": "where the daemon answers; a list of URIs, or one",
     "advertise": "where other daemons reach this one; by default the first TCP or TLS place, else the first socket",
     "insecure": "allow TCP without TLS on an address that others can reach",
-    "certificates": "folder with `ca.pem`, `server.pem`, `server-key.pem`, `client.pem`, `client-key.pem`",
+    "certificates": "folder that `vmferry pki issue host` made: [certificates](#certificates)",
     "state_directory": "the journal lives here; it must survive a reboot",
     "run_directory": "guests' sockets, logs and records live here; it must survive a restart of the daemon",
     "host_name": "the name that others are told; empty is the machine's own",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.certificates import Authority
+from support.certificates import certificates_of
 from support.daemons import FAST, NAME, domain_xml
 from vmferry.channel import Credentials, parse_uri
 from vmferry.client import Connection, connect
@@ -31,7 +31,7 @@ def _free_port() -> int:
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     """What both daemons and the client trust and show."""
-    return Authority("vmferry test").folder(tmp_path / "certificates")
+    return certificates_of("vmferry test", tmp_path / "certificates")
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ async def test_guest_moves_between_tls_daemons(pair: Pair) -> None:
 async def test_stranger_is_refused(pair: Pair, certificates: Path, tmp_path: Path) -> None:
     """Neither a client without a certificate nor one of another authority is answered."""
     uri = parse_uri(str(pair[0].uri))
-    authority = (certificates / "ca.pem").read_bytes()
-    stranger = Authority("somebody else").folder(tmp_path / "strange")
+    authority = (certificates / "ca-cert.pem").read_bytes()
+    stranger = certificates_of("somebody else", tmp_path / "strange")
     pair_of_stranger = Credentials.read(stranger, "client")
     for shown in (Credentials(authority), Credentials(authority, pair_of_stranger.certificate, pair_of_stranger.key)):
         with pytest.raises(PeerUnreachable):
@@ -79,7 +79,7 @@ async def test_stranger_is_refused(pair: Pair, certificates: Path, tmp_path: Pat
 
 async def test_client_does_not_trust_another_authority(pair: Pair, tmp_path: Path) -> None:
     """A daemon whose certificate is not signed by the client's authority is not believed."""
-    stranger = Authority("somebody else").folder(tmp_path / "strange")
+    stranger = certificates_of("somebody else", tmp_path / "strange")
     with pytest.raises(PeerUnreachable):
         async with connect(str(pair[0].uri).split("?")[0] + f"?certificates={stranger}"):
             pass

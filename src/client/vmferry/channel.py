@@ -37,7 +37,8 @@ class Transport(StrEnum):
 class Uri:
     """Where a daemon is. `path` for UNIX sockets, `host` and `port` otherwise.
 
-    `certificates` (query `?certificates=DIR`) is a folder with `ca.pem`, `client.pem` and `client-key.pem`.
+    `certificates` (query `?certificates=DIR`) is a folder with `ca-cert.pem`, `client-cert.pem` and
+    `client-key.pem`, as `vmferry pki` makes it.
     """
 
     transport: Transport
@@ -77,19 +78,19 @@ class Credentials:
 
     @classmethod
     def read(cls, folder: Path, role: str) -> Credentials:
-        """`ca.pem`, `ROLE.pem` and `ROLE-key.pem` of `folder`.
+        """`ca-cert.pem`, `ROLE-cert.pem` and `ROLE-key.pem` of `folder`.
 
         Raises:
             InvalidParameter: the authority's certificate is missing, or only one of the pair is there.
         """
         try:
-            authority = (folder / "ca.pem").read_bytes()
+            authority = (folder / "ca-cert.pem").read_bytes()
         except OSError as error:
             raise InvalidParameter(
-                f"cannot read the authority's certificate {folder / 'ca.pem'}: {error.strerror}",
-                remedy="give a folder with ca.pem, and client.pem with client-key.pem if the daemon asks for them",
+                f"cannot read the authority's certificate {folder / 'ca-cert.pem'}: {error.strerror}",
+                remedy="give a folder that `vmferry pki issue` made",
             ) from error
-        certificate, key = folder / f"{role}.pem", folder / f"{role}-key.pem"
+        certificate, key = folder / f"{role}-cert.pem", folder / f"{role}-key.pem"
         if certificate.exists() != key.exists():
             raise InvalidParameter(f"{folder} has only one of {certificate.name} and {key.name}", remedy="add the other")
         if not certificate.exists():
@@ -187,6 +188,6 @@ def _default_credentials(uri: Uri) -> Credentials:
     if folder is None:
         raise InvalidParameter(
             f"{uri} needs certificates",
-            remedy="append ?certificates=DIR or set VMFERRY_CERTIFICATES to a folder with ca.pem, client.pem, client-key.pem",
+            remedy="append ?certificates=DIR, or set VMFERRY_CERTIFICATES, to a folder that `vmferry pki issue` made",
         )
     return Credentials.read(Path(folder), "client")

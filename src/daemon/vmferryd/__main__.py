@@ -28,7 +28,9 @@ except ModuleNotFoundError as missing:
     "--listen", multiple=True, metavar="URI", help="Where to answer: vmferry+unix:///path, +tcp:// or +tls://host:port."
 )
 @click.option("--advertise", metavar="URI", help="Where other daemons reach this one; by default the first TCP or TLS place.")
-@click.option("--certificates", type=click.Path(path_type=Path, file_okay=False), help="Folder with ca.pem, server.pem, …")
+@click.option(
+    "--certificates", type=click.Path(path_type=Path, file_okay=False), help="Folder that `vmferry pki issue host` made."
+)
 @click.option("--insecure", is_flag=True, default=None, help="Allow TCP without TLS on an address that others can reach.")
 @click.option("--state-directory", type=click.Path(path_type=Path), help="The journal lives here.")
 @click.option("--run-directory", type=click.Path(path_type=Path), help="Guests' sockets and logs live here.")

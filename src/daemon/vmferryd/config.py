@@ -86,8 +86,9 @@ class Config(_Section):
     """All that can be configured.
 
     `listen` are the places where the daemon answers. `advertise` is where a peer reaches it; by default the first TCP or TLS
-    place, else the first UNIX socket. `certificates` is a folder with `ca.pem`, `server.pem`, `server-key.pem` and, for the
-    connections that the daemon makes itself, `client.pem` and `client-key.pem`.
+    place, else the first UNIX socket. `certificates` is a folder that `vmferry pki issue host`
+    made: `ca-cert.pem`, `server-cert.pem`, `server-key.pem`, and `client-cert.pem` with `client-key.pem` for the connections
+    that the daemon makes itself.
     """
 
     listen: tuple[Uri, ...] = (Uri(Transport.UNIX, path=str(DEFAULT_SOCKET)),)
@@ -126,7 +127,7 @@ class Config(_Section):
 
     def _problem_of(self, uri: Uri) -> str:
         if uri.transport is Transport.TLS and self.certificates is None:
-            return f"{uri} needs `certificates`: a folder with ca.pem, server.pem and server-key.pem"
+            return f"{uri} needs `certificates`: a folder that `vmferry pki issue host` made"
         if uri.transport is Transport.TCP and not self.insecure and not _loopback(uri.host):
             return (
                 f"{uri} would let anyone on the network move guests: use vmferry+tls:// with certificates, "

@@ -65,12 +65,12 @@ def _files(folder: Path, *names: str) -> Path:
 
 def test_credentials(tmp_path: Path) -> None:
     """A party's files are read by its role; without its own pair it stays anonymous."""
-    _files(tmp_path, "ca.pem", "client.pem", "client-key.pem")
-    assert Credentials(b"ca.pem", b"client.pem", b"client-key.pem") == Credentials.read(tmp_path, "client")
-    assert Credentials(b"ca.pem") == Credentials.read(tmp_path, "server")
+    _files(tmp_path, "ca-cert.pem", "client-cert.pem", "client-key.pem")
+    assert Credentials(b"ca-cert.pem", b"client-cert.pem", b"client-key.pem") == Credentials.read(tmp_path, "client")
+    assert Credentials(b"ca-cert.pem") == Credentials.read(tmp_path, "server")
 
 
-@pytest.mark.parametrize(("names", "match"), [((), "authority"), (("ca.pem", "client.pem"), "only one")])
+@pytest.mark.parametrize(("names", "match"), [((), "authority"), (("ca-cert.pem", "client-cert.pem"), "only one")])
 def test_bad_credentials(tmp_path: Path, names: tuple[str, ...], match: str) -> None:
     """A folder without an authority, or with half a pair, is refused."""
     with pytest.raises(InvalidParameter, match=match):
@@ -85,7 +85,7 @@ async def test_tls_needs_an_authority(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("VMFERRY_CERTIFICATES", str(tmp_path))
     with pytest.raises(InvalidParameter, match="authority"):
         open_channel(parse_uri("vmferry+tls://h:1"), ChannelOptions())
-    _files(tmp_path, "ca.pem")
+    _files(tmp_path, "ca-cert.pem")
     uri = parse_uri(f"vmferry+tls://h:1?certificates={tmp_path}")
     assert Transport.TLS is uri.transport
     await open_channel(uri, ChannelOptions()).close()

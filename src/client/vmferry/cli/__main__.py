@@ -10,7 +10,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
-from vmferry.cli import domains, events, host, jobs, migration, oversight
+from vmferry.cli import domains, events, host, jobs, migration, oversight, pki
 from vmferry.cli.exits import help_text
 from vmferry.cli.running import DEFAULT_URI, Output, RootGroup, Session
 from vmferry.client import connect
@@ -55,7 +55,7 @@ def main(context: click.Context, uri: str, output: str, debug: bool) -> None:  #
     context.obj = Session(uri, Output(output), context.obj or connect)
 
 
-for _module in (domains, events, migration, jobs, oversight, host):
+for _module in (domains, events, migration, jobs, oversight, host, pki):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

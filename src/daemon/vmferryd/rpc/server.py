@@ -164,7 +164,7 @@ def _somebody_listens(path: Path) -> bool:
 def _credentials(certificates: Path) -> grpc.ServerCredentials:
     own = Credentials.read(certificates, "server")
     if own.certificate is None or own.key is None:
-        raise InvalidParameter(f"{certificates} has no server.pem", remedy="make one for this host")
+        raise InvalidParameter(f"{certificates} has no server-cert.pem", remedy="make it with `vmferry pki issue host`")
     return grpc.ssl_server_credentials(
         [(own.key, own.certificate)], root_certificates=own.authority, require_client_auth=True
     )
