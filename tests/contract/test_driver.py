@@ -12,6 +12,7 @@ from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferryd.drivers.base import (
     DriverFeature,
     EventKind,
+    Fate,
     ReceiveSettings,
     RunState,
     SendSettings,
@@ -315,6 +316,52 @@ async def test_a_destination_killed_while_held(stage: Stage) -> None:
     await migration.outgoing.cancel()
     await migration.source.resume()
     await stage.runs(migration.source)
+
+
+async def test_a_last_part_that_was_not_let_go_is_kept(stage: Stage) -> None:
+    """While nothing was let go the sender can prove it: during the rounds, while held, after a failure, after a restart."""
+    migration = await stage.begun(ENDLESS, dirty=DIRTY)
+    assert await migration.outgoing.fate() is Fate.KEPT
+    await migration.outgoing.tune(max_bandwidth_bytes_per_s=1 << 30, max_downtime_ms=2_000)
+    await migration.held()
+    assert await migration.outgoing.fate() is Fate.KEPT
+    driver = await stage.harness.restart()
+    source = await driver.attach(migration.source.plan)
+    assert source is not None
+    assert await source.outgoing().fate() is Fate.KEPT
+    await source.outgoing().cancel()
+    await stage.runs(source)
+
+
+async def test_a_last_part_that_was_acknowledged_has_arrived(stage: Stage) -> None:
+    """The acknowledgement is the proof, and is still there after a restart."""
+    migration = await stage.held()
+    await migration.let_go()
+    assert await migration.outgoing.fate() is Fate.ARRIVED
+    source = await (await stage.harness.restart()).attach(migration.source.plan)
+    assert source is not None
+    assert await source.outgoing().fate() is Fate.ARRIVED
+    await stage.stands_still(source)
+
+
+async def test_a_last_part_without_an_acknowledgement_proves_nothing(stage: Stage) -> None:
+    """It was let go and the receiver died: whether it had taken the guest is not known, not even after a cancel."""
+    migration = await stage.held()
+    await stage.harness.kill(migration.destination)
+    with pytest.raises((TransferFailed, DriverLost)):
+        await migration.within(migration.outgoing.let_go())
+    assert await migration.outgoing.fate() is Fate.UNKNOWN
+    await migration.outgoing.cancel()
+    assert await migration.outgoing.fate() is Fate.UNKNOWN
+    await stage.stands_still(migration.source)
+
+
+async def test_the_fate_of_a_guest_that_is_gone(stage: Stage) -> None:
+    """A dead hypervisor proves nothing, and says nothing."""
+    migration = await stage.held()
+    await stage.harness.kill(migration.source)
+    with pytest.raises(DriverLost):
+        await migration.outgoing.fate()
 
 
 async def test_a_source_killed_in_mid_transfer(stage: Stage) -> None:

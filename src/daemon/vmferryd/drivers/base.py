@@ -18,6 +18,8 @@ let go
     The last part is sent. From here the source cannot decide alone (handover rule 2).
 received
     The destination has loaded the whole state; its CPUs have not started.
+bare
+    A hypervisor that listens for a guest without a daemon. Its command line says whether it starts the CPUs by itself.
 
 Rules
 -----
@@ -55,6 +57,7 @@ class DriverFeature(StrEnum):
     RETURN_PATH = "return-path"
     DROPS_CACHES = "drops-caches-at-switchover"
     ACPI_SHUTDOWN = "acpi-shutdown"
+    BARE_RECEIVER = "bare-receiver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,19 @@ class TransferState(StrEnum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     FAILED = "failed"
+
+
+class Fate(StrEnum):
+    """What the sending hypervisor can prove of a transfer's last part.
+
+    KEPT: it was not sent, and is not unless `let_go` is called. ARRIVED: the receiver has acknowledged the whole. ON_ITS_WAY:
+    neither holds yet. UNKNOWN: neither can be proved any more.
+    """
+
+    KEPT = "kept"
+    ARRIVED = "arrived"
+    ON_ITS_WAY = "on-its-way"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +203,19 @@ class ReceiveSettings:
     xbzrle_cache_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BareReceiver:
+    """A hypervisor that receives a guest by itself.
+
+    `address` is where it listens, as `tcp:host:port` or `unix:/path`; its sockets lie in `directory`, which may be the empty
+    path: where it is started. `on_arrival` is what becomes of the guest's CPUs.
+    """
+
+    address: str
+    directory: Path = Path()
+    on_arrival: StartMode = StartMode.RUNNING
+
+
 class OutgoingGuest(Protocol):
     """A guest that is being sent. Obtained from `Guest.outgoing`; one at a time."""
 
@@ -224,6 +253,14 @@ class OutgoingGuest(Protocol):
 
         Guarantees: the CPUs run if they ran before `send` and `let_go` was not called, unless an I/O error stopped them;
         after `let_go` they stand still, and only `Guest.resume` starts them.
+        """
+        ...
+
+    async def fate(self) -> Fate:
+        """What can be proved of the last part, also for a transfer that an earlier daemon began. Changes nothing.
+
+        Raises:
+            DriverLost: the guest does not answer, or is gone.
         """
         ...
 
@@ -354,6 +391,14 @@ class Driver(Protocol):
 
     async def attach(self, plan: GuestPlan) -> Guest | None:
         """The guest that an earlier daemon started from this plan, or None when it does not exist any more."""
+        ...
+
+    async def receiver(self, definition: DomainDefinition, receiver: BareReceiver) -> tuple[str, ...]:
+        """The words of a command line that receives this guest where no daemon is. Nothing is started.
+
+        Raises:
+            DriverRefused: guests of this driver have none.
+        """
         ...
 
     async def discard(self, plan: GuestPlan) -> None:

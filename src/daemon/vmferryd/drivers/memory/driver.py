@@ -8,6 +8,7 @@ from vmferry.errors import DriverRefused, Violation
 from vmferry.evidence import ImageEvidence
 from vmferryd.domains.model import DomainDefinition, DomainType
 from vmferryd.drivers.base import (
+    BareReceiver,
     Driver,
     DriverCapabilities,
     DriverFeature,
@@ -103,6 +104,13 @@ class MemoryDriver:
         async with self.host.faults.around(Verb.ATTACH, plan.domain_uuid, lambda: self.host.find(plan)):
             found = self.host.find(plan)
             return None if found is None else MemoryGuest(self._monitor(found))
+
+    async def receiver(self, definition: DomainDefinition, receiver: BareReceiver) -> tuple[str, ...]:
+        """See `Driver.receiver`."""
+        del definition, receiver
+        raise DriverRefused(
+            "A simulated guest is no program, and has no command line", remedy="use a domain of type kvm or qemu"
+        )
 
     async def discard(self, plan: GuestPlan) -> None:
         """See `Driver.discard`."""

@@ -43,6 +43,7 @@ class Verb(StrEnum):
     HELD = "held"
     LET_GO = "let-go"
     CANCEL = "cancel"
+    FATE = "fate"
     STATISTICS = "statistics"
     TUNE = "tune"
     RECEIVE = "receive"

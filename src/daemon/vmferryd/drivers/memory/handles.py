@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
 from vmferryd.drivers.base import (
+    Fate,
     GuestPlan,
     GuestProbe,
     Listener,
@@ -165,6 +166,13 @@ class MemoryOutgoingGuest:
         async with self._monitor.around(Verb.CANCEL):
             if self._simulated.sender is not None:
                 await self._simulated.sender.cancel()
+
+    async def fate(self) -> Fate:
+        """See `OutgoingGuest.fate`."""
+        async with self._monitor.around(Verb.FATE):
+            self._simulated.demand_life()
+            sender = self._simulated.sender
+            return Fate.UNKNOWN if sender is None else sender.fate
 
     async def statistics(self) -> Statistics:
         """See `OutgoingGuest.statistics`."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from vmferry.errors import DriverRefused, StreamTruncated, TransferFailed, VmferryError
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, RunState, SendSettings, TransferState
+from vmferryd.drivers.base import EventKind, Fate, RunState, SendSettings, TransferState
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
 from vmferryd.drivers.memory.link import Link, words_of
@@ -59,6 +59,15 @@ class Sender:
     def going_on(self) -> bool:
         """It has not ended."""
         return self.state in _GOING_ON
+
+    @property
+    def fate(self) -> Fate:
+        """See `OutgoingGuest.fate`."""
+        if not self.released:
+            return Fate.KEPT
+        if self.going_on:
+            return Fate.ON_ITS_WAY
+        return Fate.ARRIVED if self.state is TransferState.COMPLETED else Fate.UNKNOWN
 
     def begin(self) -> None:
         """The transfer goes on by itself."""

@@ -66,6 +66,7 @@ class QemuCapabilities:
             DriverFeature.RETURN_PATH: "return-path" in self.migration,
             DriverFeature.DROPS_CACHES: self.version >= (3, 0, 0),
             DriverFeature.ACPI_SHUTDOWN: True,
+            DriverFeature.BARE_RECEIVER: True,
         }
         return DriverCapabilities(
             name=name,

@@ -26,12 +26,15 @@ from vmferryd.domains.model import (
     Timer,
     TimerName,
 )
-from vmferryd.drivers.qemu.arguments import Value, spell
+from vmferryd.drivers.base import StartMode
+from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu.arguments import Value, spell, spell_json
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, QemuCapabilities
 from vmferryd.drivers.qemu.devices import device_arguments
 
 DEFAULT_CPU_MODEL = "qemu64"
 _ACCELERATORS = {DomainType.QEMU: "tcg", DomainType.KVM: "kvm"}
+DEFERRED = "defer"
 _POWER_MANAGER = {Chipset.I440FX: "PIIX4_PM", Chipset.Q35: "ICH9-LPC"}
 
 
@@ -42,7 +45,7 @@ class Surroundings:
     Attributes:
         directory: the guest's own run-time folder.
         now: the wall clock, for a guest clock that is an adjustment of it.
-        incoming: the guest waits for its state.
+        incoming: where the guest waits for its state; `DEFERRED` until it is told. Empty: it starts afresh.
         sandboxed: QEMU is to give up the right to start programs and to change its privileges.
         tap_descriptors: QEMU's descriptor number of each tap that was made for it, by the interface's alias.
         bridge_helper: the program that makes the other taps for bridges.
@@ -50,7 +53,7 @@ class Surroundings:
 
     directory: Path
     now: datetime
-    incoming: bool = False
+    incoming: str = ""
     sandboxed: bool = True
     tap_descriptors: Mapping[str, int] = field(default_factory=dict)
     bridge_helper: Path | None = None
@@ -90,8 +93,19 @@ def command_line(definition: DomainDefinition, around: Surroundings) -> tuple[st
             tap_descriptors=around.tap_descriptors,
             bridge_helper=around.bridge_helper,
         ),
-        *(("-incoming", "defer") if around.incoming else ()),
+        *(("-incoming", around.incoming) if around.incoming else ()),
     )
+
+
+def receiver_line(definition: DomainDefinition, around: Surroundings, on_arrival: StartMode) -> tuple[str, ...]:
+    """The whole command line of a QEMU that receives this guest by itself at `around.incoming`.
+
+    The gate's node is there, for a source that needs it (see `gate`).
+    """
+    words = command_line(definition, around)
+    halted = words.index("-S")
+    kept = words if on_arrival is StartMode.PAUSED else words[:halted] + words[halted + 1 :]
+    return (*kept, "-blockdev", spell_json(gates.node()))
 
 
 def monitor_mark(directory: Path) -> str:
@@ -103,6 +117,8 @@ def monitor_mark(directory: Path) -> str:
 def _general(definition: DomainDefinition, around: Surroundings) -> Iterator[str]:
     yield from ("-name", spell("", {"guest": definition.name, "debug-threads": True}))
     yield from ("-uuid", str(definition.uuid), "-no-user-config", "-nodefaults", "-S", "-msg", "timestamp=on")
+    # Whoever receives decides whether the CPUs run. Else QEMU would tell that they stood still, as the gate has them do.
+    yield from ("-global", "migration.store-global-state=off")
     if around.sandboxed and around.bridge_helper is None:
         denied = {"obsolete": "deny", "elevateprivileges": "deny", "spawn": "deny", "resourcecontrol": "deny"}
         yield from ("-sandbox", spell("on", denied))

@@ -16,7 +16,7 @@ from vmferryd.clock import Clock
 from vmferryd.domains.addresses import assign_addresses
 from vmferryd.domains.devices import Device, Interface, InterfaceType, LinkState
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import DriverCapabilities, GuestPlan, ReceiveSettings, Sighting, StartMode
+from vmferryd.drivers.base import BareReceiver, DriverCapabilities, GuestPlan, ReceiveSettings, Sighting, StartMode
 from vmferryd.drivers.qemu import command, looking
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, CapabilityCache, QemuCapabilities
 from vmferryd.drivers.qemu.check import violations
@@ -94,7 +94,7 @@ class QemuDriver:
 
     async def start(self, plan: GuestPlan, definition: DomainDefinition, mode: StartMode) -> QemuGuest:
         """See `Driver`."""
-        guest = await self.attach(plan) or await self._launch(plan, definition, incoming=False)
+        guest = await self.attach(plan) or await self._launch(plan, definition)
         try:
             if mode is StartMode.RUNNING:
                 await guest.start_cpus()
@@ -104,7 +104,7 @@ class QemuDriver:
 
     async def accept(self, plan: GuestPlan, definition: DomainDefinition, settings: ReceiveSettings) -> QemuIncomingGuest:
         """See `Driver`. A guest that an earlier daemon accepted by the same plan goes on waiting, or receiving."""
-        guest = await self.attach(plan) or await self._launch(plan, definition, incoming=True)
+        guest = await self.attach(plan) or await self._launch(plan, definition, command.DEFERRED)
         incoming = QemuIncomingGuest(guest)
         try:
             await incoming.prepare(settings)
@@ -137,6 +137,17 @@ class QemuDriver:
         guest.capabilities = await self._programs.of(self._emulator_of(plan))
         self._guests.append(guest)
         return guest
+
+    async def receiver(self, definition: DomainDefinition, receiver: BareReceiver) -> tuple[str, ...]:
+        """See `Driver`. Taps are made by the bridge helper, for nobody else is there to make them."""
+        program = await self._program_of(definition)
+        settled = command.settle(definition, program)
+        around = replace(
+            self._surroundings(receiver.directory, program),
+            incoming=receiver.address,
+            bridge_helper=self._config.bridge_helper if _is_bridged(settled) else None,
+        )
+        return command.receiver_line(settled, around, receiver.on_arrival)
 
     async def discard(self, plan: GuestPlan) -> None:
         """See `Driver`."""
@@ -180,14 +191,16 @@ class QemuDriver:
         except OSError:
             return self._config.emulator
 
-    async def _launch(self, plan: GuestPlan, definition: DomainDefinition, *, incoming: bool) -> QemuGuest:
+    def _surroundings(self, directory: Path, program: QemuCapabilities) -> command.Surroundings:
+        now = datetime.fromtimestamp(self._clock.wall(), tz=UTC)
+        return command.Surroundings(directory=directory, now=now, sandboxed=program.has_sandbox)
+
+    async def _launch(self, plan: GuestPlan, definition: DomainDefinition, incoming: str = "") -> QemuGuest:
         program = await self._program_of(definition)
         settled = command.settle(definition, program)
-        around = command.Surroundings(
-            directory=plan.directory,
-            now=datetime.fromtimestamp(self._clock.wall(), tz=UTC),
+        around = replace(
+            self._surroundings(plan.directory, program),
             incoming=incoming,
-            sandboxed=program.has_sandbox,
             bridge_helper=self._config.bridge_helper if _needs_helper(settled) else None,
         )
         plan.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -257,6 +270,9 @@ def _taps(definition: DomainDefinition, token: str) -> Iterator[tuple[Interface,
             yield interface, interface.target_device or f"vf{token}{number}"
 
 
+def _is_bridged(definition: DomainDefinition) -> bool:
+    return any(interface.type is InterfaceType.BRIDGE for interface in definition.devices.interfaces)
+
+
 def _needs_helper(definition: DomainDefinition) -> bool:
-    bridged = any(interface.type is InterfaceType.BRIDGE for interface in definition.devices.interfaces)
-    return bridged and os.geteuid() != 0
+    return _is_bridged(definition) and os.geteuid() != 0

@@ -14,12 +14,14 @@ that; it can be had nevertheless:
 * by bitmap (before 8.0): an empty dirty bitmap counts as pending data of a fixed size that precopy does not reduce. The
   completion threshold, bandwidth times downtime limit, stays below that size while the limit is 1 ms, and is far above
   it when the limit is raised after the stop. With a limit of 0 QEMU does not even look for new dirty pages. The bitmap
-  sits on a node without storage, which the destination needs too.
+  sits on a node without storage, which the destination gets too. A receiver without it loses the bitmap and no more (7.2:
+  it says so on its standard error, and goes on).
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from enum import StrEnum
 
 from vmferry.errors import DriverRefused
@@ -106,6 +108,11 @@ async def take_down(monitor: Monitor) -> None:
             await monitor.execute(command, arguments)
 
 
-async def _add_node(monitor: Monitor) -> None:
+def node() -> Mapping[str, object]:
+    """The block node that the gate by bitmap sits on, at either end."""
     size = _PENDING_BYTES * _GRANULARITY_BYTES
-    await monitor.execute("blockdev-add", {"driver": "null-co", "node-name": _NODE, "size": size, "read-zeroes": False})
+    return {"driver": "null-co", "node-name": _NODE, "size": size, "read-zeroes": False}
+
+
+async def _add_node(monitor: Monitor) -> None:
+    await monitor.execute("blockdev-add", node())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, ReceiveSettings, SendSettings, TransferState
+from vmferryd.drivers.base import EventKind, Fate, ReceiveSettings, SendSettings, TransferState
 from vmferryd.drivers.qemu import gate as gates
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.record import TransferRecord
@@ -141,6 +141,15 @@ class QemuOutgoingGuest:
             # A guest that is gone sends nothing any more.
             if self._guest.process.is_alive() and not await self._guest.process.wait(self._guest.config.poll_s):
                 raise
+
+    async def fate(self) -> Fate:
+        """See `OutgoingGuest`. That QEMU was told to go on is on record before it is told."""
+        look, record = await self._look(), TransferRecord.read(self._directory)
+        if look.state is TransferState.COMPLETED:
+            return Fate.ARRIVED
+        if record is not None and not record.let_go and look.state is not TransferState.COMPLETING:
+            return Fate.KEPT
+        return Fate.UNKNOWN if record is None or look.state in _ENDED else Fate.ON_ITS_WAY
 
     async def statistics(self) -> Statistics:
         """See `OutgoingGuest`."""

@@ -12,8 +12,9 @@ from qemu_programs import program
 
 from vmferryd.domains.definition import parse
 from vmferryd.domains.model import DomainDefinition
+from vmferryd.drivers.base import StartMode
 from vmferryd.drivers.qemu.arguments import spell, spell_json
-from vmferryd.drivers.qemu.command import Surroundings, command_line, monitor_mark, settle
+from vmferryd.drivers.qemu.command import DEFERRED, Surroundings, command_line, monitor_mark, receiver_line, settle
 
 GOLDEN = Path(__file__).parent / "golden"
 DIRECTORY = Path("/run/vmferry/5f2c8a6e-00c0ffee")
@@ -83,13 +84,28 @@ def lines(argv: tuple[str, ...]) -> str:
     ("name", "xml", "around"),
     [
         ("plain", PLAIN, Surroundings(directory=DIRECTORY, now=NOW)),
-        ("server", SERVER, Surroundings(directory=DIRECTORY, now=NOW, incoming=True, tap_descriptors={"net0": 100})),
+        ("server", SERVER, Surroundings(directory=DIRECTORY, now=NOW, incoming=DEFERRED, tap_descriptors={"net0": 100})),
         ("old", OLD, Surroundings(directory=DIRECTORY, now=NOW, sandboxed=False)),
     ],
 )
 def test_command_lines_are_as_recorded(name: str, xml: str, around: Surroundings) -> None:
     """A change of any word changes a guest's machine, or how it is run, and has to be seen."""
     assert lines(command_line(settled(xml), around)) == (GOLDEN / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("on_arrival", StartMode)
+def test_a_receiver_without_a_daemon(on_arrival: StartMode) -> None:
+    """It is the same machine; it listens, has the gate's node, and its CPUs stand still on arrival only if they are to."""
+    around = Surroundings(directory=Path(), now=NOW, incoming="tcp:0:4444")
+    argv = receiver_line(settled(PLAIN), around, on_arrival)
+    halted = ["-S"] if on_arrival is StartMode.PAUSED else []
+    assert [word for word in command_line(settled(PLAIN), around) if word != "-S"] + halted == [
+        *[word for word in argv[:-2] if word != "-S"],
+        *[word for word in argv if word == "-S"],
+    ]
+    assert ("-incoming", "tcp:0:4444") == argv[-4:-2]
+    assert "vmferry-gate" == json.loads(argv[-1])["node-name"]
+    assert not [word for word in argv if "/run/" in word]
 
 
 def test_settling_twice_changes_nothing() -> None:
@@ -104,7 +120,7 @@ def test_source_and_destination_differ_only_in_waiting_and_folder() -> None:
     """The machine is the same on both."""
     here = Surroundings(directory=DIRECTORY, now=NOW)
     source = command_line(settled(PLAIN), here)
-    destination = command_line(settled(PLAIN), replace(here, incoming=True))
+    destination = command_line(settled(PLAIN), replace(here, incoming=DEFERRED))
     assert destination == (*source, "-incoming", "defer")
 
 
