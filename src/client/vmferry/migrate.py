@@ -26,6 +26,7 @@ from vmferry.errors import (
     MigrationAborted,
     MigrationCancelled,
     NotFound,
+    TransferFailed,
     VmferryError,
 )
 from vmferry.flags import NONE, Flag, destination_flags, source_flags
@@ -150,6 +151,8 @@ class _Engine:
         if end is not End.TOLD:
             raise self._unknown(end) from self.lost
         finish = self.replies.get(Phase.FINISH)
+        if finish is not None and finish.outcome is Outcome.POSTCOPY:
+            raise self._cut()
         if finish is not None and finish.outcome is Outcome.COMMITTED and finish.domain is None:
             raise DomainNotFound(
                 "the destination took the guest, and there it has ended since",
@@ -235,7 +238,7 @@ class _Engine:
                     return Heard.USELESS, InvalidState("the destination did not say where the source is to send")
             case Phase.FINISH:
                 return _word(reply.outcome), MigrationAborted("the destination did not take the guest", detail=reply.failure)
-            case Phase.CONFIRM if self.error is not None and reply.outcome is Outcome.COMMITTED:
+            case Phase.CONFIRM if self.error is not None and reply.outcome.at_destination:
                 # Finish answered an error, and yet the destination has proved to the source that it has the guest.
                 self.error.guest = GuestLocation.DESTINATION
             case _:
@@ -279,6 +282,15 @@ class _Engine:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
+    def _cut(self) -> VmferryError:
+        return TransferFailed(
+            "the guest runs at the destination, and the way of its last pages is cut",
+            remedy="keep both hosts as they are, and take the migration up again with POSTCOPY_RESUME",
+            migration_id=self.request.migration_id,
+            phase=Phase.FINISH,
+            guest=GuestLocation.DESTINATION,
+        )
+
     def _unknown(self, end: End) -> FateUnknown:
         phase = self.walk.phase
         if end is End.UNHEARD:
@@ -314,4 +326,4 @@ class _Engine:
 
 def _word(outcome: Outcome) -> Heard:
     """What a walk hears of an outcome."""
-    return Heard.COMMITTED if outcome is Outcome.COMMITTED else Heard.ABORTED
+    return Heard.COMMITTED if outcome.at_destination else Heard.ABORTED

@@ -55,11 +55,20 @@ class Verdict(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What the destination's journal says of a migration (handover rule 4)."""
+    """What the destination's journal says of a migration (handover rule 4).
+
+    POSTCOPY is a commit of a guest that runs there and still needs pages of the source (handover rule 7).
+    """
 
     COMMITTED = "committed"
     ABORTED = "aborted"
     PENDING = "pending"
+    POSTCOPY = "post-copy"
+
+    @property
+    def at_destination(self) -> bool:
+        """The guest lives at the destination, and there is no way back."""
+        return self in (Outcome.COMMITTED, Outcome.POSTCOPY)
 
 
 class GuestLocation(StrEnum):
@@ -72,13 +81,15 @@ class GuestLocation(StrEnum):
 
 
 class SourceState(StrEnum):
-    """The source's journal records."""
+    """The source's journal records. In SERVING the guest lives at the destination, and this copy is kept for its pages."""
 
     BEGUN = "begun"
     PERFORMING = "performing"
     RELEASED = "released"
     CONFIRMED = "confirmed"
     CANCELLED = "cancelled"
+    SERVING = "serving"
+    SERVING_FAILED = "serving-failed"
 
     @property
     def final(self) -> bool:
@@ -87,12 +98,18 @@ class SourceState(StrEnum):
 
 
 class DestinationState(StrEnum):
-    """The destination's journal records."""
+    """The destination's journal records.
+
+    RUNNABLE is RECEIVED with pages missing; in the two of post-copy the guest lives here with pages missing.
+    """
 
     PREPARED = "prepared"
     RECEIVED = "received"
     COMMITTED = "committed"
     ABORTED = "aborted"
+    RUNNABLE = "runnable"
+    POSTCOPY = "post-copy"
+    POSTCOPY_FAILED = "post-copy-failed"
 
     @property
     def final(self) -> bool:
@@ -107,6 +124,8 @@ class DestinationState(StrEnum):
                 return Outcome.COMMITTED
             case DestinationState.ABORTED:
                 return Outcome.ABORTED
+            case DestinationState.POSTCOPY | DestinationState.POSTCOPY_FAILED:
+                return Outcome.POSTCOPY
             case _:
                 return Outcome.PENDING
 

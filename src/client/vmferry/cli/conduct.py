@@ -27,6 +27,7 @@ from vmferry.params import MigrationParams
 ANSWERS: Mapping[Outcome, str] = {
     Outcome.ABORTED: "the source has ended the migration; waiting until both hosts have closed it",
     Outcome.PENDING: "the source cannot end it alone at this point; waiting for what holds",
+    Outcome.POSTCOPY: "too late to end it: the guest runs at the destination, and its pages follow",
     Outcome.COMMITTED: "too late to end it: the guest lives at the destination",
 }
 

@@ -30,6 +30,7 @@ ENDINGS = {
 ABORTED = {
     Outcome.ABORTED: ("the migration has ended; the guest is at the source", ExitCode.DONE),
     Outcome.COMMITTED: ("too late: the guest lives at the destination", ExitCode.OTHER),
+    Outcome.POSTCOPY: ("too late: the guest runs at the destination, and its pages follow", ExitCode.OTHER),
     Outcome.PENDING: ("asked for, but not decided yet; watch it with: job watch {id}", ExitCode.IN_DOUBT),
 }
 """What holds after an abort, in words, and what it exits with."""

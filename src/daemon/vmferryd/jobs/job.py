@@ -19,8 +19,28 @@ that a crash interrupted is carried out again by `RESTARTED`; therefore every ef
 Where the rules of the handover design are kept: 1 in COMMITTED before RUN, and in ABORTED having no way out; 2 in RELEASED
 before LET_GO, and in RELEASED having no way to TAKE_BACK but PROVED_ABORTED; 3 in GIVE_UP having no way but
 PROVED_COMMITTED; 5 in DOUBT; 6 in the OPERATOR events, which stand in for a proof that nobody can give any more and which
-only a record in doubt can take; 8 in RELEASED of the destination's events.
+only a record in doubt can take; 7 in SERVING and POSTCOPY having no way to CANCELLED or ABORTED, and none to GIVE_UP but a
+commit, which a destination with pages missing never answers; 8 in RELEASED of the destination's events.
 LOADED_RELEASED saves one write to the disk while the guest stands still.
+
+Post-copy: what arrives first lets the guest run with pages missing, so RUNNABLE stands where RECEIVED does. From the
+destination's CPUs on there is no way back: the source's copy never executes again and is kept for its pages, until the
+destination has them all. A cut leaves both sides waiting for the migration to be taken up again under the same id::
+
+    source        RELEASED ──PROVED_POSTCOPY──▶ SERVING ──PROVED_COMMITTED, GONE──▶ CONFIRMED
+                                                 │  ▲                                  ▲
+                                                CUT RECOVER                            │
+                                                 ▼  │                                  │
+                                           SERVING_FAILED ──PROVED_COMMITTED, GONE─────┘
+
+    destination   RUNNABLE ──RELEASED, FINISH──▶ POSTCOPY ──WHOLE, GONE──▶ COMMITTED
+                                                  │  ▲                         ▲
+                                                 CUT RECOVER                   │
+                                                  ▼  │                         │
+                                            POSTCOPY_FAILED ──WHOLE, GONE──────┘
+
+GONE is the one loss that post-copy has by its nature: a hypervisor died on either side while each had pages that the other
+needed. The record then ends, for there is nothing left to keep.
 
 A direct migration has no daemon at its other end, and so nobody but the source's own hypervisor can prove anything: ARRIVED,
 the receiver has acknowledged the whole, stands in for PROVED_COMMITTED, and NEVER_LEFT, the last part was not sent, for
@@ -47,6 +67,10 @@ class SourceEvent(StrEnum):
     DOUBT = "doubt"
     PROVED_COMMITTED = "proved-committed"
     PROVED_ABORTED = "proved-aborted"
+    PROVED_POSTCOPY = "proved-post-copy"
+    CUT = "cut"
+    RECOVER = "recover"
+    GONE = "gone"
     ARRIVED = "arrived"
     NEVER_LEFT = "never-left"
     OPERATOR_KEEPS_HERE = "operator-keeps-here"
@@ -55,7 +79,11 @@ class SourceEvent(StrEnum):
 
 
 class SourceEffect(StrEnum):
-    """What the source has to do after a step. ASK_PEER asks whoever can know: in a direct migration the own hypervisor."""
+    """What the source has to do after a step. ASK_PEER asks whoever can know: in a direct migration the own hypervisor.
+
+    SERVE watches over a copy whose pages the destination needs, and tells of its end: DOUBT when all are sent, CUT, GONE.
+    SEND_AGAIN opens a new way for the pages of a transfer that was cut.
+    """
 
     SEND = "send"
     LET_GO = "let-go"
@@ -63,6 +91,8 @@ class SourceEffect(StrEnum):
     GIVE_UP = "give-up"
     ASK_PEER = "ask-peer"
     CLOSE_JOB = "close-job"
+    SERVE = "serve"
+    SEND_AGAIN = "send-again"
 
 
 class DestinationEvent(StrEnum):
@@ -70,23 +100,35 @@ class DestinationEvent(StrEnum):
 
     LOADED = "loaded"
     LOADED_RELEASED = "loaded-released"
+    RUNNABLE = "runnable"
+    RUNNABLE_RELEASED = "runnable-released"
     RELEASED = "released"
     FINISH = "finish"
     END = "end"
     ABORT = "abort"
     DOUBT = "doubt"
+    WHOLE = "whole"
+    CUT = "cut"
+    RECOVER = "recover"
+    GONE = "gone"
     OPERATOR_KEEPS_HERE = "operator-keeps-here"
     OPERATOR_KEEPS_THERE = "operator-keeps-there"
     RESTARTED = "restarted"
 
 
 class DestinationEffect(StrEnum):
-    """What the destination has to do after a step."""
+    """What the destination has to do after a step.
+
+    PULL watches over a guest that runs with pages missing, and tells of its end: WHOLE, CUT, GONE. RECEIVE_AGAIN lets the
+    guest wait for a new way of its pages.
+    """
 
     RUN = "run"
     DISCARD = "discard"
     ASK_PEER = "ask-peer"
     CLOSE_JOB = "close-job"
+    PULL = "pull"
+    RECEIVE_AGAIN = "receive-again"
 
 
 S = TypeVar("S", SourceState, DestinationState)
@@ -108,6 +150,8 @@ Destination = Step[DestinationState, DestinationEffect]
 _TAKEN_BACK = Source(SourceState.CANCELLED, (SourceEffect.TAKE_BACK, SourceEffect.CLOSE_JOB))
 _GIVEN_UP = Source(SourceState.CONFIRMED, (SourceEffect.GIVE_UP, SourceEffect.CLOSE_JOB))
 _ASKING = Source(SourceState.RELEASED, (SourceEffect.ASK_PEER,))
+_SERVING = Source(SourceState.SERVING, (SourceEffect.SERVE,))
+_CUT_OFF = Source(SourceState.SERVING_FAILED)
 
 SOURCE: Mapping[SourceState, Mapping[SourceEvent, Source]] = {
     SourceState.BEGUN: {
@@ -125,10 +169,26 @@ SOURCE: Mapping[SourceState, Mapping[SourceEvent, Source]] = {
         SourceEvent.RESTARTED: _ASKING,
         SourceEvent.PROVED_COMMITTED: _GIVEN_UP,
         SourceEvent.PROVED_ABORTED: _TAKEN_BACK,
+        SourceEvent.PROVED_POSTCOPY: _SERVING,
         SourceEvent.ARRIVED: _GIVEN_UP,
         SourceEvent.NEVER_LEFT: _TAKEN_BACK,
         SourceEvent.OPERATOR_KEEPS_HERE: _TAKEN_BACK,
         SourceEvent.OPERATOR_KEEPS_THERE: _GIVEN_UP,
+    },
+    SourceState.SERVING: {
+        SourceEvent.DOUBT: Source(SourceState.SERVING, (SourceEffect.ASK_PEER,)),
+        SourceEvent.CUT: _CUT_OFF,
+        SourceEvent.GONE: _GIVEN_UP,
+        SourceEvent.PROVED_COMMITTED: _GIVEN_UP,
+        SourceEvent.RESTARTED: _SERVING,
+    },
+    SourceState.SERVING_FAILED: {
+        SourceEvent.DOUBT: Source(SourceState.SERVING_FAILED, (SourceEffect.ASK_PEER,)),
+        SourceEvent.RECOVER: Source(SourceState.SERVING, (SourceEffect.SEND_AGAIN, SourceEffect.SERVE)),
+        SourceEvent.GONE: _GIVEN_UP,
+        SourceEvent.PROVED_COMMITTED: _GIVEN_UP,
+        SourceEvent.OPERATOR_KEEPS_THERE: _GIVEN_UP,
+        SourceEvent.RESTARTED: _CUT_OFF,
     },
     SourceState.CONFIRMED: {SourceEvent.RESTARTED: _GIVEN_UP},
     SourceState.CANCELLED: {SourceEvent.RESTARTED: _TAKEN_BACK},
@@ -137,11 +197,16 @@ SOURCE: Mapping[SourceState, Mapping[SourceEvent, Source]] = {
 _COMMITTED = Destination(DestinationState.COMMITTED, (DestinationEffect.RUN, DestinationEffect.CLOSE_JOB))
 _ABORTED = Destination(DestinationState.ABORTED, (DestinationEffect.DISCARD, DestinationEffect.CLOSE_JOB))
 _WONDERING = Destination(DestinationState.RECEIVED, (DestinationEffect.ASK_PEER,))
+_HALF_HERE = Destination(DestinationState.RUNNABLE, (DestinationEffect.ASK_PEER,))
+_PULLING = Destination(DestinationState.POSTCOPY, (DestinationEffect.RUN, DestinationEffect.PULL))
+_CUT = Destination(DestinationState.POSTCOPY_FAILED)
 
 DESTINATION: Mapping[DestinationState, Mapping[DestinationEvent, Destination]] = {
     DestinationState.PREPARED: {
         DestinationEvent.LOADED: Destination(DestinationState.RECEIVED),
         DestinationEvent.LOADED_RELEASED: _COMMITTED,
+        DestinationEvent.RUNNABLE: Destination(DestinationState.RUNNABLE),
+        DestinationEvent.RUNNABLE_RELEASED: _PULLING,
         DestinationEvent.END: _ABORTED,
         DestinationEvent.ABORT: _ABORTED,
         DestinationEvent.RESTARTED: _ABORTED,
@@ -155,6 +220,30 @@ DESTINATION: Mapping[DestinationState, Mapping[DestinationEvent, Destination]] =
         DestinationEvent.OPERATOR_KEEPS_HERE: _COMMITTED,
         DestinationEvent.OPERATOR_KEEPS_THERE: _ABORTED,
         DestinationEvent.RESTARTED: _WONDERING,
+    },
+    DestinationState.RUNNABLE: {
+        DestinationEvent.LOADED: Destination(DestinationState.RECEIVED),
+        DestinationEvent.RELEASED: _PULLING,
+        DestinationEvent.FINISH: _PULLING,
+        DestinationEvent.END: _ABORTED,
+        DestinationEvent.ABORT: _ABORTED,
+        DestinationEvent.DOUBT: _HALF_HERE,
+        DestinationEvent.OPERATOR_KEEPS_THERE: _ABORTED,
+        DestinationEvent.RESTARTED: _HALF_HERE,
+    },
+    DestinationState.POSTCOPY: {
+        DestinationEvent.WHOLE: _COMMITTED,
+        DestinationEvent.GONE: _COMMITTED,
+        DestinationEvent.CUT: _CUT,
+        DestinationEvent.RESTARTED: _PULLING,
+    },
+    DestinationState.POSTCOPY_FAILED: {
+        DestinationEvent.WHOLE: _COMMITTED,
+        DestinationEvent.GONE: _COMMITTED,
+        DestinationEvent.RECOVER: Destination(
+            DestinationState.POSTCOPY, (DestinationEffect.RECEIVE_AGAIN, DestinationEffect.PULL)
+        ),
+        DestinationEvent.RESTARTED: _CUT,
     },
     DestinationState.COMMITTED: {DestinationEvent.RESTARTED: _COMMITTED},
     DestinationState.ABORTED: {DestinationEvent.RESTARTED: _ABORTED},

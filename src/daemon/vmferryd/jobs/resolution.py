@@ -21,7 +21,9 @@ class PeerAnswer(StrEnum):
     @classmethod
     def of(cls, outcome: Outcome) -> PeerAnswer:
         """The answer that an outcome is."""
-        return {Outcome.COMMITTED: cls.COMMITTED, Outcome.ABORTED: cls.ABORTED, Outcome.PENDING: cls.UNDECIDED}[outcome]
+        if outcome.at_destination:
+            return cls.COMMITTED
+        return cls.ABORTED if outcome is Outcome.ABORTED else cls.UNDECIDED
 
 
 class Objection(StrEnum):

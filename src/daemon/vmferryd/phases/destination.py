@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import Protocol
 
 import structlog
 
@@ -26,11 +27,21 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DestinationState, DomainState, Keep, Outcome, Resolution, SourceState, StateReason
+from vmferry.model import DestinationState, DomainState, Keep, Outcome, Resolution, StateReason
 from vmferryd.database import Change
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import IncomingGuest, RunState
+from vmferryd.jobs.decisions import (
+    LOADED,
+    destination_abandoned,
+    destination_aborts,
+    destination_answered,
+    destination_finishes,
+    destination_loaded,
+    destination_not_loaded,
+    destination_released,
+)
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent, destination_step
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
@@ -40,6 +51,12 @@ from vmferryd.phases.resolver import Backoff
 from vmferryd.transfer import tickets
 
 log = structlog.get_logger()
+
+
+class _Decision(Protocol):
+    """What becomes of the record in `state`, of a guest that is `alive` or not."""
+
+    def __call__(self, state: DestinationState, *, alive: bool) -> DestinationEvent | None: ...
 
 
 class DestinationMigration:
@@ -124,25 +141,22 @@ class DestinationMigration:
         self._has_word = True
         if paused_for_us:
             self._stopped_s = self._context.clock.monotonic() - paused_for_us / 1e6
-        if self.state is DestinationState.RECEIVED:
-            await self._go_on(DestinationEvent.RELEASED)
+        await self._go_on(destination_released, "release")
         return self.state.outcome
 
     async def finish(self) -> None:
         """The record is final if the state came within its time; a state that did not come is not waited for again."""
         if self._loading is not None:
             await asyncio.wait([self._loading], timeout=self._context.limits.finish_s)
-        if self.state is DestinationState.RECEIVED:
-            await self._go_on(DestinationEvent.FINISH)
         if self.state is DestinationState.PREPARED:
             self.fail(TransferFailed("the guest's state did not arrive"))
-            await self.machine.drive_unless_final(DestinationEvent.ABORT)
+        await self._go_on(destination_finishes, "finish")
 
     async def abort(self, why: str) -> Outcome:
         """A tombstone stands if nothing was committed; answers what holds."""
-        if not self.state.final:
+        if destination_aborts(self.state):
             self.fail(MigrationCancelled(why))
-            await self.machine.drive_unless_final(DestinationEvent.ABORT)
+            await self.machine.decide(destination_aborts, "abort")
         return self.state.outcome
 
     async def resolve(self, resolution: Resolution) -> None:
@@ -173,13 +187,15 @@ class DestinationMigration:
             if self.lease.left_s > 0 or self.state.final:
                 continue
             self.lease.renew()
-            if self._loading is not None and not self._loading.done():
-                continue
-            log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
-            if self.state is DestinationState.PREPARED:
+            loading = self._loading is not None and not self._loading.done()
+            event = destination_abandoned(self.state, loading=loading)
+            if event is not None:
+                log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
+            if event is DestinationEvent.ABORT:
                 with contextlib.suppress(VmferryError):
                     await self.abort("the coordinator of the migration is gone")
-            await self.settle()
+            if event is not None:
+                await self.settle()
         await self.machine.ended()
 
     async def settle(self) -> None:
@@ -190,7 +206,7 @@ class DestinationMigration:
         try:
             for pause_s in Backoff(self._context.limits):
                 await self._ask_again()
-                if self.state is not DestinationState.RECEIVED:
+                if self.state not in LOADED:
                     return
                 log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
                 await self._context.clock.sleep(pause_s)
@@ -198,9 +214,9 @@ class DestinationMigration:
             self._resolving = False
 
     async def _ask_again(self) -> None:
-        if self.state is DestinationState.RECEIVED:
+        if self.state in LOADED:
             try:
-                await self.machine.drive_unless_final(DestinationEvent.DOUBT)
+                await self.machine.decide(lambda state: destination_abandoned(state, loading=False), "ask")
             except (VmferryError, OSError) as error:
                 log.warning("not_settled", migration_id=self.record.migration_id, error=str(error))
 
@@ -224,31 +240,31 @@ class DestinationMigration:
         except VmferryError as error:
             await self._not_loaded(error)
             return
-        await self._go_on(DestinationEvent.LOADED_RELEASED if self._has_word else DestinationEvent.LOADED)
-        if self._has_word and self.state is DestinationState.RECEIVED:
-            await self._go_on(DestinationEvent.RELEASED)
+        await self._go_on(lambda state, *, alive: destination_loaded(state, alive=alive, has_word=self._has_word), "loaded")
+        if self._has_word:
+            await self._go_on(destination_released, "release")
 
-    async def _go_on(self, event: DestinationEvent) -> None:
-        """`event` has happened to a guest that lives; one that died since it was loaded ends here: the source has its own."""
-        if await self._alive():
-            await self.machine.drive_unless_final(event)
-        else:
-            await self._not_loaded(TransferFailed("the guest died when it was loaded, before it could live here"))
+    async def _go_on(self, decision: _Decision, why: str) -> None:
+        """What `decision` makes of the guest has happened; one that died since it was loaded ends: the source has its own."""
+        alive = await self._alive()
+        if not alive and self.state in LOADED:
+            self.fail(TransferFailed("the guest died when it was loaded, before it could live here"))
+        await self.machine.decide(lambda state: decision(state, alive=alive), why)
 
     async def _alive(self) -> bool:
         guest = self.entry.guest if self.entry is not None else None
         return guest is not None and (await guest.probe()).run_state is not RunState.GONE
 
     async def _not_loaded(self, error: VmferryError) -> None:
-        if not self.state.final:
+        if destination_not_loaded(self.state):
             self.fail(error)
-            await self.machine.drive_unless_final(DestinationEvent.END)
+            await self.machine.decide(destination_not_loaded, "end")
 
     # -- the effects ---------------------------------------------------------------------------------------------------------
 
     def _changes(self, state: DestinationState) -> tuple[Change, ...]:
         """The commit and the domain that it brings are one write: they cannot disagree."""
-        if state is not DestinationState.COMMITTED or self.entry is None or self.entry.live is None:
+        if not state.outcome.at_destination or self.entry is None or self.entry.live is None:
             return ()
         return (self._context.domains.change(self.entry, self.persistent),)
 
@@ -306,12 +322,10 @@ class DestinationMigration:
             if self.entry is not None:
                 self._context.domains.mark(self.entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
-        if not await self._alive():
+        alive = await self._alive()
+        if not alive:
             self.fail(TransferFailed("the guest died when it was loaded, before it could live here"))
-            return DestinationEvent.ABORT
-        if settled.state == SourceState.RELEASED:
-            return DestinationEvent.RELEASED
-        return DestinationEvent.ABORT if settled.outcome is Outcome.ABORTED else None
+        return destination_answered(self.state, settled, alive=alive)
 
     async def _close_job(self) -> None:
         await self.machine.settled()

@@ -36,6 +36,7 @@ from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import refuse_violations
 from vmferryd.drivers.base import Driver
+from vmferryd.jobs.decisions import LOADED, destination_restarted
 from vmferryd.jobs.job import DestinationEvent
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import admission
@@ -241,7 +242,7 @@ class DestinationPhases:
             await migration.finish()
         except VmferryError:
             # A commit holds, whatever becomes of its effects; those are tried again until they are done.
-            if migration.state is not DestinationState.COMMITTED:
+            if not migration.state.outcome.at_destination:
                 raise
 
     def _take_from_cookie(self, migration: DestinationMigration, request: Request) -> None:
@@ -262,7 +263,7 @@ class DestinationPhases:
             signature=tickets.sign(record.proof_secret, record.migration_id, outcome),
             statistics=record.statistics,
         )
-        committed = outcome is Outcome.COMMITTED
+        committed = outcome.at_destination
         return Reply(
             record.migration_id,
             cookie=cookies.encode(cookie),
@@ -317,15 +318,16 @@ class DestinationPhases:
         """A migration that an earlier daemon left is settled, or its resolver works on it."""
         entry = self._context.domains.by_uuid(record.domain_uuid)
         migration = DestinationMigration(self._context, record, entry)
-        if record.state is DestinationState.RECEIVED:
-            await self._readopt(migration, record)
+        alive = False
+        if record.state in LOADED:
+            alive = await self._readopt(migration, record)
         elif entry is not None:
             self._context.domains.hold(entry, record.migration_id)
         self._adopt(migration)
         if await self._contradicted(migration):
             return
-        await migration.machine.drive(DestinationEvent.RESTARTED)
-        if migration.state is DestinationState.RECEIVED:
+        await migration.machine.drive(destination_restarted(migration.state, alive=alive))
+        if migration.state in LOADED:
             self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
 
     async def _contradicted(self, migration: DestinationMigration) -> bool:
@@ -349,8 +351,8 @@ class DestinationPhases:
             self._context.domains.mark(migration.entry, DomainState.PAUSED, StateReason.IN_DOUBT)
         return True
 
-    async def _readopt(self, migration: DestinationMigration, record: Record) -> None:
-        """The loaded guest that waits for a decision belongs to its domain again."""
+    async def _readopt(self, migration: DestinationMigration, record: Record) -> bool:
+        """The loaded guest that waits for a decision belongs to its domain again, if it lives."""
         assert record.plan is not None  # noqa: S101 - recorded since PREPARED
         definition = parse(record.definition_xml)
         driver = self._context.domains.driver(definition)
@@ -360,10 +362,10 @@ class DestinationPhases:
         migration.entry = entry
         if guest is None:
             migration.fail(MigrationAborted("the loaded guest died while no daemon watched it"))
-            await migration.machine.drive_unless_final(DestinationEvent.ABORT)
-            return
+            return False
         self._context.domains.activate(entry, definition, record.plan, guest)
         self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
+        return True
 
     # -- small things ----------------------------------------------------------------------------------------------------
 

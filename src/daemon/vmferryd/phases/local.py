@@ -19,6 +19,8 @@ STEPS: Mapping[str, str] = {
     SourceState.RELEASED: "sending the last part; the guest stands still",
     SourceState.CONFIRMED: "the guest lives at the destination",
     SourceState.CANCELLED: "taking the guest back",
+    SourceState.SERVING: "the guest runs at the destination, and gets its pages as it needs them",
+    SourceState.SERVING_FAILED: "the way of the guest's pages is cut",
 }
 """What each of the source's records means to whoever watches."""
 

@@ -93,10 +93,14 @@ class Machine(Generic[S, E, F]):
         work = self._drive(event)
         await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
 
+    async def decide(self, decision: Callable[[S], E | None], why: str) -> None:
+        """Like `drive`, with the event that `decision` makes of the state; it is asked when nothing else is under way."""
+        work = self._decide(decision)
+        await asyncio.shield(self._context.tasks.promise(work, f"{why} {self._record.migration_id}"))
+
     async def drive_unless_final(self, event: E) -> None:
         """Like `drive`; a record that is final already, or has become so meanwhile, stays as it is."""
-        work = self._drive_unless_final(event)
-        await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
+        await self.decide(lambda state: None if state.final else event, event)
 
     async def drive_with(self, event: E, **facts: Any) -> None:
         """Like `drive`; the record says `facts` from the write of the new state on, or not at all."""
@@ -118,9 +122,10 @@ class Machine(Generic[S, E, F]):
                     self._record = replace(self._record, **before)
                 raise
 
-    async def _drive_unless_final(self, event: E) -> None:
+    async def _decide(self, decision: Callable[[S], E | None]) -> None:
         async with self._lock:
-            if not self.state.final:
+            event = decision(self.state)
+            if event is not None:
                 await self._steps(event)
 
     async def _steps(self, event: E) -> None:

@@ -30,6 +30,14 @@ from vmferry.flags import Flag
 from vmferry.model import DomainState, Keep, Outcome, Resolution, SourceState, StateReason
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings
+from vmferryd.jobs.decisions import (
+    UNRELEASED,
+    source_ends,
+    source_outcome,
+    source_performed,
+    source_proved,
+    source_wants_a_tombstone,
+)
 from vmferryd.jobs.job import SourceEffect, SourceEvent, source_step
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
@@ -89,13 +97,7 @@ class SourceMigration:
     @property
     def outcome(self) -> Outcome:
         """What this host knows of the end."""
-        match self.state:
-            case SourceState.CONFIRMED:
-                return Outcome.COMMITTED
-            case SourceState.CANCELLED:
-                return Outcome.ABORTED
-            case _:
-                return Outcome.PENDING
+        return source_outcome(self.state)
 
     # -- what is asked of it ----------------------------------------------------------------------------------------
 
@@ -112,10 +114,13 @@ class SourceMigration:
             await self.machine.drive(SourceEvent.PERFORM)
         except (VmferryError, OSError) as error:
             self._fail(error if isinstance(error, VmferryError) else DriverLost(f"the guest could not be sent: {error}"))
-        if self.state in (SourceState.BEGUN, SourceState.PERFORMING):
-            await self._end_unreleased()
-        elif self.state is SourceState.RELEASED and self.failure is not None:
-            self._context.tasks.spawn(self.settle(), f"settle {self.record.migration_id}")
+        match source_performed(self.state, failed=self.failure is not None):
+            case SourceEvent.END:
+                await self._end_unreleased()
+            case SourceEvent.DOUBT:
+                self._context.tasks.spawn(self.settle(), f"settle {self.record.migration_id}")
+            case _:
+                pass
 
     async def _end_unreleased(self) -> None:
         """The guest is here as it was before, and as soon as the journal can be written the migration has ended.
@@ -131,7 +136,7 @@ class SourceMigration:
     async def _end_durably(self) -> None:
         for pause_s in Backoff(self._context.limits):
             try:
-                await self.machine.drive_unless_final(SourceEvent.END)
+                await self.machine.decide(source_ends, "end")
             except (VmferryError, OSError) as error:
                 log.warning("not_ended", migration_id=self.record.migration_id, error=str(error), next_s=pause_s)
             if self.state.final:
@@ -145,26 +150,22 @@ class SourceMigration:
             if self._sending is not None:
                 self._sending.cancel(why)
             await asyncio.wait([self.performing])
-        elif self.state in (SourceState.BEGUN, SourceState.PERFORMING):
+        elif self.state in UNRELEASED:
             self._fail(MigrationCancelled(why))
-            await self.machine.drive_unless_final(SourceEvent.END)
-        if self.state is SourceState.RELEASED:
-            await self.machine.drive_unless_final(SourceEvent.DOUBT)
+        await self.machine.decide(source_ends, "abort")
         return self.outcome
 
     async def refuse(self, error: VmferryError) -> None:
         """The migration, which had only begun, has ended with `error`, or will as soon as the journal can be written."""
         self._fail(error)
         with contextlib.suppress(VmferryError):
-            await self.machine.drive_unless_final(SourceEvent.END)
+            await self.machine.decide(source_ends, "refuse")
         if self.state is SourceState.BEGUN:
             await self._end_unreleased()
 
     async def prove(self, outcome: Outcome) -> None:
         """The destination's own word is known."""
-        event = SourceEvent.PROVED_COMMITTED if outcome is Outcome.COMMITTED else SourceEvent.PROVED_ABORTED
-        if self.state is SourceState.RELEASED:
-            await self.machine.drive_unless_final(event)
+        await self.machine.decide(lambda state: source_proved(state, outcome), f"prove {outcome}")
 
     async def hear(self) -> None:
         """The destination's own word is known, and was acted upon. It is asked for and never hurried, for ever.
@@ -207,7 +208,7 @@ class SourceMigration:
     async def _ask_again(self) -> None:
         if self.state is SourceState.RELEASED:
             try:
-                await self.machine.drive_unless_final(SourceEvent.DOUBT)
+                await self.machine.decide(source_ends, "ask")
             except (VmferryError, OSError) as error:
                 log.warning("not_settled", migration_id=self.record.migration_id, error=str(error))
 
@@ -330,16 +331,14 @@ class SourceMigration:
             async with asyncio.timeout(self._context.limits.peer_call_s):
                 peer = self._context.peers.at(self.record.peer_uri)
                 outcome = (await peer.outcome(migration_id)).outcome
-                if outcome is Outcome.PENDING:
+                if source_wants_a_tombstone(self.state, outcome):
                     outcome = await peer.abort(migration_id, str(self.failure or "the source is in doubt"))
         except (VmferryError, TimeoutError) as silence:
             log.warning("no_answer", migration_id=migration_id, peer=self.record.peer_uri, error=str(silence))
             if self._entry is not None:
                 self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
-        if outcome is Outcome.PENDING:
-            return None
-        return SourceEvent.PROVED_COMMITTED if outcome is Outcome.COMMITTED else SourceEvent.PROVED_ABORTED
+        return source_proved(self.state, outcome)
 
     async def _close_job(self) -> None:
         await self.machine.settled()

@@ -21,10 +21,11 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState, Verdict
+from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.compatibility import abi_differences
 from vmferryd.domains.entry import Entry, parse, violations
+from vmferryd.jobs.decisions import UNRELEASED, source_confirms
 from vmferryd.jobs.job import SourceEvent
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import admission
@@ -44,6 +45,8 @@ GUEST_AT = {
     SourceState.RELEASED: GuestLocation.IN_DOUBT,
     SourceState.CONFIRMED: GuestLocation.DESTINATION,
     SourceState.CANCELLED: GuestLocation.SOURCE,
+    SourceState.SERVING: GuestLocation.DESTINATION,
+    SourceState.SERVING_FAILED: GuestLocation.DESTINATION,
 }
 
 
@@ -267,7 +270,7 @@ class SourcePhases:
             )
         if migration.state is SourceState.CANCELLED:
             raise self._recorded(record, Phase.PERFORM)
-        if migration.state not in (SourceState.RELEASED, SourceState.CONFIRMED):
+        if migration.state in UNRELEASED:
             raise InternalError(f"the migration stopped while it was {migration.state}", migration_id=record.migration_id)
         cookie = replace(self._context.cookie(record), statistics=record.statistics, persistent_xml=record.persistent_xml)
         return Reply(record.migration_id, cookie=cookies.encode(cookie), statistics=record.statistics)
@@ -282,12 +285,10 @@ class SourcePhases:
         migration = await self._get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             migration.machine.note(phase=Phase.CONFIRM)
-            match migration.state:
-                case SourceState.BEGUN if request.verdict is Verdict.ROLL_BACK:
+            match source_confirms(migration.state, request.verdict, None):
+                case SourceEvent.END:
                     await migration.abort("the coordinator rolled back")
-                case SourceState.BEGUN | SourceState.PERFORMING:
-                    raise PhaseOutOfOrder(f"the migration is {migration.state}: there is nothing to confirm")
-                case SourceState.RELEASED:
+                case SourceEvent.DOUBT:
                     await self._settle(migration, request)
                 case _:
                     pass
@@ -367,7 +368,7 @@ class SourcePhases:
                 raise self._recorded(migration.record, migration.record.phase)
             case SourceState.RELEASED:
                 raise self._in_doubt(migration)
-            case SourceState.BEGUN | SourceState.PERFORMING:
+            case _:
                 raise PhaseOutOfOrder(f"the migration is {migration.state}, and this daemon does not coordinate it")
 
     # -- the handover -----------------------------------------------------------------------------------------------

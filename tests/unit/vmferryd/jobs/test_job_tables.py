@@ -6,6 +6,7 @@ import pytest
 
 from vmferry.errors import PhaseOutOfOrder
 from vmferry.model import DestinationState, SourceState
+from vmferryd.jobs.decisions import SERVES
 from vmferryd.jobs.job import (
     DESTINATION,
     SOURCE,
@@ -25,11 +26,7 @@ DESTINATION_STEPS = [(state, event, step) for state, row in DESTINATION.items() 
 @pytest.mark.parametrize(("table", "first"), TABLES)
 def test_every_state_is_reachable(table, first) -> None:
     """From the first record every state can be reached."""
-    reached, before = {first}, set()
-    while reached != before:
-        before = set(reached)
-        reached |= {step.state for state in before for step in table[state].values()}
-    assert set(type(first)) == reached
+    assert set(type(first)) == _reachable(table, first)
 
 
 @pytest.mark.parametrize(("table", "first"), TABLES)
@@ -49,9 +46,8 @@ def test_every_state_survives_a_restart(table, first) -> None:
 
 def test_commit_is_recorded_before_the_guest_runs() -> None:
     """Rule 1: RUN is an effect of COMMITTED alone, and a tombstone never becomes a commit."""
-    assert {DestinationState.COMMITTED} == {
-        step.state for _, _, step in DESTINATION_STEPS if DestinationEffect.RUN in step.effects
-    }
+    running = {step.state for _, _, step in DESTINATION_STEPS if DestinationEffect.RUN in step.effects}
+    assert {DestinationState.COMMITTED, DestinationState.POSTCOPY} == running
     assert DestinationState.COMMITTED not in {step.state for step in DESTINATION[DestinationState.ABORTED].values()}
     assert DestinationState.ABORTED not in {step.state for step in DESTINATION[DestinationState.COMMITTED].values()}
     assert not [s for _, _, s in DESTINATION_STEPS if {DestinationEffect.RUN, DestinationEffect.DISCARD} <= set(s.effects)]
@@ -82,19 +78,50 @@ def test_copy_is_given_up_on_proof_only() -> None:
         (SourceState.RELEASED, SourceEvent.ARRIVED),
         (SourceState.RELEASED, SourceEvent.OPERATOR_KEEPS_THERE),
         (SourceState.CONFIRMED, SourceEvent.RESTARTED),
+        *((state, event) for state in SERVES for event in (SourceEvent.PROVED_COMMITTED, SourceEvent.GONE)),
+        (SourceState.SERVING_FAILED, SourceEvent.OPERATOR_KEEPS_THERE),
     } == leading
+
+
+def test_post_copy_has_no_way_back() -> None:
+    """Rule 7: once the destination's CPUs run, no state that is reached has the source's copy executing or a tombstone."""
+    assert {SourceState.SERVING, SourceState.SERVING_FAILED, SourceState.CONFIRMED} == _reachable(SOURCE, SourceState.SERVING)
+    assert {DestinationState.POSTCOPY, DestinationState.POSTCOPY_FAILED, DestinationState.COMMITTED} == _reachable(
+        DESTINATION, DestinationState.POSTCOPY
+    )
+
+
+def test_post_copy_is_taken_up_again() -> None:
+    """Rule 7: a cut leaves both sides where the same migration is taken up again, also through restarts."""
+    for table, state in ((SOURCE, SourceState.SERVING), (DESTINATION, DestinationState.POSTCOPY)):
+        failed = table[state]["cut"].state
+        assert failed is table[failed]["restarted"].state
+        assert state is table[failed]["recover"].state
+
+
+def _reachable(table, first) -> set:
+    reached, before = {first}, set()
+    while reached != before:
+        before = set(reached)
+        reached |= {step.state for state in before for step in table[state].values()}
+    return reached
 
 
 def test_an_operator_decides_in_doubt_alone() -> None:
     """Rule 6: a record that can settle by itself, or is settled, takes no operator's word; both sides end as they say."""
     here, there = SourceEvent.OPERATOR_KEEPS_HERE, SourceEvent.OPERATOR_KEEPS_THERE
     asked = {(state, event): step.state for state, event, step in SOURCE_STEPS if event in (here, there)}
-    released = SourceState.RELEASED
-    assert {(released, here): SourceState.CANCELLED, (released, there): SourceState.CONFIRMED} == asked
+    released, cut = SourceState.RELEASED, SourceState.SERVING_FAILED
+    confirmed = SourceState.CONFIRMED
+    assert {(released, here): SourceState.CANCELLED, (released, there): confirmed, (cut, there): confirmed} == asked
     keeps, gives = DestinationEvent.OPERATOR_KEEPS_HERE, DestinationEvent.OPERATOR_KEEPS_THERE
     told = {(state, event): step.state for state, event, step in DESTINATION_STEPS if event in (keeps, gives)}
-    received = DestinationState.RECEIVED
-    assert {(received, keeps): DestinationState.COMMITTED, (received, gives): DestinationState.ABORTED} == told
+    received, aborted = DestinationState.RECEIVED, DestinationState.ABORTED
+    assert {
+        (received, keeps): DestinationState.COMMITTED,
+        (received, gives): aborted,
+        (DestinationState.RUNNABLE, gives): aborted,
+    } == told
 
 
 def test_doubt_changes_nothing() -> None:
@@ -102,9 +129,15 @@ def test_doubt_changes_nothing() -> None:
     for event in (SourceEvent.DOUBT, SourceEvent.RESTARTED):
         step = source_step(SourceState.RELEASED, event)
         assert (SourceState.RELEASED, (SourceEffect.ASK_PEER,)) == (step.state, step.effects)
-    for event in (DestinationEvent.DOUBT, DestinationEvent.RESTARTED):
-        step = destination_step(DestinationState.RECEIVED, event)
-        assert (DestinationState.RECEIVED, (DestinationEffect.ASK_PEER,)) == (step.state, step.effects)
+    for state in (DestinationState.RECEIVED, DestinationState.RUNNABLE):
+        for event in (DestinationEvent.DOUBT, DestinationEvent.RESTARTED):
+            step = destination_step(state, event)
+            assert (state, (DestinationEffect.ASK_PEER,)) == (step.state, step.effects)
+
+
+def test_no_word_belongs_to_both_sides() -> None:
+    """A record in the journal says its side by its state's word alone."""
+    assert set(map(str, SourceState)).isdisjoint(map(str, DestinationState))
 
 
 def test_the_job_is_closed_last() -> None:

@@ -90,6 +90,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """It will never be committed: the guest is at the source."""
     OUTCOME_PENDING: _Outcome.ValueType  # 3
     """Nothing is settled yet."""
+    OUTCOME_POSTCOPY: _Outcome.ValueType  # 4
+    """The guest runs at the destination, for good, and still needs pages of the source."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """What is settled about a migration."""
@@ -101,6 +103,8 @@ OUTCOME_ABORTED: Outcome.ValueType  # 2
 """It will never be committed: the guest is at the source."""
 OUTCOME_PENDING: Outcome.ValueType  # 3
 """Nothing is settled yet."""
+OUTCOME_POSTCOPY: Outcome.ValueType  # 4
+"""The guest runs at the destination, for good, and still needs pages of the source."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _DomainState:

@@ -1,0 +1,157 @@
+"""What a call, an answer, a hypervisor's word or a restart amounts to: an event of the job tables, or none. Pure.
+
+The tables say what an event does; here is which event it is. The phases ask under the lock of the record, so that no decision
+is older than the state that it was made for, and the explorer asks the same functions. None means: nothing is to be done.
+No error, no silence and no verdict is ever an argument of a decision that runs a copy or gives one up.
+"""
+
+from __future__ import annotations
+
+from vmferry.endpoint import Settled
+from vmferry.errors import PhaseOutOfOrder
+from vmferry.model import DestinationState, Outcome, SourceState, Verdict
+from vmferryd.jobs.job import DestinationEvent, SourceEvent
+
+# -- the source ------------------------------------------------------------------------------------------------------
+
+UNRELEASED = (SourceState.BEGUN, SourceState.PERFORMING)
+"""The source decides alone."""
+
+SERVES = (SourceState.SERVING, SourceState.SERVING_FAILED)
+"""The guest lives at the destination, and needs this copy."""
+
+
+def source_outcome(state: SourceState) -> Outcome:
+    """What the source knows of the end."""
+    match state:
+        case SourceState.CONFIRMED:
+            return Outcome.COMMITTED
+        case SourceState.CANCELLED:
+            return Outcome.ABORTED
+        case SourceState.SERVING | SourceState.SERVING_FAILED:
+            return Outcome.POSTCOPY
+        case _:
+            return Outcome.PENDING
+
+
+def source_ends(state: SourceState) -> SourceEvent | None:
+    """Somebody wishes that it ends, or nobody coordinates it any more."""
+    if state in UNRELEASED:
+        return SourceEvent.END
+    return None if state.final else SourceEvent.DOUBT
+
+
+def source_performed(state: SourceState, *, failed: bool) -> SourceEvent | None:
+    """The work of Perform is over, and `failed` says whether anything went wrong."""
+    if state in UNRELEASED:
+        return SourceEvent.END
+    return SourceEvent.DOUBT if state is SourceState.RELEASED and failed else None
+
+
+def source_proved(state: SourceState, outcome: Outcome) -> SourceEvent | None:
+    """The destination's own word is `outcome`. One that contradicts what it said before is none."""
+    match outcome:
+        case Outcome.COMMITTED if state is SourceState.RELEASED or state in SERVES:
+            return SourceEvent.PROVED_COMMITTED
+        case Outcome.ABORTED if state is SourceState.RELEASED:
+            return SourceEvent.PROVED_ABORTED
+        case Outcome.POSTCOPY if state is SourceState.RELEASED:
+            return SourceEvent.PROVED_POSTCOPY
+        case _:
+            return None
+
+
+def source_wants_a_tombstone(state: SourceState, outcome: Outcome) -> bool:
+    """The destination has answered, and has not decided: it is asked to decide (handover rule 5)."""
+    return state is SourceState.RELEASED and outcome is Outcome.PENDING
+
+
+def source_confirms(state: SourceState, verdict: Verdict, proof: Outcome | None) -> SourceEvent | None:
+    """Confirm was called. `proof` is what the destination has signed; the verdict proves nothing (handover rule 3).
+
+    Raises:
+        PhaseOutOfOrder: the guest is on its way, or was never sent although the verdict is to commit.
+    """
+    if state is SourceState.BEGUN and verdict is Verdict.ROLL_BACK:
+        return SourceEvent.END
+    if state in UNRELEASED:
+        raise PhaseOutOfOrder(f"the migration is {state}: there is nothing to confirm")
+    proved = source_proved(state, proof or Outcome.PENDING)
+    return proved or (None if state.final else SourceEvent.DOUBT)
+
+
+# -- the destination -------------------------------------------------------------------------------------------------
+
+LOADED = (DestinationState.RECEIVED, DestinationState.RUNNABLE)
+"""The guest could run here, and nobody has said yet that it may."""
+
+OPEN = (DestinationState.PREPARED, *LOADED)
+"""Nothing is committed, and no tombstone stands."""
+
+
+def destination_loaded(state: DestinationState, *, alive: bool, has_word: bool) -> DestinationEvent | None:
+    """The whole state is loaded. `has_word`: the source has said that it released the guest (handover rule 8)."""
+    if state not in (DestinationState.PREPARED, DestinationState.RUNNABLE):
+        return None
+    if not alive:
+        return DestinationEvent.END
+    prompt = has_word and state is DestinationState.PREPARED
+    return DestinationEvent.LOADED_RELEASED if prompt else DestinationEvent.LOADED
+
+
+def destination_runnable(state: DestinationState, *, alive: bool, has_word: bool) -> DestinationEvent | None:
+    """The guest could run, with pages missing."""
+    if state is not DestinationState.PREPARED:
+        return None
+    if not alive:
+        return DestinationEvent.END
+    return DestinationEvent.RUNNABLE_RELEASED if has_word else DestinationEvent.RUNNABLE
+
+
+def destination_released(state: DestinationState, *, alive: bool) -> DestinationEvent | None:
+    """The source's word is here."""
+    if state not in LOADED:
+        return None
+    return DestinationEvent.RELEASED if alive else DestinationEvent.END
+
+
+def destination_finishes(state: DestinationState, *, alive: bool) -> DestinationEvent | None:
+    """Finish wishes to commit, and the time in which the state had to come is over. A state that is here was released."""
+    if state in LOADED:
+        return DestinationEvent.FINISH if alive else DestinationEvent.END
+    return destination_aborts(state)
+
+
+def destination_not_loaded(state: DestinationState) -> DestinationEvent | None:
+    """The state never comes: the transfer broke, or the hypervisor died."""
+    return DestinationEvent.END if state in OPEN else None
+
+
+def destination_aborts(state: DestinationState) -> DestinationEvent | None:
+    """Somebody wishes that it ends. A commit stays one, also with pages missing (handover rules 4, 7)."""
+    return DestinationEvent.ABORT if state in OPEN else None
+
+
+def destination_abandoned(state: DestinationState, *, loading: bool) -> DestinationEvent | None:
+    """Nobody coordinates it any more. While data flows the source is in charge; what is loaded only the source can tell."""
+    if loading:
+        return None
+    if state in LOADED:
+        return DestinationEvent.DOUBT
+    return destination_aborts(state)
+
+
+def destination_answered(state: DestinationState, said: Settled, *, alive: bool) -> DestinationEvent | None:
+    """The source answered what its journal says. Silence is no answer, and never comes here (handover rule 5)."""
+    if state not in LOADED:
+        return None
+    if not alive:
+        return DestinationEvent.ABORT
+    if said.state == SourceState.RELEASED:
+        return DestinationEvent.RELEASED
+    return DestinationEvent.ABORT if said.outcome is Outcome.ABORTED else None
+
+
+def destination_restarted(state: DestinationState, *, alive: bool) -> DestinationEvent:
+    """A daemon has found its record again, and the hypervisor's process or none."""
+    return DestinationEvent.ABORT if state in LOADED and not alive else DestinationEvent.RESTARTED
