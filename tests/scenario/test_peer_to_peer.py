@@ -261,8 +261,8 @@ async def test_caller_comes_back(two_hosts: TwoHosts) -> None:
 
     async def watched() -> JobType:
         last = None
-        async for job in two_hosts.source.connection.watch(migration_id):
-            last = job.type
+        async for event in two_hosts.source.connection.watch(migration_id):
+            last = event.job.type
         assert last is not None
         return last
 

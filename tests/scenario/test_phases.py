@@ -23,7 +23,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, JobType, Outcome, Phase, Verdict, new_migration_id
+from vmferry.model import DomainState, Outcome, Phase, Verdict, new_migration_id
 from vmferryd.drivers.memory import FaultKind, Verb
 from vmferryd.phases import cookie as cookies
 from vmferryd.transfer.outgoing import Opening, open_tunnel
@@ -327,34 +327,6 @@ async def test_abort_right_after_perform_was_called(two_hosts: TwoHosts) -> None
     await walk.finish(Verdict.ROLL_BACK)
     await two_hosts.lives(two_hosts.source)
     await two_hosts.again()
-
-
-async def test_watching_a_job(two_hosts: TwoHosts) -> None:
-    """A watcher sees what holds when it comes, the changes, and the end, on both hosts; afterwards only the end."""
-    two_hosts.source.machine.faults.once(Verb.ROUND, FaultKind.HANG)
-    migration_id = new_migration_id()
-    moving = asyncio.create_task(two_hosts.migrate(migration_id=migration_id))
-    await eventually(lambda: two_hosts.source.machine.faults.hanging == 1)
-    watching = [asyncio.create_task(_watched(host.connection.watch(migration_id))) for host in two_hosts.hosts]
-    await eventually(lambda: all(host.daemon.context.board._changed for host in two_hosts.hosts))
-    two_hosts.source.machine.faults.release()
-    await moving
-    source, destination = await asyncio.gather(*watching)
-    assert ("performing", "confirmed", JobType.COMPLETED) == (source[0].state, source[-1].state, source[-1].type)
-    assert ("prepared", "committed", JobType.COMPLETED) == (
-        destination[0].state,
-        destination[-1].state,
-        destination[-1].type,
-    )
-    assert destination[-1].statistics.guest_pause_ms > 0
-    assert 1 == len(await _watched(two_hosts.source.connection.watch(migration_id)))
-    assert migration_id == (await two_hosts.source.connection.newest_job(NAME)).migration_id
-    with pytest.raises(MigrationNotFound):
-        await _watched(two_hosts.source.connection.watch(new_migration_id()))
-
-
-async def _watched(stream) -> list:
-    return [job async for job in stream]
 
 
 async def _committed(two_hosts: TwoHosts, walk: ByHand) -> bool:

@@ -13,7 +13,7 @@ from scenario.test_protocols import ALL, FIXED, ONE, TWO, WALKS, Calls, calls, s
 from support.daemons import NAME, TwoHosts
 from vmferry import wire
 from vmferry.api.v1 import legacy_pb2, legacy_pb2_grpc, migration_pb2, migration_pb2_grpc
-from vmferry.client import translated
+from vmferry.calls import translated
 from vmferry.errors import FateUnknown, InvalidParameter, NotSupported, VmferryError
 from vmferry.flags import Flag
 from vmferry.params import MigrationParams

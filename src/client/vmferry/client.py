@@ -13,15 +13,11 @@ calls of a migration's phases say `FateUnknown`, because they may have happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
 
-import grpc
-from google.rpc import status_pb2
 from grpc import aio
-from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
 from vmferry import wire
 from vmferry.api.v1 import (
@@ -31,17 +27,18 @@ from vmferry.api.v1 import (
     handover_pb2_grpc,
     host_pb2,
     host_pb2_grpc,
-    jobs_pb2,
     jobs_pb2_grpc,
     legacy_pb2_grpc,
     migration_pb2_grpc,
 )
 from vmferry.attempt import Attempt, in_one_call, seen
+from vmferry.calls import CALL_TIMEOUT_S, translated
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled
-from vmferry.errors import FateUnknown, NotSupported, PeerUnreachable, VmferryError
+from vmferry.errors import FateUnknown, PeerUnreachable, VmferryError
 from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag
+from vmferry.job_calls import JobCalls
 from vmferry.legacy_calls import TunnelV2Calls, V1Calls, V2Calls
 from vmferry.migrate import Migrated, migrate
 from vmferry.model import (
@@ -51,7 +48,6 @@ from vmferry.model import (
     GuestLocation,
     HostCapabilities,
     HostInfo,
-    JobInfo,
     MigrationId,
     Outcome,
 )
@@ -69,12 +65,6 @@ from vmferry.negotiation import (
 from vmferry.params import MigrationParams
 from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls, TunnelCalls, TunnelParamsCalls
 from vmferry.protocol import PrepareKind, ProtocolVersion, Spelling
-from vmferry.status import from_status
-
-T = TypeVar("T")
-
-CALL_TIMEOUT_S = 30.0
-"""The bound of a call that neither moves a guest nor waits for one."""
 
 
 @asynccontextmanager
@@ -94,7 +84,7 @@ async def connect(
         yield connection
 
 
-class Connection:
+class Connection(JobCalls):
     """One daemon. It is also an endpoint of the engine: a source and a destination.
 
     `version`, `spelling` and `prepare` say which calls the phases are; `migrate` and `migrate_to_uri` find out by themselves
@@ -235,41 +225,6 @@ class Connection:
         finally:
             call.cancel()
 
-    # -- jobs -------------------------------------------------------------------------------------------------------
-
-    async def job(self, migration_id: MigrationId) -> JobInfo:
-        """One migration as this host knows it."""
-        return await self._job(jobs_pb2.GetJobRequest(migration_id=migration_id))
-
-    async def newest_job(self, domain: str) -> JobInfo:
-        """The newest migration of a domain as this host knows it."""
-        return await self._job(jobs_pb2.GetJobRequest(domain=domain))
-
-    async def _job(self, request: jobs_pb2.GetJobRequest) -> JobInfo:
-        return wire.job_from_wire((await self._ask(self._jobs.GetJob(request, timeout=CALL_TIMEOUT_S))).job)
-
-    async def jobs(self) -> list[JobInfo]:
-        """All migrations that this host remembers, newest first."""
-        reply = await self._ask(self._jobs.ListJobs(jobs_pb2.ListJobsRequest(), timeout=CALL_TIMEOUT_S))
-        return [wire.job_from_wire(job) for job in reply.jobs]
-
-    async def watch(self, migration_id: MigrationId) -> AsyncIterator[JobInfo]:
-        """What is known now, then every change, until the job has ended."""
-        call = self._jobs.WatchJob(jobs_pb2.WatchJobRequest(migration_id=migration_id))
-        try:
-            async for change in call:
-                yield wire.job_from_wire(change.job)
-        except aio.AioRpcError as error:
-            raise translated(error, PeerUnreachable) from None
-        finally:
-            call.cancel()
-
-    async def abort_job(self, migration_id: MigrationId) -> Outcome:
-        """The migration has ended if it still could; answers what holds."""
-        request = jobs_pb2.AbortJobRequest(migration_id=migration_id)
-        reply = await self._ask(self._jobs.AbortJob(request, timeout=CALL_TIMEOUT_S), FateUnknown)
-        return wire.enum_from_wire(Outcome, reply.outcome)
-
     # -- migration --------------------------------------------------------------------------------------------------
 
     async def migrate(
@@ -406,20 +361,6 @@ class Connection:
         reply = await self._ask(self._handover.Release(request, timeout=CALL_TIMEOUT_S), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 
-    async def ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
-        """What `call`, a call over `channel`, answers.
-
-        Raises:
-            VmferryError: the daemon's own error, or `silence` when it is the transport that speaks.
-        """
-        return await self._ask(call, silence)
-
-    async def _ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
-        try:
-            return await call
-        except aio.AioRpcError as error:
-            raise translated(error, silence, str(self.uri)) from None
-
 
 def _leading_to(params: MigrationParams | None, uri: str | None) -> MigrationParams:
     """The parameters, with `uri` as the migration's if there is one."""
@@ -451,19 +392,3 @@ def _phase_calls(channel: aio.Channel, version: ProtocolVersion, spelling: Spell
             if spelling is Spelling.PARAMS:
                 return TunnelParamsCalls(stub) if through_tunnel else ParamsCalls(stub)
             return TunnelCalls(stub) if through_tunnel else FixedCalls(stub)
-
-
-def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "") -> VmferryError:
-    """The error that the daemon raised; `silence` when it is the transport that speaks.
-
-    A daemon's own error always carries details; a transport's never does. So nothing is decided by text.
-    """
-    for key, value in error.trailing_metadata() or ():
-        if key == GRPC_DETAILS_METADATA_KEY and isinstance(value, bytes):
-            known = from_status(status_pb2.Status.FromString(value))
-            if known is not None:
-                return known
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return NotSupported(f"the daemon {uri} does not know this call", remedy="use daemons of the same version")
-    said = error.details() or error.code().name
-    return silence(f"no answer from {uri or 'the daemon'}", remedy="check that vmferryd runs there", detail=said)

@@ -7,6 +7,7 @@ needs protobuf lives in `wire`.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NewType, Self
@@ -223,20 +224,106 @@ class DomainEventDetail(StrEnum):
 
 
 class JobOperation(StrEnum):
-    """What a job does, under libvirt's names (specification 5.2)."""
+    """What a job does, under libvirt's names and in the order of its numbers. vmferry has the two migrations only."""
 
+    UNKNOWN = "unknown"
+    START = "start"
+    SAVE = "save"
+    RESTORE = "restore"
     MIGRATION_IN = "migration-in"
     MIGRATION_OUT = "migration-out"
+    SNAPSHOT = "snapshot"
+    SNAPSHOT_REVERT = "snapshot-revert"
+    DUMP = "dump"
+    BACKUP = "backup"
+    SNAPSHOT_DELETE = "snapshot-delete"
+
+    @property
+    def number(self) -> int:
+        """Libvirt's number."""
+        return list(JobOperation).index(self)
 
 
 class JobType(StrEnum):
-    """The public state of a job, under libvirt's names (specification 5.2)."""
+    """The public state of a job, under libvirt's names and in the order of its numbers (specification 5.2)."""
 
     NONE = "none"
+    BOUNDED = "bounded"
     UNBOUNDED = "unbounded"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    @property
+    def number(self) -> int:
+        """Libvirt's number."""
+        return list(JobType).index(self)
+
+
+class JobStatus(StrEnum):
+    """What a job does right now, as libvirt's daemon sees it: the status machine of specification 5.2."""
+
+    NONE = "none"
+    ACTIVE = "active"
+    MIGRATING = "migrating"
+    PAUSED = "paused"
+    POSTCOPY = "postcopy"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    HYPERVISOR_COMPLETED = "hypervisor-completed"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def type(self) -> JobType:
+        """The public type. What only the hypervisor has done is not completed: the hosts are not."""
+        match self:
+            case JobStatus.NONE:
+                return JobType.NONE
+            case JobStatus.COMPLETED:
+                return JobType.COMPLETED
+            case JobStatus.FAILED:
+                return JobType.FAILED
+            case JobStatus.CANCELED:
+                return JobType.CANCELLED
+            case _:
+                return JobType.UNBOUNDED
+
+
+class JobChangeKind(StrEnum):
+    """What has changed about a job. PROGRESS, when only figures have, is told and not kept."""
+
+    STARTED = "started"
+    PHASE = "phase"
+    STATE = "state"
+    ITERATION = "iteration"
+    ERROR = "error"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PROGRESS = "progress"
+
+    @property
+    def is_end(self) -> bool:
+        """Nothing follows it."""
+        return self in (JobChangeKind.COMPLETED, JobChangeKind.FAILED, JobChangeKind.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class JobChange:
+    """One change of a job, `at_s` seconds since the epoch by its host's clock.
+
+    `sequence` grows from change to change over all jobs of the host, through restarts of its daemon. The rest is what the
+    job was right after it.
+    """
+
+    sequence: int
+    kind: JobChangeKind
+    at_s: float
+    state: str
+    phase: Phase
+    iteration: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +425,12 @@ class DomainEvent:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """One migration as one host knows it. `state` is the journal record's word; times are seconds since the epoch."""
+    """One migration as one host knows it. `state` is the journal record's word; times are seconds since the epoch.
+
+    It has ended when `ended_s` is set; its domain is free by then. `elapsed_ms` is measured by a clock that never goes
+    backwards. `took_ms` has the phases of both hosts, as far as this one knows of them, and `coordination_ms` what passed
+    between them after the transfer. `changes` are the oldest first.
+    """
 
     migration_id: MigrationId
     side: Side
@@ -352,6 +444,26 @@ class JobInfo:
     ended_s: float | None = None
     error: str = ""
     statistics: Statistics = field(default_factory=Statistics)
+    status: JobStatus = JobStatus.NONE
+    elapsed_ms: int = 0
+    error_reason: str = ""
+    peer_uri: str = ""
+    took_ms: Mapping[Phase, int] = field(default_factory=dict)
+    changes: tuple[JobChange, ...] = ()
+    coordination_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """A change of a job as it is told: the job right after it, and what was known of it then.
+
+    For PROGRESS, `sequence` is that of the change before it.
+    """
+
+    sequence: int
+    kind: JobChangeKind
+    at_s: float
+    job: JobInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from vmferry import oversight_wire, wire
 from vmferry.api.v1 import oversight_pb2, oversight_pb2_grpc
-from vmferry.client import CALL_TIMEOUT_S, Connection
+from vmferry.calls import CALL_TIMEOUT_S
+from vmferry.client import Connection
 from vmferry.errors import FateUnknown, VmferryError
 from vmferry.evidence import HostEvidence, RecordEvidence
 from vmferry.model import Keep, MigrationId

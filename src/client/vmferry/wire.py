@@ -25,8 +25,12 @@ from vmferry.model import (
     DriverInfo,
     HostCapabilities,
     HostInfo,
+    JobChange,
+    JobChangeKind,
+    JobEvent,
     JobInfo,
     JobOperation,
+    JobStatus,
     JobType,
     Keep,
     MigrationId,
@@ -39,6 +43,8 @@ from vmferry.model import (
     Verdict,
 )
 from vmferry.params import PARAMETERS, Kind, MigrationParams, read_typed, write_typed
+from vmferry.statistics import BY_NAME, Figure, JobStats
+from vmferry.statistics import Kind as StatisticKind
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -53,6 +59,8 @@ _TWINS: dict[type[StrEnum], tuple[Any, str]] = {
     JobType: (jobs_pb2.JobType, "JOB_TYPE_"),
     Keep: (oversight_pb2.Keep, "KEEP_"),
     LockState: (oversight_pb2.ImageLockState, "IMAGE_LOCK_STATE_"),
+    JobStatus: (jobs_pb2.JobStatus, "JOB_STATUS_"),
+    JobChangeKind: (jobs_pb2.JobChangeKind, "JOB_CHANGE_KIND_"),
 }
 
 
@@ -188,6 +196,13 @@ def job_to_wire(job: JobInfo) -> jobs_pb2.Job:
         ended_unix_ms=int((job.ended_s or 0) * 1000),
         error=job.error,
         statistics=statistics_to_wire(job.statistics),
+        status=enum_to_wire(job.status),
+        elapsed_ms=job.elapsed_ms,
+        error_reason=job.error_reason,
+        peer_uri=job.peer_uri,
+        phases=[jobs_pb2.PhaseTime(phase=enum_to_wire(phase), took_ms=took_ms) for phase, took_ms in job.took_ms.items()],
+        changes=map(_change_to_wire, job.changes),
+        coordination_ms=job.coordination_ms,
     )
 
 
@@ -206,6 +221,83 @@ def job_from_wire(message: jobs_pb2.Job) -> JobInfo:
         ended_s=message.ended_unix_ms / 1000 if message.ended_unix_ms else None,
         error=message.error,
         statistics=statistics_from_wire(message.statistics),
+        status=enum_from_wire(JobStatus, message.status),
+        elapsed_ms=message.elapsed_ms,
+        error_reason=message.error_reason,
+        peer_uri=message.peer_uri,
+        took_ms={enum_from_wire(Phase, time.phase): time.took_ms for time in message.phases},
+        changes=tuple(map(_change_from_wire, message.changes)),
+        coordination_ms=message.coordination_ms,
+    )
+
+
+def _change_to_wire(change: JobChange) -> jobs_pb2.JobChange:
+    return jobs_pb2.JobChange(
+        sequence=change.sequence,
+        kind=enum_to_wire(change.kind),
+        at_unix_ms=int(change.at_s * 1000),
+        state=change.state,
+        phase=enum_to_wire(change.phase),
+        iteration=change.iteration,
+        error=change.error,
+    )
+
+
+def _change_from_wire(message: jobs_pb2.JobChange) -> JobChange:
+    return JobChange(
+        sequence=message.sequence,
+        kind=enum_from_wire(JobChangeKind, message.kind),
+        at_s=message.at_unix_ms / 1000,
+        state=message.state,
+        phase=enum_from_wire(Phase, message.phase),
+        iteration=message.iteration,
+        error=message.error,
+    )
+
+
+def job_event_facts(event: JobEvent) -> dict[str, Any]:
+    """The fields of an event, which the answers of both watches have."""
+    return {
+        "job": job_to_wire(event.job),
+        "sequence": event.sequence,
+        "kind": enum_to_wire(event.kind),
+        "at_unix_ms": int(event.at_s * 1000),
+    }
+
+
+def job_event_from_wire(message: jobs_pb2.WatchJobResponse | jobs_pb2.WatchJobsResponse) -> JobEvent:
+    """An event of either watch."""
+    kind = enum_from_wire(JobChangeKind, message.kind)
+    return JobEvent(message.sequence, kind, message.at_unix_ms / 1000, job_from_wire(message.job))
+
+
+def stats_to_wire(stats: JobStats) -> jobs_pb2.GetJobStatsResponse:
+    """The figures of a job."""
+    return jobs_pb2.GetJobStatsResponse(
+        type=enum_to_wire(stats.type),
+        statistics=[jobs_pb2.JobStatistic(**{"name": name, **_figure(name, value)}) for name, value in stats.figures.items()],
+        job=job_to_wire(stats.job) if stats.job is not None else None,
+    )
+
+
+def _figure(name: str, value: Figure) -> dict[str, Any]:
+    return {_FIELDS[BY_NAME[name].kind]: value}
+
+
+_FIELDS = {
+    StatisticKind.INT: "int_value",
+    StatisticKind.UNSIGNED: "unsigned_long_value",
+    StatisticKind.BOOLEAN: "boolean_value",
+    StatisticKind.STRING: "string_value",
+}
+
+
+def stats_from_wire(message: jobs_pb2.GetJobStatsResponse) -> JobStats:
+    """The figures of a job. A figure that is newer than this client is taken as it comes."""
+    return JobStats(
+        enum_from_wire(JobType, message.type),
+        {row.name: getattr(row, row.WhichOneof("value") or "int_value") for row in message.statistics},
+        job_from_wire(message.job) if message.HasField("job") else None,
     )
 
 

@@ -35,12 +35,12 @@ from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.registry import DriverFactory, DriverRegistry
 from vmferryd.jobs.board import Board
+from vmferryd.jobs.changes import from_journal
 from vmferryd.jobs.journal import Journal
 from vmferryd.peer import PeerToPeer
 from vmferryd.peers import OpenChannel, Peers, advertised
 from vmferryd.phases.context import Context, Identity, Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
-from vmferryd.phases.machine import job_info
 from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import server as rpc_server
@@ -151,7 +151,8 @@ async def _serving(
 
 async def _recover(context: Context, source: SourcePhases, destination: DestinationPhases) -> None:
     for record in reversed(await context.journal.newest(context.limits.remembered_migrations)):
-        context.board.publish(job_info(record))
+        context.board.publish(from_journal(record))
+    context.board.restarted()
     for record in await context.journal.unfinished():
         log.info("recovering", migration_id=record.migration_id, side=record.side, state=record.state)
         try:
@@ -173,7 +174,7 @@ async def _context(
         domains=Domains(Store(database), drivers),
         drivers=drivers,
         peers=Peers(config.keepalive.options(), _own_credentials(config), surroundings.dial),
-        board=Board(),
+        board=Board(surroundings.clock, config.limits.remembered_migrations),
         clock=surroundings.clock,
         limits=config.limits,
         tasks=tasks,

@@ -14,8 +14,11 @@ from vmferry.errors import InvalidParameter, VmferryError
 from vmferry.model import (
     DomainInfo,
     DomainState,
+    JobChange,
+    JobChangeKind,
     JobInfo,
     JobOperation,
+    JobStatus,
     JobType,
     MigrationId,
     Outcome,
@@ -28,7 +31,7 @@ from vmferry.model import (
 )
 from vmferry.params import MigrationParams
 
-ENUMS = [Side, Phase, Verdict, Outcome, DomainState, JobOperation, JobType]
+ENUMS = [Side, Phase, Verdict, Outcome, DomainState, JobOperation, JobType, JobStatus, JobChangeKind]
 texts = st.text(st.characters(codec="utf-8"), max_size=10)
 ids = texts.map(MigrationId)
 small = st.integers(0, 2**31 - 1)
@@ -97,6 +100,19 @@ def test_newer_reason() -> None:
     assert StateReason.UNKNOWN is wire.domain_from_wire(message).reason
 
 
+counts = st.integers(0, 2**63 - 1)
+job_changes = st.builds(
+    JobChange,
+    sequence=counts,
+    kind=st.sampled_from(JobChangeKind),
+    at_s=st.integers(0, 10**9).map(float),
+    state=texts,
+    phase=st.sampled_from(Phase),
+    iteration=counts,
+    error=texts,
+)
+
+
 @given(
     st.builds(
         JobInfo,
@@ -112,6 +128,13 @@ def test_newer_reason() -> None:
         ended_s=st.none() | milliseconds,
         error=texts,
         statistics=statistics,
+        status=st.sampled_from(JobStatus),
+        elapsed_ms=counts,
+        error_reason=texts,
+        peer_uri=texts,
+        took_ms=st.dictionaries(st.sampled_from(Phase), counts),
+        changes=st.lists(job_changes, max_size=3).map(tuple),
+        coordination_ms=counts,
     )
 )
 def test_job(job: JobInfo) -> None:

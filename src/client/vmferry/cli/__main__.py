@@ -10,12 +10,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
-from vmferry.cli import domains, events, host, jobs, migration, oversight, pki
+from vmferry.cli import domains, domjob, events, host, jobs, migration, oversight, pki
 from vmferry.cli.exits import help_text
 from vmferry.cli.running import DEFAULT_URI, Output, RootGroup, Session
 from vmferry.client import connect
 
-JOB_ALIASES = {"domjobinfo": "info", "domjobabort": "abort"}
+JOB_ALIASES = {"domjobabort": "abort"}
 """What libvirt calls the commands of the group `job`."""
 
 
@@ -55,7 +55,7 @@ def main(context: click.Context, uri: str, output: str, debug: bool) -> None:  #
     context.obj = Session(uri, Output(output), context.obj or connect)
 
 
-for _module in (domains, events, migration, jobs, oversight, host, pki):
+for _module in (domains, events, migration, jobs, domjob, oversight, host, pki):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

@@ -15,9 +15,10 @@ from vmferry.cli.progress import Mark, Tracker
 from vmferry.cli.running import AliasGroup, Session, asynchronous
 from vmferry.cli.units import duration, moment
 from vmferry.client import Connection
-from vmferry.errors import MigrationNotFound
-from vmferry.model import JobInfo, JobType, MigrationId, Outcome, Phase, Progress
+from vmferry.errors import InvalidState, MigrationNotFound
+from vmferry.model import JobChangeKind, JobEvent, JobInfo, JobType, MigrationId, Outcome, Phase, Progress
 
+HISTORY_HEADINGS = ("Migration", "Operation", "Type", "Phase", "Started", "Duration", "Other host", "Error")
 HEADINGS = ("Migration", "Domain", "Operation", "Type", "State", "Phase", "Started", "Duration")
 
 ENDINGS = {
@@ -54,7 +55,7 @@ class JobGroup(AliasGroup):
 
 @click.group(cls=JobGroup)
 def job() -> None:
-    """One migration: look, watch, abort.
+    """One migration: look, watch, abort; and those of the past.
 
     It is named by its id, or by the domain whose newest it is.
     """
@@ -71,34 +72,84 @@ async def info(session: Session, which: str) -> None:
 
 
 @job.command()
-@click.argument("which", metavar="ID|NAME")
+@click.option("--all", "everything", is_flag=True, help="Every job of the host, those to come included; one line each.")
+@click.argument("which", metavar="ID|NAME", required=False)
 @asynchronous
-async def watch(session: Session, which: str) -> ExitCode:
+async def watch(session: Session, which: str | None, everything: bool) -> ExitCode | None:  # noqa: FBT001 - click's option
     """Progress until the migration has ended; the exit status says how.
 
-    Ctrl-C ends the watching, never the migration.
+    Any number of programs may watch; what has happened before is told first. Ctrl-C ends the watching, never the migration.
     """
+    if everything is (which is not None):
+        raise click.UsageError("name a migration or a domain, or say --all")
     async with session.daemon() as daemon:
+        if which is None:
+            await _watch_all(session, daemon)
+            return None
         found = await find(daemon, which)
         last = await _watched(session, daemon, found)
     show(session, last)
     return ENDINGS.get(last.type, ExitCode.IN_DOUBT)
 
 
+async def _watch_all(session: Session, daemon: Connection) -> None:
+    async for event in daemon.watch_jobs():
+        if session.json:
+            click.echo(render.as_json(event))
+        elif event.kind is not JobChangeKind.PROGRESS:
+            click.echo(render.harmless(_event_line(event)))
+
+
 @job.command()
+@click.option("--limit", type=click.IntRange(min=0), default=0, help="At most so many; 0: all that the host remembers.")
+@click.argument("name")
+@asynchronous
+async def history(session: Session, name: str, limit: int) -> None:
+    """The migrations of one domain that the host remembers, newest first: how far each came, and how it ended."""
+    async with session.daemon() as daemon:
+        known = await daemon.jobs(name, limit=limit)
+    if session.json:
+        click.echo(render.as_json(known))
+    else:
+        render.table(render.stdout(), HISTORY_HEADINGS, map(_history_row, known))
+
+
+@job.command()
+@click.option("--at-once", is_flag=True, help="Do not wait for the effect.")
 @click.argument("which", metavar="ID|NAME")
 @asynchronous
-async def abort(session: Session, which: str) -> ExitCode:
-    """The migration has ended if it still could; says what holds."""
+async def abort(session: Session, which: str, at_once: bool) -> ExitCode:  # noqa: FBT001 - click's option
+    """The migration has ended if it still could; says what holds.
+
+    Until the source has let the guest's last part go it can be ended. After that the destination's journal decides, and
+    the answer is "too late" if the guest lives there.
+    """
     async with session.daemon() as daemon:
-        migration_id = (await find(daemon, which)).migration_id
-        outcome = await daemon.abort_job(migration_id)
+        running = await _to_abort(daemon, which)
+        migration_id = running.migration_id
+        outcome = await (daemon.ask_job_to_end(migration_id) if at_once else daemon.abort_job(migration_id))
     words, code = ABORTED[outcome]
+    if at_once and outcome is Outcome.PENDING:
+        code = ExitCode.DONE
     if session.json:
         click.echo(render.as_json({"migration_id": migration_id, "outcome": outcome, "exit_code": int(code)}))
     else:
         click.echo(words.format(id=migration_id))
     return code
+
+
+async def _to_abort(daemon: Connection, which: str) -> JobInfo:
+    """The migration of that id, or the one that the domain has now.
+
+    Raises:
+        InvalidState: the domain has none.
+    """
+    found = await find(daemon, which)
+    if found.ended_s is not None and which != found.migration_id:
+        raise InvalidState(
+            f"domain {which} has no job", remedy=f"see how its last migration ended with: vmferry job info {which}"
+        )
+    return found
 
 
 async def find(daemon: Connection, which: str) -> JobInfo:
@@ -126,13 +177,12 @@ def show(session: Session, job: JobInfo) -> None:
 
 async def _watched(session: Session, daemon: Connection, job: JobInfo) -> JobInfo:
     phases = [phase for phase in Phase if phase.side is job.side]
-    # The host's clock and ours may differ; the hypervisor's own count of the time is better where there is one.
-    age_s = job.statistics.elapsed_ms / 1000 or max(0.0, time.time() - job.started_s)
-    tracker = Tracker(phases, time.monotonic() - age_s)
+    # By the host's own clock, so that it does not matter whether ours agrees with it.
+    tracker = Tracker(phases, time.monotonic() - job.elapsed_ms / 1000)
     subject = Subject(job.migration_id, f"{job.domain_name}, {job.operation}")
     with display.chosen(subject, tracker, json=session.json) as shown:
-        async for change in daemon.watch(job.migration_id):
-            job = change
+        async for event in daemon.watch(job.migration_id):
+            job = event.job
             shown.hear(Progress(job.migration_id, job.phase, job.state, job.statistics))
         if job.type is JobType.COMPLETED:
             shown.succeed()
@@ -161,6 +211,29 @@ def _row(job: JobInfo) -> Sequence[str]:
     )
 
 
+def _history_row(job: JobInfo) -> Sequence[str]:
+    return (
+        job.migration_id,
+        job.operation,
+        job.type,
+        job.phase,
+        moment(job.started_s),
+        _duration(job),
+        job.peer_uri,
+        (f"{job.error_reason}: " if job.error_reason else "") + job.error.partition("\n")[0],
+    )
+
+
+def _event_line(event: JobEvent) -> str:
+    job = event.job
+    said = f"  {job.error}" if job.error else ""
+    round_ = f" {job.statistics.memory_iteration}" if event.kind is JobChangeKind.ITERATION else ""
+    place = f"{job.operation} {job.phase} {job.state}"
+    return (
+        f"{event.sequence}  {moment(event.at_s)}  {job.domain_name}  {job.migration_id}  {place}  {event.kind}{round_}{said}"
+    )
+
+
 def _facts(job: JobInfo) -> list[tuple[str, str]]:
     return [
         ("Migration", job.migration_id),
@@ -173,14 +246,17 @@ def _facts(job: JobInfo) -> list[tuple[str, str]]:
         ("Phase", job.phase),
         ("Started", moment(job.started_s)),
         ("Ended", moment(job.ended_s) if job.ended_s is not None else ""),
+        ("Other host", job.peer_uri),
         ("Error", job.error),
+        ("Reason", job.error_reason),
+        ("Phases", ", ".join(f"{phase} {duration(job.took_ms[phase])}" for phase in Phase if phase in job.took_ms)),
     ]
 
 
 def _duration(job: JobInfo) -> str:
     if job.ended_s is None:
         return ""
-    return duration(max(0, round((job.ended_s - job.started_s) * 1000)))
+    return duration(job.elapsed_ms)
 
 
 COMMANDS: tuple[click.Command, ...] = (jobs, job)

@@ -7,13 +7,14 @@ from, who the peer is, and what was promised. Every phase's answer follows from 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vmferry.errors import StorageFailed
-from vmferry.model import DestinationState, MigrationId, Phase, Resolution, Side, SourceState, Statistics
+from vmferry.model import DestinationState, JobChange, MigrationId, Phase, Resolution, Side, SourceState, Statistics
 from vmferryd.database import Change, Database
 from vmferryd.drivers.base import GuestPlan
 
@@ -26,7 +27,8 @@ class Record:
     destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
     run state that the guest had before, or is to have after. `settled`: the effects of `state` are done. `resolution`: an
     operator decided what nobody could prove. `receiver_uri`: where a hypervisor without a daemon receives the guest; such a
-    migration has no peer. `original_name` is the domain's name at the source where it is called otherwise here.
+    migration has no peer. `original_name` is the domain's name at the source where it is called otherwise here. `took_ms`
+    has the phases of both hosts, as far as they are known here; `changes` is what watchers were told.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -54,6 +56,10 @@ class Record:
     resolution: Resolution | None = None
     receiver_uri: str = ""
     original_name: str = ""
+    elapsed_ms: int = 0
+    coordination_ms: int = 0
+    took_ms: Mapping[Phase, int] = field(default_factory=dict)
+    changes: tuple[JobChange, ...] = ()
 
 
 _RECORDS = TypeAdapter(Record)

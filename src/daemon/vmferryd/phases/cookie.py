@@ -10,8 +10,8 @@ is missing means what the oldest peer did.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 
 from lxml import etree
@@ -30,7 +30,8 @@ class Cookie:
     `name` is the domain's at the source, whatever it is to be called later. `daemon_uri` is where the receiver's daemon
     reaches the sender's. `ticket` opens the data channel. `capabilities` are what the sender's hypervisor can, None when it
     does not say. `outcome` with its `signature` is the destination's word. `persistent_xml` is the definition that the
-    destination is to store; `definition_xml` the one that it took from its own store, since none was sent.
+    destination is to store; `definition_xml` the one that it took from its own store, since none was sent. `took_ms` has the
+    phases that have run.
     """
 
     migration_id: MigrationId
@@ -47,6 +48,7 @@ class Cookie:
     persistent_xml: str = ""
     definition_xml: str = ""
     features: frozenset[str] = frozenset()
+    took_ms: Mapping[Phase, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,19 @@ def _read_statistics(cookie: Cookie, element: etree._Element) -> Cookie:
     return replace(cookie, statistics=Statistics(**figures))
 
 
+def _took(cookie: Cookie) -> etree._Element | None:
+    in_order = [phase for phase in Phase if phase in cookie.took_ms]
+    return etree.Element("took", {phase.value: str(cookie.took_ms[phase]) for phase in in_order}) if in_order else None
+
+
+def _read_took(cookie: Cookie, element: etree._Element) -> Cookie:
+    given = {str(name): str(figure) for name, figure in element.attrib.items()}
+    try:
+        return replace(cookie, took_ms={phase: int(given[phase]) for phase in Phase if phase in given})
+    except ValueError as error:
+        raise CookieRefused(f"the cookie has a time that is no number: {error}") from None
+
+
 def _persistent(cookie: Cookie) -> etree._Element | None:
     return _document("persistent", cookie.persistent_xml)
 
@@ -282,6 +297,8 @@ SECTIONS: tuple[Section, ...] = (
             "protocol 1: the definition that the destination took from its own store", _definition, _read_definition),
     Section("statistics", Need.OPTIONAL, _FINISH | _CONFIRM,
             "the transfer's figures, by their names", _statistics, _read_statistics),
+    Section("took", Need.OPTIONAL, _PREPARE | _PERFORM | _FINISH | _CONFIRM,
+            "how long each phase took, in ms", _took, _read_took),
     Section("outcome", Need.OPTIONAL, _CONFIRM,
             "the destination's word and its signature", _outcome, _read_outcome),
 )

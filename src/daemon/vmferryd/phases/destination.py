@@ -329,5 +329,8 @@ class DestinationMigration:
 
     async def _close_job(self) -> None:
         await self.machine.settled()
-        if self.entry is not None:
-            await self._context.domains.release(self.entry)
+        try:
+            if self.entry is not None:
+                await self._context.domains.release(self.entry)
+        finally:
+            self.machine.close()

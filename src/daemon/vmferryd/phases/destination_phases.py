@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import structlog
@@ -61,6 +62,7 @@ class _Sender(NamedTuple):
     persistent_xml: str = ""
     capabilities: frozenset[str] | None = None
     original_name: str = ""
+    took_ms: Mapping[Phase, int] = MappingProxyType({})
 
 
 class DestinationPhases:
@@ -116,7 +118,7 @@ class DestinationPhases:
         own_host_uuid = self._context.identity.host_uuid
         expected = Expected(request.migration_id, own_host_uuid, definition.name, str(definition.uuid))
         cookie = cookies.decode(request.cookie, Phase.PREPARE, expected)
-        sender = _Sender(cookie.daemon_uri, cookie.persistent_xml, cookie.capabilities)
+        sender = _Sender(cookie.daemon_uri, cookie.persistent_xml, cookie.capabilities, took_ms=cookie.took_ms)
         return await self._prepare(request, definition, sender)
 
     async def _prepare_stored(self, request: Request) -> Reply:
@@ -129,6 +131,7 @@ class DestinationPhases:
         return await self._prepare(request, parse(xml), _Sender(original_name=request.domain))
 
     async def _prepare(self, request: Request, sent: DomainDefinition, sender: _Sender) -> Reply:
+        begun_s = self._context.clock.monotonic()
         sender = sender if sender.original_name else sender._replace(original_name=sent.name)
         definition = replace(sent, name=request.params.destination_name or sent.name)
         driver = self._context.domains.driver(definition)
@@ -145,6 +148,8 @@ class DestinationPhases:
         entry = await self._claimed(definition, request.migration_id)
         migration = await self._recorded(request, sender, definition, persistent, entry)
         await self._accept(migration, request, definition, driver)
+        prepare_ms = round((self._context.clock.monotonic() - begun_s) * 1000)
+        migration.machine.note(took_ms={**sender.took_ms, Phase.PREPARE: prepare_ms})
         return self._prepared(migration)
 
     @staticmethod
@@ -217,7 +222,8 @@ class DestinationPhases:
         if migration.state is DestinationState.ABORTED:
             raise self._why(record)
         capabilities = self._context.capabilities(parse(record.definition_xml)).features
-        cookie = replace(self._context.cookie(record), ticket=record.ticket, capabilities=capabilities)
+        cookie = self._context.cookie(record)
+        cookie = replace(cookie, ticket=record.ticket, capabilities=capabilities, took_ms=record.took_ms)
         return Reply(record.migration_id, cookie=cookies.encode(cookie), uri=self._context.identity.daemon_uri)
 
     async def finish(self, request: Request) -> Reply:
@@ -229,11 +235,12 @@ class DestinationPhases:
         migration = await self._get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             migration.machine.note(phase=Phase.FINISH)
-            if request.verdict is Verdict.COMMIT:
-                self._take_from_cookie(migration, request)
-                await self._commit(migration)
-            else:
-                await migration.abort("the coordinator rolled back")
+            async with migration.machine.timing(Phase.FINISH):
+                if request.verdict is Verdict.COMMIT:
+                    self._take_from_cookie(migration, request)
+                    await self._commit(migration)
+                else:
+                    await migration.abort("the coordinator rolled back")
             return self._finished(migration)
 
     @staticmethod
@@ -253,6 +260,7 @@ class DestinationPhases:
         if cookie.statistics is not None:
             pause_ms = migration.record.statistics.guest_pause_ms
             migration.machine.note(statistics=cookie.statistics.measured(guest_pause_ms=pause_ms))
+        migration.machine.note(took_ms={**cookie.took_ms, **migration.record.took_ms})
 
     def _finished(self, migration: DestinationMigration) -> Reply:
         record, outcome = migration.record, migration.state.outcome
@@ -262,6 +270,7 @@ class DestinationPhases:
             outcome=outcome,
             signature=tickets.sign(record.proof_secret, record.migration_id, outcome),
             statistics=record.statistics,
+            took_ms=record.took_ms,
         )
         committed = outcome.at_destination
         return Reply(

@@ -7,15 +7,17 @@ begins, one step at a time, `settled` when the last effect is done, and effects 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import structlog
 
 from vmferry.errors import VmferryError
-from vmferry.model import DestinationState, JobInfo, JobOperation, JobType, Side, SourceState
+from vmferry.model import DestinationState, JobChangeKind, JobInfo, Phase, Side, SourceState
 from vmferryd.database import Change
+from vmferryd.jobs.changes import change_between, changed, job_info
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent, SourceEffect, SourceEvent, Step
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
@@ -53,7 +55,13 @@ class Machine(Generic[S, E, F]):
         self._effects: Mapping[F, Callable[[], Awaitable[E | None]]] = effects
         self._changes: Callable[[S], tuple[Change, ...]] = changes
         self._lock = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._ended = asyncio.Event()
+        self._begun_s = context.clock.monotonic() - max(0.0, context.clock.wall() - record.started_s)
+        self._told = record if record.changes else None
+        self._closed = record.settled and record.state.final
+        if self._closed:
+            self._ended.set()
 
     @property
     def record(self) -> Record:
@@ -77,9 +85,34 @@ class Machine(Generic[S, E, F]):
         Raises:
             StorageFailed: the record on disk is as it was.
         """
-        await self._context.journal.write(replace(self._record, **facts))
+        async with self._writing:
+            await self._write(**facts)
+
+    async def write_while(self, states: Collection[S], **facts: Any) -> bool:
+        """The record says so, durably, if its state is one of `states`; answers whether it is. No state comes in between.
+
+        Raises:
+            StorageFailed: the record on disk is as it was.
+        """
+        async with self._writing:
+            if self.state not in states:
+                return False
+            await self._write(**facts)
+            return True
+
+    async def _write(self, *others: Change, **facts: Any) -> None:
+        """Whoever calls has `_writing`: two writers would each put back what the other one has changed."""
+        await self._context.journal.write(self._durable(replace(self._record, **facts)), *others)
+        # What was noted while the disk was busy is kept.
         self._record = replace(self._record, **facts)
         self.publish()
+
+    def _durable(self, record: Record) -> Record:
+        """`record` with the change that it will be told as; so that a daemon that dies at once tells it when it is back."""
+        kind = change_between(self._told, record, closed=False)
+        return (
+            record if kind is None else changed(record, kind, self._context.board.next_sequence(), self._context.clock.wall())
+        )
 
     async def drive(self, event: E) -> None:
         """`event` and whatever follows from it has been written and done.
@@ -147,15 +180,14 @@ class Machine(Generic[S, E, F]):
         await self.write(settled=True)
 
     async def _enter(self, step: Step[S, F]) -> None:
-        before = self._record
-        ended_s = self._context.clock.wall() if step.state.final and before.ended_s is None else before.ended_s
-        record = replace(before, state=step.state, settled=not step.effects, ended_s=ended_s)
-        if step.state != before.state or record.settled != before.settled:
-            await self._context.journal.write(record, *self._changes(step.state))
-            log.info("migration_state", migration_id=record.migration_id, side=record.side, state=step.state)
-        # What was noted while the disk was busy is kept.
-        self._record = replace(self._record, state=record.state, settled=record.settled, ended_s=ended_s)
-        self.publish()
+        async with self._writing:
+            facts: dict[str, Any] = {"state": step.state, "settled": not step.effects}
+            if step.state.final and self._record.ended_s is None:
+                facts |= {"ended_s": self._context.clock.wall(), "elapsed_ms": self._elapsed_ms()}
+            if any(getattr(self._record, name) != value for name, value in facts.items()):
+                await self._write(*self._changes(step.state), **facts)
+                record = self._record
+                log.info("migration_state", migration_id=record.migration_id, side=record.side, state=step.state)
 
     async def _carry_out(self, step: Step[S, F]) -> E | None:
         following: E | None = None
@@ -200,35 +232,42 @@ class Machine(Generic[S, E, F]):
         """The record is final and settled."""
         await self._ended.wait()
 
+    def close(self) -> None:
+        """The job has ended, and says so: its effects are done, and its domain is free."""
+        self._closed = True
+        if not self._ended.is_set():
+            self._ended.set()
+            self._tell(change_between(self._told, self._record, closed=True))
+
     def publish(self) -> None:
         """Whoever watches this job sees what the record says."""
-        if self.state.final and self._record.settled:
-            self._ended.set()
-        self._context.board.publish(job_info(self._record))
+        self._tell(None if self._closed else change_between(self._told, self._record, closed=False))
 
+    def _tell(self, kind: JobChangeKind | None) -> None:
+        if kind is not None:
+            sequence = self._context.board.next_sequence()
+            self._record = changed(self._record, kind, sequence, self._context.clock.wall())
+        self._told = self._record
+        self._context.board.publish(self.info())
 
-def job_info(record: Record) -> JobInfo:
-    """What others may know of a record."""
-    outgoing = record.side is Side.SOURCE
-    return JobInfo(
-        migration_id=record.migration_id,
-        side=record.side,
-        operation=JobOperation.MIGRATION_OUT if outgoing else JobOperation.MIGRATION_IN,
-        type=_type(record),
-        domain_name=record.domain_name,
-        domain_uuid=record.domain_uuid,
-        state=record.state.value,
-        phase=record.phase,
-        started_s=record.started_s,
-        ended_s=record.ended_s,
-        error=record.error,
-        statistics=record.statistics,
-    )
+    def info(self) -> JobInfo:
+        """What others may know of the migration now."""
+        elapsed_ms = self._record.elapsed_ms if self.state.final else self._elapsed_ms()
+        return job_info(self._record, closed=self._closed, elapsed_ms=elapsed_ms)
 
+    def _elapsed_ms(self) -> int:
+        return round((self._context.clock.monotonic() - self._begun_s) * 1000)
 
-def _type(record: Record) -> JobType:
-    if not record.state.final:
-        return JobType.UNBOUNDED
-    if record.state in (SourceState.CONFIRMED, DestinationState.COMMITTED):
-        return JobType.COMPLETED
-    return JobType.CANCELLED if record.error_reason == "MIGRATION_CANCELLED" else JobType.FAILED
+    @asynccontextmanager
+    async def timing(self, phase: Phase) -> AsyncIterator[None]:
+        """The time of the body is the one that `phase` took. One that is repeated, or late, only answers."""
+        begun_s, was_closed = self._context.clock.monotonic(), self._closed
+        yield
+        if phase in self._record.took_ms:
+            return
+        took_ms = 0 if was_closed else round((self._context.clock.monotonic() - begun_s) * 1000)
+        self.note(took_ms={**self._record.took_ms, phase: took_ms})
+        if self._closed and not was_closed:
+            # Nothing else will be written any more.
+            with suppress(VmferryError):
+                await self.write()

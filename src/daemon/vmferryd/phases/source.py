@@ -27,7 +27,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, Keep, Outcome, Resolution, SourceState, StateReason
+from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings
 from vmferryd.jobs.decisions import (
@@ -65,6 +65,7 @@ class SourceMigration:
         self.lease = Lease(context.clock, context.limits.phase_lease_s)
         self.failure: VmferryError | None = None
         self.performing: asyncio.Task[None] | None = None
+        self.performed_s: float | None = None
         self._sending: Sending | None = None
         self._resolving = False
         self._uri = ""
@@ -110,10 +111,12 @@ class SourceMigration:
         return self.performing
 
     async def _perform(self) -> None:
-        try:
-            await self.machine.drive(SourceEvent.PERFORM)
-        except (VmferryError, OSError) as error:
-            self._fail(error if isinstance(error, VmferryError) else DriverLost(f"the guest could not be sent: {error}"))
+        async with self.machine.timing(Phase.PERFORM):
+            try:
+                await self.machine.drive(SourceEvent.PERFORM)
+            except (VmferryError, OSError) as error:
+                self._fail(error if isinstance(error, VmferryError) else DriverLost(f"the guest could not be sent: {error}"))
+        self.performed_s = self._context.clock.monotonic()
         match source_performed(self.state, failed=self.failure is not None):
             case SourceEvent.END:
                 await self._end_unreleased()
@@ -256,6 +259,9 @@ class SourceMigration:
             await self._sending.until_held(self._uri, opening, self._settings)
         except VmferryError as error:
             self._fail(error)
+            if self._sending is not None:
+                # A hypervisor soon forgets the figures of what failed.
+                self._note_figures(await self._sending.look())
             return SourceEvent.END
         return SourceEvent.HELD
 
@@ -268,7 +274,7 @@ class SourceMigration:
         except VmferryError as error:
             self._fail(error)
             return SourceEvent.DOUBT
-        self.machine.note(statistics=sending.statistics)
+        self._note_figures(sending.statistics)
         return None
 
     async def _give_word(self, sending: Sending) -> None:
@@ -314,7 +320,7 @@ class SourceMigration:
         guest = self._copy()
         if guest is not None:
             if self._sending is not None:
-                self.machine.note(statistics=await self._sending.look())
+                self._note_figures(await self._sending.look())
             await guest.destroy()
             await self._context.domains.lost(self._entry, StateReason.MIGRATED)
         if Flag.UNDEFINE_SOURCE in Flag(self.record.flags) and self._entry.persistent is not None:
@@ -342,8 +348,11 @@ class SourceMigration:
 
     async def _close_job(self) -> None:
         await self.machine.settled()
-        if self._entry is not None:
-            await self._context.domains.release(self._entry)
+        try:
+            if self._entry is not None:
+                await self._context.domains.release(self._entry)
+        finally:
+            self.machine.close()
 
     # -- small things -----------------------------------------------------------------------------------------------
 
@@ -367,7 +376,12 @@ class SourceMigration:
         while self.performing is not None and not self.performing.done():
             await asyncio.wait([self.performing], timeout=self._context.limits.progress_s)
             if self._sending is not None and self.state in (SourceState.PERFORMING, SourceState.RELEASED):
-                self.machine.note(statistics=await self._sending.look())
+                self._note_figures(await self._sending.look())
+
+    def _note_figures(self, figures: Statistics) -> None:
+        """The hypervisor's newest figures; what the daemons have measured stays."""
+        pause_ms = self.record.statistics.guest_pause_ms
+        self.machine.note(statistics=figures.measured(guest_pause_ms=pause_ms))
 
 
 _STANDING = (RunState.PAUSED, RunState.HELD, RunState.GONE_OVER)

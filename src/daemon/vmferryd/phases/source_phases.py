@@ -9,13 +9,9 @@ from dataclasses import replace
 
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
-    BY_REASON,
     CookieRefused,
-    HostIncompatible,
-    InDoubt,
     InternalError,
     InvalidParameter,
-    MigrationAborted,
     MigrationNotFound,
     PhaseOutOfOrder,
     VmferryError,
@@ -23,8 +19,7 @@ from vmferry.errors import (
 from vmferry.flags import Flag
 from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
 from vmferryd.domains import definition as domain_xml
-from vmferryd.domains.compatibility import abi_differences
-from vmferryd.domains.entry import Entry, parse, violations
+from vmferryd.domains.entry import Entry, parse
 from vmferryd.jobs.decisions import UNRELEASED, source_confirms
 from vmferryd.jobs.job import SourceEvent
 from vmferryd.jobs.journal import Record
@@ -34,20 +29,10 @@ from vmferryd.phases.admission import of_disks
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.departure import Departure, disk_facts, leaving
-from vmferryd.phases.machine import job_info
 from vmferryd.phases.settings import asked, send_settings
 from vmferryd.phases.source import SourceMigration
+from vmferryd.phases.source_words import GUEST_AT, in_doubt, recorded, refuse_another_guest
 from vmferryd.transfer import tickets
-
-GUEST_AT = {
-    SourceState.BEGUN: GuestLocation.SOURCE,
-    SourceState.PERFORMING: GuestLocation.SOURCE,
-    SourceState.RELEASED: GuestLocation.IN_DOUBT,
-    SourceState.CONFIRMED: GuestLocation.DESTINATION,
-    SourceState.CANCELLED: GuestLocation.SOURCE,
-    SourceState.SERVING: GuestLocation.DESTINATION,
-    SourceState.SERVING_FAILED: GuestLocation.DESTINATION,
-}
 
 
 class SourcePhases:
@@ -55,6 +40,7 @@ class SourcePhases:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._host = context.identity.host_name
         self._migrations: dict[MigrationId, SourceMigration] = {}
         self._opening: dict[MigrationId, asyncio.Future[Reply]] = {}
 
@@ -107,6 +93,7 @@ class SourcePhases:
         return departure
 
     async def _open(self, entry: Entry, request: Request) -> Reply:
+        begun_s = self._context.clock.monotonic()
         record = self._new_record(request, entry, await self._movable(entry, request))
         self._context.domains.hold(entry, record.migration_id)
         migration = SourceMigration(self._context, record, entry)
@@ -115,8 +102,9 @@ class SourcePhases:
         except BaseException:
             self._context.domains.let_go(entry)
             raise
+        migration.machine.note(took_ms={Phase.BEGIN: round((self._context.clock.monotonic() - begun_s) * 1000)})
         self._adopt(migration)
-        return self._begun(record)
+        return self._begun(migration.record)
 
     def _new_record(self, request: Request, entry: Entry, departure: Departure) -> Record:
         persistent = domain_xml.format(departure.persistent) if departure.persistent else ""
@@ -148,6 +136,7 @@ class SourcePhases:
             self._context.cookie(record),
             persistent_xml=record.persistent_xml,
             capabilities=self._context.capabilities(parse(record.definition_xml)).features,
+            took_ms=record.took_ms,
         )
         return Reply(record.migration_id, cookie=cookies.encode(cookie), domain_xml=record.definition_xml)
 
@@ -228,31 +217,16 @@ class SourcePhases:
         )
         if not cookie.ticket or not (request.uri or cookie.daemon_uri):
             raise CookieRefused("Prepare's cookie has no ticket or no address", remedy="hand Perform the cookie of Prepare")
-        self._same_guest(cookie, migration.record)
-        await migration.machine.write(peer_uri=cookie.daemon_uri, ticket=cookie.ticket, phase=Phase.PERFORM)
-
-    @staticmethod
-    def _same_guest(cookie: Cookie, record: Record) -> None:
-        """What waits at the destination is this guest, also if the destination took its definition from its own store."""
-        if cookie.uuid != record.domain_uuid:
-            raise CookieRefused(
-                f"the destination waits for a domain with UUID {cookie.uuid}, not {record.domain_uuid}",
-                remedy="define the same domain there, with its UUID",
-            )
-        if not cookie.definition_xml:
-            return
-        if differences := abi_differences(parse(record.definition_xml), parse(cookie.definition_xml)):
-            raise HostIncompatible(
-                "the definition that is stored at the destination would change the machine that the guest sees",
-                violations=violations(differences),
-                remedy="define the domain there as it runs here, or let both daemons announce protocol 2 or 3",
-            )
+        refuse_another_guest(cookie, migration.record)
+        took_ms = {**cookie.took_ms, **migration.record.took_ms}
+        peer = {"peer_uri": cookie.daemon_uri, "ticket": cookie.ticket}
+        await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)
 
     async def _until_done(self, migration: SourceMigration, task: asyncio.Task[None]) -> AsyncIterator[JobInfo]:
         seen: JobInfo | None = None
         while not task.done():
             await asyncio.wait([task], timeout=self._context.limits.progress_s)
-            job = job_info(migration.record)
+            job = migration.machine.info()
             if job != seen:
                 seen = job
                 yield job
@@ -261,7 +235,7 @@ class SourcePhases:
         record = migration.record
         if migration.failure is not None and migration.state is not SourceState.CONFIRMED:
             if migration.state is SourceState.RELEASED:
-                raise self._in_doubt(migration)
+                raise in_doubt(migration.record, migration.failure, self._host)
             raise migration.failure.located(
                 migration_id=record.migration_id,
                 phase=Phase.PERFORM,
@@ -269,10 +243,15 @@ class SourcePhases:
                 host=self._context.identity.host_name,
             )
         if migration.state is SourceState.CANCELLED:
-            raise self._recorded(record, Phase.PERFORM)
+            raise recorded(record, self._host, Phase.PERFORM)
         if migration.state in UNRELEASED:
             raise InternalError(f"the migration stopped while it was {migration.state}", migration_id=record.migration_id)
-        cookie = replace(self._context.cookie(record), statistics=record.statistics, persistent_xml=record.persistent_xml)
+        cookie = replace(
+            self._context.cookie(record),
+            statistics=record.statistics,
+            persistent_xml=record.persistent_xml,
+            took_ms=record.took_ms,
+        )
         return Reply(record.migration_id, cookie=cookies.encode(cookie), statistics=record.statistics)
 
     async def confirm(self, request: Request) -> Reply:
@@ -285,20 +264,36 @@ class SourcePhases:
         migration = await self._get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             migration.machine.note(phase=Phase.CONFIRM)
-            match source_confirms(migration.state, request.verdict, None):
-                case SourceEvent.END:
-                    await migration.abort("the coordinator rolled back")
-                case SourceEvent.DOUBT:
-                    await self._settle(migration, request)
-                case _:
-                    pass
+            async with migration.machine.timing(Phase.CONFIRM):
+                await self._confirm(migration, request)
             return Reply(request.migration_id, outcome=migration.outcome, statistics=migration.record.statistics)
 
+    async def _confirm(self, migration: SourceMigration, request: Request) -> None:
+        match source_confirms(migration.state, request.verdict, None):
+            case SourceEvent.END:
+                await migration.abort("the coordinator rolled back")
+            case SourceEvent.DOUBT:
+                await self._settle(migration, request)
+            case _:
+                pass
+
     async def _settle(self, migration: SourceMigration, request: Request) -> None:
-        outcome, pause_ms = self._proof(request, migration.record)
+        cookie = self._read(request, Phase.CONFIRM, migration.record) if request.cookie else None
+        if cookie is not None:
+            self._take_figures(migration, cookie)
+        await self._settle_now(migration, self._proof(cookie, migration.record))
+
+    def _take_figures(self, migration: SourceMigration, cookie: Cookie) -> None:
+        """What the destination measured: by differences of its own clock, so the two clocks need not agree."""
+        record = migration.record
+        pause_ms = cookie.statistics.guest_pause_ms if cookie.statistics else 0
         if pause_ms:
-            migration.machine.note(statistics=migration.record.statistics.measured(guest_pause_ms=pause_ms))
-        await self._settle_now(migration, outcome)
+            migration.machine.note(statistics=record.statistics.measured(guest_pause_ms=pause_ms))
+        took_ms = {**cookie.took_ms, **record.took_ms}
+        migration.machine.note(took_ms=took_ms)
+        if migration.performed_s is not None and Phase.FINISH in took_ms:
+            since_ms = round((self._context.clock.monotonic() - migration.performed_s) * 1000)
+            migration.machine.note(coordination_ms=max(0, since_ms - took_ms[Phase.FINISH]))
 
     async def _settle_now(self, migration: SourceMigration, outcome: Outcome | None = None) -> None:
         """`outcome`, which is proved, or else the destination's answer was acted upon."""
@@ -312,7 +307,7 @@ class SourcePhases:
             if migration.state is SourceState.RELEASED:
                 self._context.tasks.spawn(migration.settle(), f"settle {migration.record.migration_id}")
         if migration.state is SourceState.RELEASED:
-            raise self._in_doubt(migration)
+            raise in_doubt(migration.record, migration.failure, self._host)
 
     async def _ask_for_a_while(self, migration: SourceMigration) -> None:
         try:
@@ -321,16 +316,13 @@ class SourcePhases:
         except TimeoutError:
             pass
 
-    def _proof(self, request: Request, record: Record) -> tuple[Outcome | None, int]:
-        """What Finish's cookie proves, and the pause that the destination measured."""
-        if not request.cookie:
-            return None, 0
-        cookie = self._read(request, Phase.CONFIRM, record)
-        pause_ms = cookie.statistics.guest_pause_ms if cookie.statistics else 0
-        if cookie.outcome is None:
-            return None, pause_ms
+    @staticmethod
+    def _proof(cookie: Cookie | None, record: Record) -> Outcome | None:
+        """What Finish's cookie proves."""
+        if cookie is None or cookie.outcome is None or cookie.outcome is Outcome.PENDING:
+            return None
         proved = tickets.proves(record.proof_secret, record.migration_id, cookie.outcome, cookie.signature)
-        return (cookie.outcome if proved and cookie.outcome is not Outcome.PENDING else None), pause_ms
+        return cookie.outcome if proved else None
 
     # -- this daemon as the coordinator -------------------------------------------------------------------------------
 
@@ -365,9 +357,9 @@ class SourcePhases:
             case SourceState.CONFIRMED:
                 return migration.record
             case SourceState.CANCELLED:
-                raise self._recorded(migration.record, migration.record.phase)
+                raise recorded(migration.record, self._host, migration.record.phase)
             case SourceState.RELEASED:
-                raise self._in_doubt(migration)
+                raise in_doubt(migration.record, migration.failure, self._host)
             case _:
                 raise PhaseOutOfOrder(f"the migration is {migration.state}, and this daemon does not coordinate it")
 
@@ -390,7 +382,7 @@ class SourcePhases:
         outcome = await migration.abort(why)
         if migration.state is SourceState.RELEASED:
             self._context.tasks.spawn(migration.settle(), f"settle {migration_id}")
-            raise self._in_doubt(migration)
+            raise in_doubt(migration.record, migration.failure, self._host)
         return outcome
 
     # -- restart ----------------------------------------------------------------------------------------------------
@@ -453,28 +445,6 @@ class SourcePhases:
         if migration.state is SourceState.CANCELLED and (entry is None or entry.live is None):
             return GuestLocation.NOWHERE
         return GUEST_AT[migration.state]
-
-    def _in_doubt(self, migration: SourceMigration) -> InDoubt:
-        record = migration.record
-        return InDoubt(
-            "the guest's last part was sent, and the destination does not say whether it took the guest",
-            remedy="nothing: this host goes on asking and keeps its paused copy; if the other host is gone for good, "
-            "fence it and resolve the domain by hand",
-            migration_id=record.migration_id,
-            guest=GuestLocation.IN_DOUBT,
-            host=self._context.identity.host_name,
-            detail=str(migration.failure or ""),
-        )
-
-    def _recorded(self, record: Record, phase: Phase) -> VmferryError:
-        kind = BY_REASON.get(record.error_reason, MigrationAborted)
-        return kind(
-            record.error or "the migration was ended",
-            migration_id=record.migration_id,
-            phase=phase,
-            guest=GuestLocation.SOURCE,
-            host=self._context.identity.host_name,
-        )
 
 
 async def _keep_the_copy(_: SourceMigration) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from grpc import aio
 
 from vmferry import wire
 from vmferry.api.v1 import jobs_pb2, jobs_pb2_grpc
-from vmferry.errors import MigrationNotFound
-from vmferry.model import JobInfo, Side
+from vmferry.errors import InvalidParameter, MigrationNotFound
+from vmferry.model import JobInfo
+from vmferry.statistics import JobStats, stats
+from vmferryd.domains.registry import Domains
 from vmferryd.jobs.board import Board
-from vmferryd.phases.destination_phases import DestinationPhases
-from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.phases.aborts import Aborts
 from vmferryd.rpc.ids import migration_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -23,10 +25,10 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 class JobService(jobs_pb2_grpc.JobServiceServicer):
     """Docstrings are in jobs.proto."""
 
-    def __init__(self, board: Board, source: SourcePhases, destination: DestinationPhases) -> None:
+    def __init__(self, board: Board, domains: Domains, aborts: Aborts) -> None:
         self._board = board
-        self._source = source
-        self._destination = destination
+        self._domains = domains
+        self._aborts = aborts
 
     async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.GetJobResponse:
         """See jobs.proto."""
@@ -37,29 +39,61 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         return jobs_pb2.GetJobResponse(job=wire.job_to_wire(job))
 
     def _newest_of(self, domain: str) -> JobInfo:
-        for job in self._board.all():
-            if domain in (job.domain_name, job.domain_uuid):
-                return job
+        for job in self._board.of(domain):
+            return job
         raise MigrationNotFound(f"domain {domain!r} has had no migration on this host")
 
     async def ListJobs(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
         """See jobs.proto."""
-        jobs = [job for job in self._board.all() if job.ended_s is None or not request.running_only]
-        return jobs_pb2.ListJobsResponse(jobs=[wire.job_to_wire(job) for job in jobs])
+        known = self._board.of(request.domain) if request.domain else self._board.all()
+        chosen = [job for job in known if job.ended_s is None or not request.running_only]
+        if request.limit:
+            chosen = chosen[: request.limit]
+        if not request.domain:
+            chosen = [replace(job, changes=()) for job in chosen]
+        return jobs_pb2.ListJobsResponse(jobs=[wire.job_to_wire(job) for job in chosen])
+
+    async def GetJobStats(self, request: jobs_pb2.GetJobStatsRequest, context: Context) -> jobs_pb2.GetJobStatsResponse:
+        """See jobs.proto."""
+        if request.keep_completed and not request.completed:
+            raise InvalidParameter("keep_completed has no meaning without completed", remedy="give both, or neither")
+        return wire.stats_to_wire(self._stats(request))
+
+    def _stats(self, request: jobs_pb2.GetJobStatsRequest) -> JobStats:
+        if request.WhichOneof("which") != "domain":
+            return stats(self._board.find(migration_id(request.migration_id)))
+        known = self._board.of(request.domain)
+        if not known:
+            self._domains.find(request.domain)
+        if not request.completed:
+            return stats(next((job for job in known if job.ended_s is None), None))
+        read = self._board.completed if request.keep_completed else self._board.take_completed
+        return stats(read(request.domain))
 
     async def WatchJob(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
         """See jobs.proto."""
-        async with aclosing(self._board.watch(migration_id(request.migration_id))) as changes:  # type: ignore[type-var]
-            async for job in changes:
-                yield jobs_pb2.WatchJobResponse(job=wire.job_to_wire(job))
+        watch = self._board.watch(migration_id(request.migration_id), request.after_sequence)
+        async with aclosing(watch) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield jobs_pb2.WatchJobResponse(**wire.job_event_facts(event))
+
+    async def WatchJobs(
+        self, request: jobs_pb2.WatchJobsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.WatchJobsResponse]:
+        """See jobs.proto."""
+        async with aclosing(self._board.watch_all(request.after_sequence)) as events:  # type: ignore[type-var]
+            await context.send_initial_metadata(())
+            async for event in events:
+                yield jobs_pb2.WatchJobsResponse(**wire.job_event_facts(event))
 
     async def AbortJob(self, request: jobs_pb2.AbortJobRequest, context: Context) -> jobs_pb2.AbortJobResponse:
         """See jobs.proto."""
-        job = self._board.find(migration_id(request.migration_id))
-        why = "a user asked for the end of the migration"
-        outcome = None
-        if job.side is Side.SOURCE:
-            outcome = await self._source.abort(job.migration_id, why)
-        if outcome is None:
-            outcome = await self._destination.abort(job.migration_id, why)
-        return jobs_pb2.AbortJobResponse(outcome=wire.enum_to_wire(outcome))
+        if request.postcopy:
+            self._aborts.refuse_postcopy()
+        if request.migration_id:
+            job = self._board.find(migration_id(request.migration_id))
+        else:
+            self._board.of(request.domain) or self._domains.find(request.domain)
+            job = self._board.running(request.domain)
+        end = self._aborts.ask if request.at_once else self._aborts.end
+        return jobs_pb2.AbortJobResponse(outcome=wire.enum_to_wire(await end(job)))

@@ -35,6 +35,7 @@ from vmferry.channel import Credentials, Transport, Uri
 from vmferry.errors import InvalidParameter
 from vmferryd.config import Config
 from vmferryd.peer import PeerToPeer
+from vmferryd.phases.aborts import Aborts
 from vmferryd.phases.context import Context
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.oversight import Oversight
@@ -96,7 +97,8 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
     host = HostService(context.identity, context.drivers, served.unavailable, config.announce.announced)
     host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
-    jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, source, destination), server)
+    aborts = Aborts(context.tasks, source, destination)
+    jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, context.domains, aborts), server)
     performing = Coordination(source, served.peer)
     migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, performing), server)
     legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(destination, performing), server)

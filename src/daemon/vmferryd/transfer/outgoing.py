@@ -11,7 +11,7 @@ from typing import Any
 from grpc import aio
 
 from vmferry.api.v1 import transfer_pb2
-from vmferry.client import translated
+from vmferry.calls import translated
 from vmferry.errors import TransferFailed, VmferryError
 from vmferry.model import MigrationId
 from vmferryd.transfer import frames, tunnel

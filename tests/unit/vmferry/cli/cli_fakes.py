@@ -22,6 +22,8 @@ from vmferry.model import (
     GuestLocation,
     HostCapabilities,
     HostInfo,
+    JobChangeKind,
+    JobEvent,
     JobInfo,
     JobOperation,
     JobType,
@@ -34,6 +36,7 @@ from vmferry.model import (
     Statistics,
     Verdict,
 )
+from vmferry.statistics import JobStats, stats
 
 MIB = 1 << 20
 ID = MigrationId("0b5a2f6e-6f0c-4a43-9d53-0c39c6b1a7d2")
@@ -67,6 +70,8 @@ JOB = JobInfo(
     statistics=Statistics(elapsed_ms=8400, memory_total_bytes=1024 * MIB, memory_processed_bytes=1200 * MIB),
 )
 
+RUNNING = replace(JOB, type=JobType.UNBOUNDED, phase=Phase.PERFORM, state="performing", ended_s=None)
+
 
 def snapshot(iteration: int, left_mib: int, sent_mib: int, **more: int) -> Statistics:
     """A moment of the transfer of a guest of 1 GiB at 100 MiB/s."""
@@ -99,6 +104,8 @@ class FakeDaemon(Connection):
         self.abort_outcome = Outcome.ABORTED
         self.aborted = asyncio.Event()
         self.changes: tuple[JobInfo, ...] = (JOB,)
+        self.running: JobInfo | None = None
+        self.newest = RUNNING
         self.events: tuple[DomainEvent, ...] = ()
 
     def _called(self, name: str) -> None:
@@ -178,16 +185,37 @@ class FakeDaemon(Connection):
         self._called(f"newest_job {domain}")
         if domain not in (JOB.domain_name, JOB.domain_uuid):
             raise MigrationNotFound(f"no migration of {domain}")
-        return JOB
+        return self.newest
 
-    async def jobs(self) -> list[JobInfo]:
-        self._called("jobs")
+    async def jobs(self, domain: str = "", *, limit: int = 0) -> list[JobInfo]:
+        self._called(f"jobs {domain} {limit}" if domain else "jobs")
         return [JOB]
 
-    async def watch(self, migration_id: MigrationId) -> AsyncIterator[JobInfo]:
+    async def job_stats(self, domain: str) -> JobStats:
+        self._called(f"job_stats {domain}")
+        return stats(self.running)
+
+    async def completed_stats(self, domain: str) -> JobStats:
+        self._called(f"completed_stats {domain}")
+        return stats(self.changes[0])
+
+    async def kept_stats(self, domain: str) -> JobStats:
+        self._called(f"kept_stats {domain}")
+        return stats(self.changes[0])
+
+    async def watch(self, migration_id: MigrationId, *, after: int = 0) -> AsyncIterator[JobEvent]:
         self._called(f"watch {migration_id}")
-        for change in self.changes:
-            yield change
+        for number, change in enumerate(self.changes, after + 1):
+            yield JobEvent(number, JobChangeKind.STATE, 1_700_000_000.0, change)
+
+    async def watch_jobs(self, *, after: int = 0) -> AsyncIterator[JobEvent]:
+        self._called("watch_jobs")
+        async for event in self.watch(ID, after=after):
+            yield event
+
+    async def ask_job_to_end(self, migration_id: MigrationId) -> Outcome:
+        self._called("ask_job_to_end")
+        return Outcome.PENDING
 
     async def abort_job(self, migration_id: MigrationId) -> Outcome:
         self._called("abort_job")

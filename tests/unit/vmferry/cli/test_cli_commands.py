@@ -5,12 +5,23 @@ from dataclasses import replace
 
 import click
 import pytest
-from cli_fakes import ID, JOB, SOURCE, WEB, Hosts
+from cli_fakes import ID, JOB, RUNNING, SOURCE, WEB, Hosts
 
 from vmferry.cli.__main__ import main
 from vmferry.cli.exits import ExitCode
 from vmferry.errors import DomainNotFound
-from vmferry.model import DomainEvent, DomainEventDetail, DomainEventKind, JobType, Outcome, Phase, Side
+from vmferry.model import (
+    DomainEvent,
+    DomainEventDetail,
+    DomainEventKind,
+    JobOperation,
+    JobType,
+    Outcome,
+    Phase,
+    Side,
+    Statistics,
+)
+from vmferry.statistics import STATISTICS
 
 
 def commands(group=main, path=()):
@@ -21,7 +32,7 @@ def commands(group=main, path=()):
         yield from commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
 
 
-ALIASES = [("dominfo",), ("domjobinfo",), ("domjobabort",)]
+ALIASES = [("dominfo",), ("domjobabort",)]
 
 
 @pytest.mark.parametrize("path", [*commands(), *ALIASES], ids=" ".join)
@@ -163,7 +174,7 @@ def test_a_job_is_found_by_id_by_name_and_by_uuid(which, calls):
     assert result.exit_code == 0
     assert "Memory processed:  1.2 GiB" in result.stdout
     assert hosts.source.calls == calls
-    assert json.loads(Hosts().run("-o", "json", "domjobinfo", which).stdout)["migration_id"] == ID
+    assert json.loads(Hosts().run("-o", "json", "job", "info", which).stdout)["migration_id"] == ID
 
 
 def test_a_job_that_nobody_knows_is_refused():
@@ -190,14 +201,144 @@ def test_abort_says_what_holds(command, outcome, code, says):
     assert json.loads(hosts.run("-o", "json", *command, "web").stdout)["outcome"] == outcome
 
 
+def test_abort_does_not_wait_when_asked_so():
+    """With --at-once the answer comes before the effect, and says how to see it."""
+    result = Hosts().run("job", "abort", "--at-once", "web")
+    assert (result.exit_code, f"job watch {ID}" in result.stdout) == (ExitCode.DONE, True)
+
+
+@pytest.mark.parametrize("command", [["job", "abort"], ["domjobabort"]], ids=" ".join)
+def test_a_domain_without_a_job_has_nothing_to_abort(command):
+    """A domain whose migration is over has no job to abort; the migration itself can be asked again."""
+    hosts = Hosts()
+    hosts.source.newest = JOB
+    result = hosts.run(*command, "web")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "domain web has no job" in result.stderr
+    assert hosts.run(*command, ID).exit_code == ExitCode.DONE
+
+
+def test_history():
+    """Past migrations of one domain: how far each came, how it ended, and why."""
+    hosts = Hosts()
+    assert ID in hosts.run("job", "history", "web", "--limit", "3").stdout
+    assert hosts.source.calls == ["jobs web 3"]
+    assert json.loads(hosts.run("-o", "json", "job", "history", "web").stdout)[0]["phase"] == "confirm"
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        ([], "job_stats web"),
+        (["--completed"], "completed_stats web"),
+        (["--completed", "--keep-completed"], "kept_stats web"),
+    ],
+)
+def test_domjobinfo_asks_for_the_job_that_is_meant(options, call):
+    """Domjobinfo asks for the job that is meant."""
+    hosts = Hosts()
+    assert hosts.run("domjobinfo", "web", *options).exit_code == 0
+    assert hosts.source.calls == [call]
+    assert hosts.run("domjobinfo", "web", "--keep-completed").exit_code == ExitCode.OTHER
+
+
+def test_domjobinfo_of_no_job():
+    """A domain without a job has one line, and nothing is an error."""
+    result = Hosts().run("domjobinfo", "web")
+    assert (result.exit_code, result.stdout) == (0, "Job type:         None\n")
+
+
+FULL = replace(
+    RUNNING,
+    elapsed_ms=8_400,
+    statistics=Statistics(
+        memory_total_bytes=1 << 30,
+        memory_processed_bytes=1 << 20,
+        memory_remaining_bytes=1536,
+        memory_bytes_per_s=1 << 20,
+        memory_dirty_rate_pages_per_s=7,
+        memory_page_size_bytes=4096,
+        memory_iteration=3,
+        memory_constant_pages=5,
+        memory_normal_pages=256,
+        memory_normal_bytes=1 << 20,
+        setup_ms=12,
+        expected_downtime_ms=290,
+        compression_cache_bytes=1 << 26,
+        auto_converge_throttle_percent=30,
+    ),
+)
+
+
+def test_domjobinfo_has_libvirts_lines():
+    """Domjobinfo prints libvirt's labels in libvirt's order, sizes with three decimals."""
+    hosts = Hosts()
+    hosts.source.running = FULL
+    assert hosts.run("domjobinfo", "web").stdout.splitlines() == [
+        "Job type:         Unbounded",
+        "Operation:        Outgoing migration",
+        "Time elapsed:     8400         ms",
+        "Data processed:   1.000 MiB",
+        "Data remaining:   1.500 KiB",
+        "Data total:       1.000 GiB",
+        "Memory processed: 1.000 MiB",
+        "Memory remaining: 1.500 KiB",
+        "Memory total:     1.000 GiB",
+        "Memory bandwidth: 1.000 MiB/s",
+        "Dirty rate:       7            pages/s",
+        "Page size:        4096         bytes",
+        "Iteration:        3",
+        "Constant pages:   5",
+        "Normal pages:     256",
+        "Normal data:      1.000 MiB",
+        "Expected downtime: 290          ms",
+        "Setup time:       12           ms",
+        "Compression cache: 64.000 MiB",
+        "Compressed data:  0.000 B",
+        "Compressed pages: 0",
+        "Compression cache misses: 0",
+        "Compression overflows: 0",
+        "Auto converge throttle: 30           %",
+    ]
+
+
+def test_domjobinfo_of_a_migration_that_failed():
+    """A migration that failed has figures, and says why."""
+    hosts = Hosts()
+    hosts.source.changes = (replace(FULL, type=JobType.FAILED, ended_s=1_700_000_009.0, error="no space"),)
+    said = hosts.run("domjobinfo", "web", "--completed").stdout
+    assert "Job type:         Failed" in said
+    assert "no space" in said
+
+
+def test_domjobinfo_raw():
+    """--rawstats has every figure under its name, and JSON has the same."""
+    hosts = Hosts()
+    hosts.source.running = FULL
+    raw = hosts.run("domjobinfo", "web", "--rawstats").stdout.splitlines()
+    assert raw[:3] == ["Job type: 2", "", f"operation: {JobOperation.MIGRATION_OUT.number}"]
+    assert "memory_remaining: 1536" in raw
+    figures = json.loads(hosts.run("-o", "json", "domjobinfo", "web").stdout)["statistics"]
+    assert [line.split(":")[0] for line in raw[2:]] == list(figures)
+    assert {row.name for row in STATISTICS} >= set(figures)
+
+
+def test_watching_all_jobs():
+    """All jobs are watched as one line each; progress is not worth a line. Naming one as well is wrong usage."""
+    hosts = watched(RUNNING, replace(RUNNING, error="no space"))
+    lines = hosts.run("job", "watch", "--all").stdout.splitlines()
+    assert [ID in line for line in lines] == [True, True]
+    assert lines[1].endswith("no space")
+    assert json.loads(hosts.run("-o", "json", "job", "watch", "--all").stdout.splitlines()[0])["sequence"] == 1
+    assert hosts.run("job", "watch", "--all", "web").exit_code == ExitCode.OTHER
+    assert hosts.run("job", "watch").exit_code == ExitCode.OTHER
+
+
 def watched(*changes):
     """Hosts whose job goes through `changes`."""
     hosts = Hosts()
     hosts.source.changes = changes
     return hosts
-
-
-RUNNING = replace(JOB, type=JobType.UNBOUNDED, phase=Phase.PERFORM, state="performing", ended_s=None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmferry.errors import StorageFailed
-from vmferry.model import DestinationState, Keep, MigrationId, Phase, Resolution, Side, SourceState, Statistics
+from vmferry.model import (
+    DestinationState,
+    JobChange,
+    JobChangeKind,
+    Keep,
+    MigrationId,
+    Phase,
+    Resolution,
+    Side,
+    SourceState,
+    Statistics,
+)
 from vmferryd.database import Database
 from vmferryd.drivers.base import GuestPlan
 from vmferryd.jobs.journal import Journal, Record, decode, encode
@@ -35,6 +46,16 @@ sides = st.one_of(
 )
 figures = st.integers(0, 2**63 - 1)
 times = st.floats(0, 1e12)
+job_changes = st.builds(
+    JobChange,
+    sequence=figures,
+    kind=st.sampled_from(JobChangeKind),
+    at_s=times,
+    state=texts,
+    phase=st.sampled_from(Phase),
+    iteration=figures,
+    error=texts,
+)
 
 
 @st.composite
@@ -62,6 +83,9 @@ def records(draw) -> Record:
         error=draw(texts),
         error_reason=draw(texts),
         statistics=Statistics(elapsed_ms=draw(figures), guest_pause_ms=draw(figures)),
+        elapsed_ms=draw(figures),
+        took_ms=draw(st.dictionaries(st.sampled_from(Phase), figures)),
+        changes=tuple(draw(st.lists(job_changes, max_size=2))),
         resolution=draw(st.none() | resolutions),
         receiver_uri=draw(texts),
     )

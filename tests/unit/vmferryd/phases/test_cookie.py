@@ -26,6 +26,7 @@ FULL = dataclasses.replace(
     statistics=Statistics(elapsed_ms=3),
     persistent_xml="<domain/>",
     definition_xml="<domain/>",
+    took_ms={Phase.BEGIN: 3},
 )
 READERS = (Phase.PREPARE, Phase.PERFORM, Phase.FINISH, Phase.CONFIRM)
 BY_NAME = {section.name: section for section in SECTIONS}
@@ -37,6 +38,7 @@ ATTRIBUTES = {
     "definition": ("definition_xml",),
     "statistics": ("statistics",),
     "outcome": ("outcome", "signature"),
+    "took": ("took_ms",),
 }
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1, max_size=20)
 made = st.builds(
@@ -50,6 +52,7 @@ made = st.builds(
     ticket=st.binary(max_size=40),
     capabilities=st.none() | st.frozensets(texts),
     persistent_xml=st.just("") | texts,
+    took_ms=st.dictionaries(st.sampled_from(Phase), st.integers(0, 10**9)),
 )
 
 

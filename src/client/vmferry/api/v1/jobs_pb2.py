@@ -25,35 +25,53 @@ _sym_db = _symbol_database.Default()
 from vmferry.api.v1 import types_pb2 as vmferry_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vmferry/api/v1/jobs.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\"\xe5\x02\n\x03Job\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12/\n\toperation\x18\x03 \x01(\x0e\x32\x1c.vmferry.api.v1.JobOperation\x12%\n\x04type\x18\x04 \x01(\x0e\x32\x17.vmferry.api.v1.JobType\x12\x13\n\x0b\x64omain_name\x18\x05 \x01(\t\x12\x13\n\x0b\x64omain_uuid\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12$\n\x05phase\x18\x08 \x01(\x0e\x32\x15.vmferry.api.v1.Phase\x12\x17\n\x0fstarted_unix_ms\x18\t \x01(\x04\x12\x15\n\rended_unix_ms\x18\n \x01(\x04\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12.\n\nstatistics\x18\x0c \x01(\x0b\x32\x1a.vmferry.api.v1.Statistics\"B\n\rGetJobRequest\x12\x16\n\x0cmigration_id\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x64omain\x18\x02 \x01(\tH\x00\x42\x07\n\x05which\"2\n\x0eGetJobResponse\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.vmferry.api.v1.Job\"\'\n\x0fListJobsRequest\x12\x14\n\x0crunning_only\x18\x01 \x01(\x08\"5\n\x10ListJobsResponse\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.vmferry.api.v1.Job\"\'\n\x0fWatchJobRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\"4\n\x10WatchJobResponse\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.vmferry.api.v1.Job\"\'\n\x0f\x41\x62ortJobRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\"<\n\x10\x41\x62ortJobResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome*n\n\x0cJobOperation\x12\x1d\n\x19JOB_OPERATION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aJOB_OPERATION_MIGRATION_IN\x10\x01\x12\x1f\n\x1bJOB_OPERATION_MIGRATION_OUT\x10\x02*\x93\x01\n\x07JobType\x12\x18\n\x14JOB_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rJOB_TYPE_NONE\x10\x01\x12\x16\n\x12JOB_TYPE_UNBOUNDED\x10\x02\x12\x16\n\x12JOB_TYPE_COMPLETED\x10\x03\x12\x13\n\x0fJOB_TYPE_FAILED\x10\x04\x12\x16\n\x12JOB_TYPE_CANCELLED\x10\x05\x32\xc4\x02\n\nJobService\x12G\n\x06GetJob\x12\x1d.vmferry.api.v1.GetJobRequest\x1a\x1e.vmferry.api.v1.GetJobResponse\x12M\n\x08ListJobs\x12\x1f.vmferry.api.v1.ListJobsRequest\x1a .vmferry.api.v1.ListJobsResponse\x12O\n\x08WatchJob\x12\x1f.vmferry.api.v1.WatchJobRequest\x1a .vmferry.api.v1.WatchJobResponse0\x01\x12M\n\x08\x41\x62ortJob\x12\x1f.vmferry.api.v1.AbortJobRequest\x1a .vmferry.api.v1.AbortJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vmferry/api/v1/jobs.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\"\xb5\x01\n\tJobChange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.vmferry.api.v1.JobChangeKind\x12\x12\n\nat_unix_ms\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\t\x12$\n\x05phase\x18\x05 \x01(\x0e\x32\x15.vmferry.api.v1.Phase\x12\x11\n\titeration\x18\x06 \x01(\x04\x12\r\n\x05\x65rror\x18\x07 \x01(\t\"B\n\tPhaseTime\x12$\n\x05phase\x18\x01 \x01(\x0e\x32\x15.vmferry.api.v1.Phase\x12\x0f\n\x07took_ms\x18\x02 \x01(\x04\"\xbc\x04\n\x03Job\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12/\n\toperation\x18\x03 \x01(\x0e\x32\x1c.vmferry.api.v1.JobOperation\x12%\n\x04type\x18\x04 \x01(\x0e\x32\x17.vmferry.api.v1.JobType\x12\x13\n\x0b\x64omain_name\x18\x05 \x01(\t\x12\x13\n\x0b\x64omain_uuid\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12$\n\x05phase\x18\x08 \x01(\x0e\x32\x15.vmferry.api.v1.Phase\x12\x17\n\x0fstarted_unix_ms\x18\t \x01(\x04\x12\x15\n\rended_unix_ms\x18\n \x01(\x04\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12.\n\nstatistics\x18\x0c \x01(\x0b\x32\x1a.vmferry.api.v1.Statistics\x12)\n\x06status\x18\r \x01(\x0e\x32\x19.vmferry.api.v1.JobStatus\x12\x12\n\nelapsed_ms\x18\x0e \x01(\x04\x12\x14\n\x0c\x65rror_reason\x18\x0f \x01(\t\x12\x10\n\x08peer_uri\x18\x10 \x01(\t\x12)\n\x06phases\x18\x11 \x03(\x0b\x32\x19.vmferry.api.v1.PhaseTime\x12*\n\x07\x63hanges\x18\x12 \x03(\x0b\x32\x19.vmferry.api.v1.JobChange\x12\x17\n\x0f\x63oordination_ms\x18\x13 \x01(\x04\"\x8a\x01\n\x0cJobStatistic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\tint_value\x18\x02 \x01(\x11H\x00\x12\x1d\n\x13unsigned_long_value\x18\x03 \x01(\x04H\x00\x12\x17\n\rboolean_value\x18\x04 \x01(\x08H\x00\x12\x16\n\x0cstring_value\x18\x05 \x01(\tH\x00\x42\x07\n\x05value\"B\n\rGetJobRequest\x12\x16\n\x0cmigration_id\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x64omain\x18\x02 \x01(\tH\x00\x42\x07\n\x05which\"2\n\x0eGetJobResponse\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.vmferry.api.v1.Job\"F\n\x0fListJobsRequest\x12\x14\n\x0crunning_only\x18\x01 \x01(\x08\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\"5\n\x10ListJobsResponse\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.vmferry.api.v1.Job\"r\n\x12GetJobStatsRequest\x12\x16\n\x0cmigration_id\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x64omain\x18\x02 \x01(\tH\x00\x12\x11\n\tcompleted\x18\x03 \x01(\x08\x12\x16\n\x0ekeep_completed\x18\x04 \x01(\x08\x42\x07\n\x05which\"\x90\x01\n\x13GetJobStatsResponse\x12%\n\x04type\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.JobType\x12\x30\n\nstatistics\x18\x02 \x03(\x0b\x32\x1c.vmferry.api.v1.JobStatistic\x12 \n\x03job\x18\x03 \x01(\x0b\x32\x13.vmferry.api.v1.Job\"?\n\x0fWatchJobRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"\x87\x01\n\x10WatchJobResponse\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.vmferry.api.v1.Job\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12+\n\x04kind\x18\x03 \x01(\x0e\x32\x1d.vmferry.api.v1.JobChangeKind\x12\x12\n\nat_unix_ms\x18\x04 \x01(\x04\"*\n\x10WatchJobsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"\x88\x01\n\x11WatchJobsResponse\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.vmferry.api.v1.Job\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12+\n\x04kind\x18\x03 \x01(\x0e\x32\x1d.vmferry.api.v1.JobChangeKind\x12\x12\n\nat_unix_ms\x18\x04 \x01(\x04\"Z\n\x0f\x41\x62ortJobRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x0f\n\x07\x61t_once\x18\x03 \x01(\x08\x12\x10\n\x08postcopy\x18\x04 \x01(\x08\"<\n\x10\x41\x62ortJobResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome*\xe9\x02\n\x0cJobOperation\x12\x1d\n\x19JOB_OPERATION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aJOB_OPERATION_MIGRATION_IN\x10\x01\x12\x1f\n\x1bJOB_OPERATION_MIGRATION_OUT\x10\x02\x12\x19\n\x15JOB_OPERATION_UNKNOWN\x10\x03\x12\x17\n\x13JOB_OPERATION_START\x10\x04\x12\x16\n\x12JOB_OPERATION_SAVE\x10\x05\x12\x19\n\x15JOB_OPERATION_RESTORE\x10\x06\x12\x1a\n\x16JOB_OPERATION_SNAPSHOT\x10\x07\x12!\n\x1dJOB_OPERATION_SNAPSHOT_REVERT\x10\x08\x12\x16\n\x12JOB_OPERATION_DUMP\x10\t\x12\x18\n\x14JOB_OPERATION_BACKUP\x10\n\x12!\n\x1dJOB_OPERATION_SNAPSHOT_DELETE\x10\x0b*\xa9\x01\n\x07JobType\x12\x18\n\x14JOB_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rJOB_TYPE_NONE\x10\x01\x12\x16\n\x12JOB_TYPE_UNBOUNDED\x10\x02\x12\x16\n\x12JOB_TYPE_COMPLETED\x10\x03\x12\x13\n\x0fJOB_TYPE_FAILED\x10\x04\x12\x16\n\x12JOB_TYPE_CANCELLED\x10\x05\x12\x14\n\x10JOB_TYPE_BOUNDED\x10\x06*\xac\x02\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fJOB_STATUS_NONE\x10\x01\x12\x15\n\x11JOB_STATUS_ACTIVE\x10\x02\x12\x18\n\x14JOB_STATUS_MIGRATING\x10\x03\x12\x15\n\x11JOB_STATUS_PAUSED\x10\x04\x12\x17\n\x13JOB_STATUS_POSTCOPY\x10\x05\x12\x1e\n\x1aJOB_STATUS_POSTCOPY_PAUSED\x10\x06\x12#\n\x1fJOB_STATUS_HYPERVISOR_COMPLETED\x10\x07\x12\x18\n\x14JOB_STATUS_COMPLETED\x10\x08\x12\x15\n\x11JOB_STATUS_FAILED\x10\t\x12\x17\n\x13JOB_STATUS_CANCELED\x10\n*\xb5\x02\n\rJobChangeKind\x12\x1f\n\x1bJOB_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17JOB_CHANGE_KIND_STARTED\x10\x01\x12\x19\n\x15JOB_CHANGE_KIND_PHASE\x10\x02\x12\x19\n\x15JOB_CHANGE_KIND_STATE\x10\x03\x12\x1d\n\x19JOB_CHANGE_KIND_ITERATION\x10\x04\x12\x19\n\x15JOB_CHANGE_KIND_ERROR\x10\x05\x12\x1d\n\x19JOB_CHANGE_KIND_COMPLETED\x10\x06\x12\x1a\n\x16JOB_CHANGE_KIND_FAILED\x10\x07\x12\x1d\n\x19JOB_CHANGE_KIND_CANCELLED\x10\x08\x12\x1c\n\x18JOB_CHANGE_KIND_PROGRESS\x10\t2\xf0\x03\n\nJobService\x12G\n\x06GetJob\x12\x1d.vmferry.api.v1.GetJobRequest\x1a\x1e.vmferry.api.v1.GetJobResponse\x12M\n\x08ListJobs\x12\x1f.vmferry.api.v1.ListJobsRequest\x1a .vmferry.api.v1.ListJobsResponse\x12V\n\x0bGetJobStats\x12\".vmferry.api.v1.GetJobStatsRequest\x1a#.vmferry.api.v1.GetJobStatsResponse\x12O\n\x08WatchJob\x12\x1f.vmferry.api.v1.WatchJobRequest\x1a .vmferry.api.v1.WatchJobResponse0\x01\x12R\n\tWatchJobs\x12 .vmferry.api.v1.WatchJobsRequest\x1a!.vmferry.api.v1.WatchJobsResponse0\x01\x12M\n\x08\x41\x62ortJob\x12\x1f.vmferry.api.v1.AbortJobRequest\x1a .vmferry.api.v1.AbortJobResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vmferry.api.v1.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBOPERATION']._serialized_start=847
-  _globals['_JOBOPERATION']._serialized_end=957
-  _globals['_JOBTYPE']._serialized_start=960
-  _globals['_JOBTYPE']._serialized_end=1107
-  _globals['_JOB']._serialized_start=74
-  _globals['_JOB']._serialized_end=431
-  _globals['_GETJOBREQUEST']._serialized_start=433
-  _globals['_GETJOBREQUEST']._serialized_end=499
-  _globals['_GETJOBRESPONSE']._serialized_start=501
-  _globals['_GETJOBRESPONSE']._serialized_end=551
-  _globals['_LISTJOBSREQUEST']._serialized_start=553
-  _globals['_LISTJOBSREQUEST']._serialized_end=592
-  _globals['_LISTJOBSRESPONSE']._serialized_start=594
-  _globals['_LISTJOBSRESPONSE']._serialized_end=647
-  _globals['_WATCHJOBREQUEST']._serialized_start=649
-  _globals['_WATCHJOBREQUEST']._serialized_end=688
-  _globals['_WATCHJOBRESPONSE']._serialized_start=690
-  _globals['_WATCHJOBRESPONSE']._serialized_end=742
-  _globals['_ABORTJOBREQUEST']._serialized_start=744
-  _globals['_ABORTJOBREQUEST']._serialized_end=783
-  _globals['_ABORTJOBRESPONSE']._serialized_start=785
-  _globals['_ABORTJOBRESPONSE']._serialized_end=845
-  _globals['_JOBSERVICE']._serialized_start=1110
-  _globals['_JOBSERVICE']._serialized_end=1434
+  _globals['_JOBOPERATION']._serialized_start=2092
+  _globals['_JOBOPERATION']._serialized_end=2453
+  _globals['_JOBTYPE']._serialized_start=2456
+  _globals['_JOBTYPE']._serialized_end=2625
+  _globals['_JOBSTATUS']._serialized_start=2628
+  _globals['_JOBSTATUS']._serialized_end=2928
+  _globals['_JOBCHANGEKIND']._serialized_start=2931
+  _globals['_JOBCHANGEKIND']._serialized_end=3240
+  _globals['_JOBCHANGE']._serialized_start=74
+  _globals['_JOBCHANGE']._serialized_end=255
+  _globals['_PHASETIME']._serialized_start=257
+  _globals['_PHASETIME']._serialized_end=323
+  _globals['_JOB']._serialized_start=326
+  _globals['_JOB']._serialized_end=898
+  _globals['_JOBSTATISTIC']._serialized_start=901
+  _globals['_JOBSTATISTIC']._serialized_end=1039
+  _globals['_GETJOBREQUEST']._serialized_start=1041
+  _globals['_GETJOBREQUEST']._serialized_end=1107
+  _globals['_GETJOBRESPONSE']._serialized_start=1109
+  _globals['_GETJOBRESPONSE']._serialized_end=1159
+  _globals['_LISTJOBSREQUEST']._serialized_start=1161
+  _globals['_LISTJOBSREQUEST']._serialized_end=1231
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1233
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1286
+  _globals['_GETJOBSTATSREQUEST']._serialized_start=1288
+  _globals['_GETJOBSTATSREQUEST']._serialized_end=1402
+  _globals['_GETJOBSTATSRESPONSE']._serialized_start=1405
+  _globals['_GETJOBSTATSRESPONSE']._serialized_end=1549
+  _globals['_WATCHJOBREQUEST']._serialized_start=1551
+  _globals['_WATCHJOBREQUEST']._serialized_end=1614
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1617
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1752
+  _globals['_WATCHJOBSREQUEST']._serialized_start=1754
+  _globals['_WATCHJOBSREQUEST']._serialized_end=1796
+  _globals['_WATCHJOBSRESPONSE']._serialized_start=1799
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=1935
+  _globals['_ABORTJOBREQUEST']._serialized_start=1937
+  _globals['_ABORTJOBREQUEST']._serialized_end=2027
+  _globals['_ABORTJOBRESPONSE']._serialized_start=2029
+  _globals['_ABORTJOBRESPONSE']._serialized_end=2089
+  _globals['_JOBSERVICE']._serialized_start=3243
+  _globals['_JOBSERVICE']._serialized_end=3739
 # @@protoc_insertion_point(module_scope)

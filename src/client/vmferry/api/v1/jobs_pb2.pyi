@@ -29,6 +29,16 @@ class _JobOperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobOpera
     JOB_OPERATION_UNSPECIFIED: _JobOperation.ValueType  # 0
     JOB_OPERATION_MIGRATION_IN: _JobOperation.ValueType  # 1
     JOB_OPERATION_MIGRATION_OUT: _JobOperation.ValueType  # 2
+    JOB_OPERATION_UNKNOWN: _JobOperation.ValueType  # 3
+    """The others of libvirt; no job of vmferry is one of them."""
+    JOB_OPERATION_START: _JobOperation.ValueType  # 4
+    JOB_OPERATION_SAVE: _JobOperation.ValueType  # 5
+    JOB_OPERATION_RESTORE: _JobOperation.ValueType  # 6
+    JOB_OPERATION_SNAPSHOT: _JobOperation.ValueType  # 7
+    JOB_OPERATION_SNAPSHOT_REVERT: _JobOperation.ValueType  # 8
+    JOB_OPERATION_DUMP: _JobOperation.ValueType  # 9
+    JOB_OPERATION_BACKUP: _JobOperation.ValueType  # 10
+    JOB_OPERATION_SNAPSHOT_DELETE: _JobOperation.ValueType  # 11
 
 class JobOperation(_JobOperation, metaclass=_JobOperationEnumTypeWrapper):
     """What a job does, under libvirt's names."""
@@ -36,6 +46,16 @@ class JobOperation(_JobOperation, metaclass=_JobOperationEnumTypeWrapper):
 JOB_OPERATION_UNSPECIFIED: JobOperation.ValueType  # 0
 JOB_OPERATION_MIGRATION_IN: JobOperation.ValueType  # 1
 JOB_OPERATION_MIGRATION_OUT: JobOperation.ValueType  # 2
+JOB_OPERATION_UNKNOWN: JobOperation.ValueType  # 3
+"""The others of libvirt; no job of vmferry is one of them."""
+JOB_OPERATION_START: JobOperation.ValueType  # 4
+JOB_OPERATION_SAVE: JobOperation.ValueType  # 5
+JOB_OPERATION_RESTORE: JobOperation.ValueType  # 6
+JOB_OPERATION_SNAPSHOT: JobOperation.ValueType  # 7
+JOB_OPERATION_SNAPSHOT_REVERT: JobOperation.ValueType  # 8
+JOB_OPERATION_DUMP: JobOperation.ValueType  # 9
+JOB_OPERATION_BACKUP: JobOperation.ValueType  # 10
+JOB_OPERATION_SNAPSHOT_DELETE: JobOperation.ValueType  # 11
 Global___JobOperation: _TypeAlias = JobOperation  # noqa: Y015
 
 class _JobType:
@@ -50,6 +70,8 @@ class _JobTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobType.Value
     JOB_TYPE_COMPLETED: _JobType.ValueType  # 3
     JOB_TYPE_FAILED: _JobType.ValueType  # 4
     JOB_TYPE_CANCELLED: _JobType.ValueType  # 5
+    JOB_TYPE_BOUNDED: _JobType.ValueType  # 6
+    """With a known end; no job of vmferry is one."""
 
 class JobType(_JobType, metaclass=_JobTypeEnumTypeWrapper):
     """The public state of a job, under libvirt's names."""
@@ -60,7 +82,162 @@ JOB_TYPE_UNBOUNDED: JobType.ValueType  # 2
 JOB_TYPE_COMPLETED: JobType.ValueType  # 3
 JOB_TYPE_FAILED: JobType.ValueType  # 4
 JOB_TYPE_CANCELLED: JobType.ValueType  # 5
+JOB_TYPE_BOUNDED: JobType.ValueType  # 6
+"""With a known end; no job of vmferry is one."""
 Global___JobType: _TypeAlias = JobType  # noqa: Y015
+
+class _JobStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_STATUS_UNSPECIFIED: _JobStatus.ValueType  # 0
+    JOB_STATUS_NONE: _JobStatus.ValueType  # 1
+    JOB_STATUS_ACTIVE: _JobStatus.ValueType  # 2
+    """Getting ready, or sending memory."""
+    JOB_STATUS_MIGRATING: _JobStatus.ValueType  # 3
+    """The last part is being sent."""
+    JOB_STATUS_PAUSED: _JobStatus.ValueType  # 4
+    """All but the last part is sent."""
+    JOB_STATUS_POSTCOPY: _JobStatus.ValueType  # 5
+    JOB_STATUS_POSTCOPY_PAUSED: _JobStatus.ValueType  # 6
+    JOB_STATUS_HYPERVISOR_COMPLETED: _JobStatus.ValueType  # 7
+    """The hypervisor has done its part, and the hosts have not settled it yet."""
+    JOB_STATUS_COMPLETED: _JobStatus.ValueType  # 8
+    JOB_STATUS_FAILED: _JobStatus.ValueType  # 9
+    JOB_STATUS_CANCELED: _JobStatus.ValueType  # 10
+
+class JobStatus(_JobStatus, metaclass=_JobStatusEnumTypeWrapper):
+    """What a job does right now, as libvirt's daemon sees it."""
+
+JOB_STATUS_UNSPECIFIED: JobStatus.ValueType  # 0
+JOB_STATUS_NONE: JobStatus.ValueType  # 1
+JOB_STATUS_ACTIVE: JobStatus.ValueType  # 2
+"""Getting ready, or sending memory."""
+JOB_STATUS_MIGRATING: JobStatus.ValueType  # 3
+"""The last part is being sent."""
+JOB_STATUS_PAUSED: JobStatus.ValueType  # 4
+"""All but the last part is sent."""
+JOB_STATUS_POSTCOPY: JobStatus.ValueType  # 5
+JOB_STATUS_POSTCOPY_PAUSED: JobStatus.ValueType  # 6
+JOB_STATUS_HYPERVISOR_COMPLETED: JobStatus.ValueType  # 7
+"""The hypervisor has done its part, and the hosts have not settled it yet."""
+JOB_STATUS_COMPLETED: JobStatus.ValueType  # 8
+JOB_STATUS_FAILED: JobStatus.ValueType  # 9
+JOB_STATUS_CANCELED: JobStatus.ValueType  # 10
+Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
+
+class _JobChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_CHANGE_KIND_UNSPECIFIED: _JobChangeKind.ValueType  # 0
+    JOB_CHANGE_KIND_STARTED: _JobChangeKind.ValueType  # 1
+    JOB_CHANGE_KIND_PHASE: _JobChangeKind.ValueType  # 2
+    """Another phase."""
+    JOB_CHANGE_KIND_STATE: _JobChangeKind.ValueType  # 3
+    """Another record in the journal."""
+    JOB_CHANGE_KIND_ITERATION: _JobChangeKind.ValueType  # 4
+    """Another round of copying memory: libvirt's event MIGRATION_ITERATION."""
+    JOB_CHANGE_KIND_ERROR: _JobChangeKind.ValueType  # 5
+    """Something went wrong; the end follows."""
+    JOB_CHANGE_KIND_COMPLETED: _JobChangeKind.ValueType  # 6
+    """The end, one of three. Success is libvirt's event JOB_COMPLETED; libvirt has none for the other two."""
+    JOB_CHANGE_KIND_FAILED: _JobChangeKind.ValueType  # 7
+    JOB_CHANGE_KIND_CANCELLED: _JobChangeKind.ValueType  # 8
+    JOB_CHANGE_KIND_PROGRESS: _JobChangeKind.ValueType  # 9
+    """Only figures have changed. Not kept, and so never replayed."""
+
+class JobChangeKind(_JobChangeKind, metaclass=_JobChangeKindEnumTypeWrapper):
+    """What has changed."""
+
+JOB_CHANGE_KIND_UNSPECIFIED: JobChangeKind.ValueType  # 0
+JOB_CHANGE_KIND_STARTED: JobChangeKind.ValueType  # 1
+JOB_CHANGE_KIND_PHASE: JobChangeKind.ValueType  # 2
+"""Another phase."""
+JOB_CHANGE_KIND_STATE: JobChangeKind.ValueType  # 3
+"""Another record in the journal."""
+JOB_CHANGE_KIND_ITERATION: JobChangeKind.ValueType  # 4
+"""Another round of copying memory: libvirt's event MIGRATION_ITERATION."""
+JOB_CHANGE_KIND_ERROR: JobChangeKind.ValueType  # 5
+"""Something went wrong; the end follows."""
+JOB_CHANGE_KIND_COMPLETED: JobChangeKind.ValueType  # 6
+"""The end, one of three. Success is libvirt's event JOB_COMPLETED; libvirt has none for the other two."""
+JOB_CHANGE_KIND_FAILED: JobChangeKind.ValueType  # 7
+JOB_CHANGE_KIND_CANCELLED: JobChangeKind.ValueType  # 8
+JOB_CHANGE_KIND_PROGRESS: JobChangeKind.ValueType  # 9
+"""Only figures have changed. Not kept, and so never replayed."""
+Global___JobChangeKind: _TypeAlias = JobChangeKind  # noqa: Y015
+
+@_typing.final
+class JobChange(_message.Message):
+    """One change that is kept with its job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Grows from change to change over all jobs of the host, through restarts of its daemon."""
+    kind: Global___JobChangeKind.ValueType
+    at_unix_ms: _builtins.int
+    """Milliseconds since the epoch, by this host's clock."""
+    state: _builtins.str
+    """The journal record's word, for example "performing"."""
+    phase: _types_pb2.Phase.ValueType
+    iteration: _builtins.int
+    """The round of copying."""
+    error: _builtins.str
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        kind: Global___JobChangeKind.ValueType = ...,
+        at_unix_ms: _builtins.int = ...,
+        state: _builtins.str = ...,
+        phase: _types_pb2.Phase.ValueType = ...,
+        iteration: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "error", b"error", "iteration", b"iteration", "kind", b"kind", "phase", b"phase", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobChange: _TypeAlias = JobChange  # noqa: Y015
+
+@_typing.final
+class PhaseTime(_message.Message):
+    """How long a phase took, on whichever host ran it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    TOOK_MS_FIELD_NUMBER: _builtins.int
+    phase: _types_pb2.Phase.ValueType
+    took_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        phase: _types_pb2.Phase.ValueType = ...,
+        took_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "took_ms", b"took_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PhaseTime: _TypeAlias = PhaseTime  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -78,6 +255,13 @@ class Job(_message.Message):
     ENDED_UNIX_MS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ELAPSED_MS_FIELD_NUMBER: _builtins.int
+    ERROR_REASON_FIELD_NUMBER: _builtins.int
+    PEER_URI_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    COORDINATION_MS_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     side: _types_pb2.Side.ValueType
     operation: Global___JobOperation.ValueType
@@ -92,8 +276,25 @@ class Job(_message.Message):
     ended_unix_ms: _builtins.int
     """0 while it lasts."""
     error: _builtins.str
+    status: Global___JobStatus.ValueType
+    elapsed_ms: _builtins.int
+    """How long the job has lasted or did last, by this host's own clock that never goes backwards."""
+    error_reason: _builtins.str
+    """The reason of the error, as in google.rpc.ErrorInfo; empty when there is none."""
+    peer_uri: _builtins.str
+    """Where the other host's daemon answers, as far as it is known."""
+    coordination_ms: _builtins.int
+    """How much of the time after the transfer belonged to the coordinator and the way to it, and to neither host."""
     @_builtins.property
     def statistics(self) -> _types_pb2.Statistics: ...
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseTime]:
+        """The phases that have run, as far as this host knows of them."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobChange]:
+        """What has changed since the beginning, oldest first. Left out of streams."""
+
     def __init__(
         self,
         *,
@@ -109,14 +310,56 @@ class Job(_message.Message):
         ended_unix_ms: _builtins.int = ...,
         error: _builtins.str = ...,
         statistics: _types_pb2.Statistics | None = ...,
+        status: Global___JobStatus.ValueType = ...,
+        elapsed_ms: _builtins.int = ...,
+        error_reason: _builtins.str = ...,
+        peer_uri: _builtins.str = ...,
+        phases: _abc.Iterable[Global___PhaseTime] | None = ...,
+        changes: _abc.Iterable[Global___JobChange] | None = ...,
+        coordination_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "migration_id", b"migration_id", "operation", b"operation", "phase", b"phase", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state", "statistics", b"statistics", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coordination_ms", b"coordination_ms", "domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "elapsed_ms", b"elapsed_ms", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "error_reason", b"error_reason", "migration_id", b"migration_id", "operation", b"operation", "peer_uri", b"peer_uri", "phase", b"phase", "phases", b"phases", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state", "statistics", b"statistics", "status", b"status", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobStatistic(_message.Message):
+    """One figure under libvirt's name; docs/protocol.md has the table."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INT_VALUE_FIELD_NUMBER: _builtins.int
+    UNSIGNED_LONG_VALUE_FIELD_NUMBER: _builtins.int
+    BOOLEAN_VALUE_FIELD_NUMBER: _builtins.int
+    STRING_VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    int_value: _builtins.int
+    unsigned_long_value: _builtins.int
+    boolean_value: _builtins.bool
+    string_value: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        int_value: _builtins.int = ...,
+        unsigned_long_value: _builtins.int = ...,
+        boolean_value: _builtins.bool = ...,
+        string_value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["boolean_value", b"boolean_value", "int_value", b"int_value", "string_value", b"string_value", "unsigned_long_value", b"unsigned_long_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boolean_value", b"boolean_value", "int_value", b"int_value", "name", b"name", "string_value", b"string_value", "unsigned_long_value", b"unsigned_long_value", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["int_value", "unsigned_long_value", "boolean_value", "string_value"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___JobStatistic: _TypeAlias = JobStatistic  # noqa: Y015
 
 @_typing.final
 class GetJobRequest(_message.Message):
@@ -168,16 +411,24 @@ class ListJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNNING_ONLY_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     running_only: _builtins.bool
     """Only jobs that last."""
+    domain: _builtins.str
+    """Only those of this domain, by name or UUID."""
+    limit: _builtins.int
+    """At most so many, the newest; 0: all."""
     def __init__(
         self,
         *,
         running_only: _builtins.bool = ...,
+        domain: _builtins.str = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["running_only", b"running_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "limit", b"limit", "running_only", b"running_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,19 +455,87 @@ class ListJobsResponse(_message.Message):
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
 
 @_typing.final
-class WatchJobRequest(_message.Message):
+class GetJobStatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    KEEP_COMPLETED_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
+    domain: _builtins.str
+    """Name or UUID."""
+    completed: _builtins.bool
+    """Of the domain's newest job that has ended, instead of the one that runs. It is answered once, unless keep_completed is
+    set, and not while a job runs. What is read stays in the history.
+    """
+    keep_completed: _builtins.bool
+    """Answer it the next time as well. Only with completed."""
     def __init__(
         self,
         *,
         migration_id: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        completed: _builtins.bool = ...,
+        keep_completed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "migration_id", b"migration_id", "which", b"which"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "domain", b"domain", "keep_completed", b"keep_completed", "migration_id", b"migration_id", "which", b"which"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_which: _TypeAlias = _typing.Literal["migration_id", "domain"]  # noqa: Y015
+    _WhichOneofArgType_which: _TypeAlias = _typing.Literal["which", b"which"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_which) -> _WhichOneofReturnType_which | None: ...
+
+Global___GetJobStatsRequest: _TypeAlias = GetJobStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetJobStatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    type: Global___JobType.ValueType
+    @_builtins.property
+    def statistics(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStatistic]: ...
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """Not set when there is none."""
+
+    def __init__(
+        self,
+        *,
+        type: Global___JobType.ValueType = ...,
+        statistics: _abc.Iterable[Global___JobStatistic] | None = ...,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "statistics", b"statistics", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobStatsResponse: _TypeAlias = GetJobStatsResponse  # noqa: Y015
+
+@_typing.final
+class WatchJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    migration_id: _builtins.str
+    after_sequence: _builtins.int
+    """Only what came after this change; 0: everything."""
+    def __init__(
+        self,
+        *,
+        migration_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["migration_id", b"migration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "migration_id", b"migration_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,35 +546,114 @@ class WatchJobResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Of the change; of the change before it, for progress."""
+    kind: Global___JobChangeKind.ValueType
+    at_unix_ms: _builtins.int
+    """Milliseconds since the epoch, by this host's clock."""
     @_builtins.property
-    def job(self) -> Global___Job: ...
+    def job(self) -> Global___Job:
+        """As it was right after the change. Figures come with the newest change and with progress, not with what is replayed."""
+
     def __init__(
         self,
         *,
         job: Global___Job | None = ...,
+        sequence: _builtins.int = ...,
+        kind: Global___JobChangeKind.ValueType = ...,
+        at_unix_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "job", b"job", "kind", b"kind", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
 
 @_typing.final
+class WatchJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    after_sequence: _builtins.int
+    """Only what came after this change, in order and of every job; 0: the newest change of each job that runs, then what
+    comes.
+    """
+    def __init__(
+        self,
+        *,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchJobsRequest: _TypeAlias = WatchJobsRequest  # noqa: Y015
+
+@_typing.final
+class WatchJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    kind: Global___JobChangeKind.ValueType
+    at_unix_ms: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """See WatchJobResponse."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+        sequence: _builtins.int = ...,
+        kind: Global___JobChangeKind.ValueType = ...,
+        at_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "job", b"job", "kind", b"kind", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchJobsResponse: _TypeAlias = WatchJobsResponse  # noqa: Y015
+
+@_typing.final
 class AbortJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    AT_ONCE_FIELD_NUMBER: _builtins.int
+    POSTCOPY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
+    """The migration; or, if it is empty, the one that the domain has now."""
+    domain: _builtins.str
+    """Name or UUID."""
+    at_once: _builtins.bool
+    """Answer at once, with OUTCOME_PENDING, and go on."""
+    postcopy: _builtins.bool
+    """Pause a post-copy migration, as libvirt's flag does. Refused: there is no post-copy yet."""
     def __init__(
         self,
         *,
         migration_id: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        at_once: _builtins.bool = ...,
+        postcopy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["migration_id", b"migration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_once", b"at_once", "domain", b"domain", "migration_id", b"migration_id", "postcopy", b"postcopy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

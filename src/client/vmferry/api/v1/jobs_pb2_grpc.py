@@ -45,10 +45,20 @@ class JobServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.GetJobStats = channel.unary_unary(
+                '/vmferry.api.v1.JobService/GetJobStats',
+                request_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.GetJobStatsRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.GetJobStatsResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/vmferry.api.v1.JobService/WatchJob',
                 request_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+                _registered_method=True)
+        self.WatchJobs = channel.unary_stream(
+                '/vmferry.api.v1.JobService/WatchJobs',
+                request_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobsRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobsResponse.FromString,
                 _registered_method=True)
         self.AbortJob = channel.unary_unary(
                 '/vmferry.api.v1.JobService/AbortJob',
@@ -69,21 +79,36 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Newest first.
+        """Newest first: what runs, and the past attempts that this host remembers, also from before its daemon was restarted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobStats(self, request, context):
+        """The figures of a job under libvirt's names. A domain that has no such job answers with JOB_TYPE_NONE and nothing else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """What is known now, then every change, until the job has ended.
+        """Every change of the job since its beginning, then every further one with the progress between them, until it has ended.
+        Any number of callers may watch; a job that has ended is replayed from the journal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJobs(self, request, context):
+        """The same for all jobs of this host, those to come included; it does not end by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AbortJob(self, request, context):
-        """The migration ends if it still can; the answer says what holds.
+        """The migration ends if it still can; the answer says what holds. May be asked again, and answers the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,10 +127,20 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.ListJobsRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.ListJobsResponse.SerializeToString,
             ),
+            'GetJobStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobStats,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.GetJobStatsRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.GetJobStatsResponse.SerializeToString,
+            ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'WatchJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobs,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobsRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobsResponse.SerializeToString,
             ),
             'AbortJob': grpc.unary_unary_rpc_method_handler(
                     servicer.AbortJob,
@@ -179,6 +214,33 @@ class JobService:
             _registered_method=True)
 
     @staticmethod
+    def GetJobStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.JobService/GetJobStats',
+            vmferry_dot_api_dot_v1_dot_jobs__pb2.GetJobStatsRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_jobs__pb2.GetJobStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchJob(request,
             target,
             options=(),
@@ -195,6 +257,33 @@ class JobService:
             '/vmferry.api.v1.JobService/WatchJob',
             vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vmferry.api.v1.JobService/WatchJobs',
+            vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobsRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_jobs__pb2.WatchJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,11 +36,17 @@ class JobServiceStub:
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     """One job, by migration id, or the newest job of a domain."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
-    """Newest first."""
+    """Newest first: what runs, and the past attempts that this host remembers, also from before its daemon was restarted."""
+    GetJobStats: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobStatsRequest, _jobs_pb2.GetJobStatsResponse]
+    """The figures of a job under libvirt's names. A domain that has no such job answers with JOB_TYPE_NONE and nothing else."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.WatchJobResponse]
-    """What is known now, then every change, until the job has ended."""
+    """Every change of the job since its beginning, then every further one with the progress between them, until it has ended.
+    Any number of callers may watch; a job that has ended is replayed from the journal.
+    """
+    WatchJobs: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobsRequest, _jobs_pb2.WatchJobsResponse]
+    """The same for all jobs of this host, those to come included; it does not end by itself."""
     AbortJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.AbortJobRequest, _jobs_pb2.AbortJobResponse]
-    """The migration ends if it still can; the answer says what holds."""
+    """The migration ends if it still can; the answer says what holds. May be asked again, and answers the same."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -50,11 +56,17 @@ class JobServiceAsyncStub(JobServiceStub):
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     """One job, by migration id, or the newest job of a domain."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Newest first."""
+    """Newest first: what runs, and the past attempts that this host remembers, also from before its daemon was restarted."""
+    GetJobStats: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobStatsRequest, _jobs_pb2.GetJobStatsResponse]  # type: ignore[assignment]
+    """The figures of a job under libvirt's names. A domain that has no such job answers with JOB_TYPE_NONE and nothing else."""
     WatchJob: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """What is known now, then every change, until the job has ended."""
+    """Every change of the job since its beginning, then every further one with the progress between them, until it has ended.
+    Any number of callers may watch; a job that has ended is replayed from the journal.
+    """
+    WatchJobs: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobsRequest, _jobs_pb2.WatchJobsResponse]  # type: ignore[assignment]
+    """The same for all jobs of this host, those to come included; it does not end by itself."""
     AbortJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.AbortJobRequest, _jobs_pb2.AbortJobResponse]  # type: ignore[assignment]
-    """The migration ends if it still can; the answer says what holds."""
+    """The migration ends if it still can; the answer says what holds. May be asked again, and answers the same."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """A job is one migration as one host knows it; its id is the migration id."""
@@ -73,7 +85,15 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListJobsResponse, _abc.Awaitable[_jobs_pb2.ListJobsResponse]]:
-        """Newest first."""
+        """Newest first: what runs, and the past attempts that this host remembers, also from before its daemon was restarted."""
+
+    @_abc_1.abstractmethod
+    def GetJobStats(
+        self,
+        request: _jobs_pb2.GetJobStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.GetJobStatsResponse, _abc.Awaitable[_jobs_pb2.GetJobStatsResponse]]:
+        """The figures of a job under libvirt's names. A domain that has no such job answers with JOB_TYPE_NONE and nothing else."""
 
     @_abc_1.abstractmethod
     def WatchJob(
@@ -81,7 +101,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.WatchJobResponse], _abc.AsyncIterator[_jobs_pb2.WatchJobResponse]]:
-        """What is known now, then every change, until the job has ended."""
+        """Every change of the job since its beginning, then every further one with the progress between them, until it has ended.
+        Any number of callers may watch; a job that has ended is replayed from the journal.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJobs(
+        self,
+        request: _jobs_pb2.WatchJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.WatchJobsResponse], _abc.AsyncIterator[_jobs_pb2.WatchJobsResponse]]:
+        """The same for all jobs of this host, those to come included; it does not end by itself."""
 
     @_abc_1.abstractmethod
     def AbortJob(
@@ -89,6 +119,6 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.AbortJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.AbortJobResponse, _abc.Awaitable[_jobs_pb2.AbortJobResponse]]:
-        """The migration ends if it still can; the answer says what holds."""
+        """The migration ends if it still can; the answer says what holds. May be asked again, and answers the same."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,56 @@
+"""How a call to a daemon is asked and answered: its bound, and what an error of the transport means."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import grpc
+from google.rpc import status_pb2
+from grpc import aio
+from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
+
+from vmferry.channel import Uri
+from vmferry.errors import NotSupported, PeerUnreachable, VmferryError
+from vmferry.status import from_status
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 30.0
+"""The bound of a call that neither moves a guest nor waits for one."""
+
+
+class Caller:
+    """Whoever asks the daemon at `uri`."""
+
+    uri: Uri
+
+    async def ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
+        """What `call`, a call over a channel to that daemon, answers.
+
+        Raises:
+            VmferryError: the daemon's own error, or `silence` when it is the transport that speaks.
+        """
+        return await self._ask(call, silence)
+
+    async def _ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
+        try:
+            return await call
+        except aio.AioRpcError as error:
+            raise translated(error, silence, str(self.uri)) from None
+
+
+def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "") -> VmferryError:
+    """The error that the daemon raised; `silence` when it is the transport that speaks.
+
+    A daemon's own error always carries details; a transport's never does. So nothing is decided by text.
+    """
+    for key, value in error.trailing_metadata() or ():
+        if key == GRPC_DETAILS_METADATA_KEY and isinstance(value, bytes):
+            known = from_status(status_pb2.Status.FromString(value))
+            if known is not None:
+                return known
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return NotSupported(f"the daemon {uri} does not know this call", remedy="use daemons of the same version")
+    said = error.details() or error.code().name
+    return silence(f"no answer from {uri or 'the daemon'}", remedy="check that vmferryd runs there", detail=said)

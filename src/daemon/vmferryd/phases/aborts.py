@@ -1,0 +1,66 @@
+"""A user's abort of a migration: what holds afterwards, whatever the phase (specification 5.5).
+
+============================  ======================================================================================
+the migration has             the answer
+============================  ======================================================================================
+not sent anything, or sends   ABORTED, when the guest is at the source as it was
+let the last part go          what the destination's journal says: ABORTED when the tombstone came first, COMMITTED when
+                              it is too late, and the error `InDoubt` when the destination does not answer
+ended                         the same as before
+============================  ======================================================================================
+
+Either host may be asked. At the destination, where libvirt refuses, an abort is a tombstone (handover rule 4).
+"""
+
+from __future__ import annotations
+
+from typing import Never
+
+from vmferry.errors import NotSupported
+from vmferry.model import JobInfo, Outcome, Side
+from vmferryd.phases.context import Tasks
+from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.source_phases import SourcePhases
+
+WHY = "a user asked for the end of the migration"
+
+
+class Aborts:
+    """Ends the migrations of this host."""
+
+    def __init__(self, tasks: Tasks, source: SourcePhases, destination: DestinationPhases) -> None:
+        self._tasks = tasks
+        self._source = source
+        self._destination = destination
+
+    async def end(self, job: JobInfo) -> Outcome:
+        """The migration has ended if it still could; answers what holds.
+
+        Cancellation: it goes on.
+
+        Raises:
+            InDoubt: past the point of no return, and the destination does not answer.
+        """
+        outcome = None
+        if job.side is Side.SOURCE:
+            outcome = await self._source.abort(job.migration_id, WHY)
+        return outcome or await self._destination.abort(job.migration_id, WHY)
+
+    async def ask(self, job: JobInfo) -> Outcome:
+        """The same goes on by itself; PENDING, or what holds already."""
+        if job.ended_s is not None:
+            return await self.end(job)
+        self._tasks.spawn(self.end(job), f"abort {job.migration_id}")
+        return Outcome.PENDING
+
+    @staticmethod
+    def refuse_postcopy() -> Never:
+        """Nothing is paused.
+
+        Raises:
+            NotSupported: always; there is no post-copy yet.
+        """
+        raise NotSupported(
+            "a post-copy migration cannot be paused: post-copy is not available in this version",
+            remedy="leave the flag out to end the migration",
+        )

@@ -1,0 +1,65 @@
+"""What the source's phases say when they refuse, do not know, or repeat an old answer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmferry.errors import BY_REASON, CookieRefused, HostIncompatible, InDoubt, MigrationAborted, VmferryError
+from vmferry.model import GuestLocation, Phase, SourceState
+from vmferryd.domains.compatibility import abi_differences
+from vmferryd.domains.entry import parse, violations
+from vmferryd.jobs.journal import Record
+from vmferryd.phases.cookie import Cookie
+
+GUEST_AT: Mapping[SourceState, GuestLocation] = {
+    SourceState.BEGUN: GuestLocation.SOURCE,
+    SourceState.PERFORMING: GuestLocation.SOURCE,
+    SourceState.RELEASED: GuestLocation.IN_DOUBT,
+    SourceState.CONFIRMED: GuestLocation.DESTINATION,
+    SourceState.CANCELLED: GuestLocation.SOURCE,
+    SourceState.SERVING: GuestLocation.DESTINATION,
+    SourceState.SERVING_FAILED: GuestLocation.DESTINATION,
+}
+"""Where the guest is, by the source's record."""
+
+
+def refuse_another_guest(cookie: Cookie, record: Record) -> None:
+    """What waits at the destination is this guest, also if the destination took its definition from its own store."""
+    if cookie.uuid != record.domain_uuid:
+        raise CookieRefused(
+            f"the destination waits for a domain with UUID {cookie.uuid}, not {record.domain_uuid}",
+            remedy="define the same domain there, with its UUID",
+        )
+    if not cookie.definition_xml:
+        return
+    if differences := abi_differences(parse(record.definition_xml), parse(cookie.definition_xml)):
+        raise HostIncompatible(
+            "the definition that is stored at the destination would change the machine that the guest sees",
+            violations=violations(differences),
+            remedy="define the domain there as it runs here, or let both daemons announce protocol 2 or 3",
+        )
+
+
+def in_doubt(record: Record, failure: VmferryError | None, host_name: str) -> InDoubt:
+    """Past the point of no return nobody says what holds; `failure` is what led there."""
+    return InDoubt(
+        "the guest's last part was sent, and the destination does not say whether it took the guest",
+        remedy="nothing: this host goes on asking and keeps its paused copy; if the other host is gone for good, "
+        "fence it and resolve the domain by hand",
+        migration_id=record.migration_id,
+        guest=GuestLocation.IN_DOUBT,
+        host=host_name,
+        detail=str(failure or ""),
+    )
+
+
+def recorded(record: Record, host_name: str, phase: Phase) -> VmferryError:
+    """The error with which a migration ended, from its record."""
+    kind = BY_REASON.get(record.error_reason, MigrationAborted)
+    return kind(
+        record.error or "the migration was ended",
+        migration_id=record.migration_id,
+        phase=phase,
+        guest=GuestLocation.SOURCE,
+        host=host_name,
+    )
