@@ -12,6 +12,13 @@ settings.load_profile("vmferry")
 """A busy machine is no finding."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests of `crash` are told."""
+    parser.addoption("--failures", metavar="FILE", help="where the tests of failures write what they saw")
+    parser.addoption("--failure", metavar="REGEX", help="run only the cells of the table of failures with such a name")
+    parser.addoption("--every-failure", action="store_true", help="run every cell of the table of failures")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run with skipped tests fails where skipping is forbidden."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

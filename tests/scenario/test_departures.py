@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
 from scenario.by_hand import ByHand
-from support.daemons import NAME, Host, TwoHosts
+from support.daemons import NAME, UUID, Host, TwoHosts
 from support.waiting import eventually
 from vmferry.errors import DomainBusy, FateUnknown, InDoubt, VmferryError
 from vmferry.flags import Flag
@@ -217,6 +218,46 @@ async def test_destination_waits_for_its_source(two_hosts: TwoHosts) -> None:
     await two_hosts.lives_somewhere()
 
 
+async def test_source_host_is_switched_off_when_all_is_loaded(two_hosts: TwoHosts) -> None:
+    """A source whose copy died with its host gives its word again: the destination holds everything, and commits."""
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    _deaf(two_hosts.destination)
+    await walk.perform()
+    await eventually(lambda: _is(two_hosts.destination, walk.migration_id, "received"))
+    await two_hosts.source.stop()
+    await two_hosts.source.machine.power_off()
+    _deaf_no_more(two_hosts.destination)
+    await two_hosts.source.start()
+    await two_hosts.lives(two_hosts.destination)
+
+
+async def test_source_hypervisor_dies_while_its_destination_is_silent(two_hosts: TwoHosts) -> None:
+    """The same without a restart: a destination that comes back holding everything gets the word, not the end."""
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    _deaf(two_hosts.destination)
+    await walk.perform()
+    await eventually(lambda: _is(two_hosts.destination, walk.migration_id, "received"))
+    two_hosts.source.machine.kill(UUID)
+    _deaf_no_more(two_hosts.destination)
+    with suppress(VmferryError):
+        await two_hosts.source.connection.abort_job(walk.migration_id)
+    await two_hosts.lives(two_hosts.destination)
+
+
+async def test_source_hypervisor_dies_before_the_last_part_arrives(two_hosts: TwoHosts) -> None:
+    """A destination that will never be loaded is not waited for: after a while the source asks it for an end."""
+    two_hosts.source.limit(let_go_s=0.2)
+    await two_hosts.source.restart()
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    performing = await hung(two_hosts.source, Verb.LAST_PART, walk.perform)
+    two_hosts.source.machine.kill(UUID)
+    two_hosts.source.machine.faults.release()
+    await ended(performing)
+    for host in two_hosts.hosts:
+        await eventually(lambda host=host: _has_settled(host, walk.migration_id))
+        assert [] == host.machine.leftovers()
+
+
 async def test_destination_restarts_after_the_commit_and_before_the_resume(two_hosts: TwoHosts) -> None:
     """A commit whose guest did not run yet is carried out by the next daemon."""
     walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
@@ -333,6 +374,14 @@ def _deaf(host: Host) -> None:
         raise VmferryError("the word was lost on its way")
 
     host.daemon.destination.release = release  # type: ignore[method-assign]
+
+
+def _deaf_no_more(host: Host) -> None:
+    del host.daemon.destination.release  # type: ignore[method-assign]
+
+
+async def _has_settled(host: Host, migration_id: MigrationId) -> bool:
+    return (await host.state(migration_id)) in ("cancelled", "aborted") and host.machine.leftovers() == []
 
 
 async def _is(host: Host, migration_id: MigrationId, state: str) -> bool:

@@ -20,11 +20,15 @@ STOP_S = 10.0
 
 @dataclass(slots=True)
 class Host:
-    """One host. `directory` holds everything that belongs to it; keep it short, sockets live in it."""
+    """One host. `directory` holds everything that belongs to it; keep it short, sockets live in it.
+
+    `command` is a whole command line that starts a daemon for this directory, in place of vmferryd's own with `options`.
+    """
 
     name: str
     directory: Path
     options: Sequence[str] = ()
+    command: Sequence[str] = ()
     process: asyncio.subprocess.Process | None = field(default=None)
 
     @property
@@ -43,19 +47,19 @@ class Host:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vmferryd",
-                f"--listen={self.uri}",
-                f"--state-directory={self.directory / 'state'}",
-                f"--run-directory={self.directory / 'run'}",
-                f"--host-name={self.name}",
-                *self.options,
+                *(self.command or self._command()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         await eventually(self._answers, START_S, what=f"the daemon of {self.name} answers; its log:\n{self.log}")
+
+    def _command(self) -> Sequence[str]:
+        return (
+            *(sys.executable, "-m", "vmferryd", f"--listen={self.uri}", f"--host-name={self.name}"),
+            *(f"--state-directory={self.directory / 'state'}", f"--run-directory={self.directory / 'run'}"),
+            *self.options,
+        )
 
     async def _answers(self) -> bool:
         assert self.process is not None

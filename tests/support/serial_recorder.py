@@ -79,6 +79,11 @@ class SerialRecorder:
         self._take()
         return self._cutter.heard()
 
+    def forget(self) -> None:
+        """The recording begins now; a line that is not whole yet belongs to it."""
+        self._take()
+        self._cutter.lines.clear()
+
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """The guest has filled its memory and beats.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 GUEST_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vmferry-tests"
@@ -15,7 +16,12 @@ FORBID_SKIP = "VMFERRY_FORBID_SKIP"
 
 def qemu_missing() -> str:
     """Why no QEMU guest can run here; empty when one can."""
-    for tool, package in (("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils")):
+    return missing_tools({"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"})
+
+
+def missing_tools(packages: Mapping[str, str]) -> str:
+    """Which of the tools, each with its Debian package, is not installed; empty when all are."""
+    for tool, package in packages.items():
         if shutil.which(tool) is None:
             return f"{tool} is not installed (Debian: apt-get install {package})"
     return ""

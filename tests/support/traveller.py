@@ -21,7 +21,7 @@ from vmferry.params import MigrationParams
 NAME = "traveller"
 READY_S = 120.0
 HEAR_S = 60.0
-_SERIAL = re.compile(r"[^\"']*/serial-of-stay-\d+")
+SERIAL = re.compile(r"[^\"']*/serial-of-stay-\d+")
 
 
 @dataclass(slots=True)
@@ -63,7 +63,13 @@ class Traveller:
     async def next_xml(self, source: Connection) -> str:
         """Its definition for the next stay, which is being listened to from now on."""
         xml = await source.xml(NAME)
-        return _SERIAL.sub(str(await self._new_serial()), xml)
+        return SERIAL.sub(str(await self._new_serial()), xml)
+
+    def serial_in(self, xml: str) -> Path:
+        """The serial port that a definition of it has."""
+        found = SERIAL.search(xml)
+        assert found is not None, f"no serial port of a stay in {xml}"
+        return Path(found[0])
 
     async def heard(self, beats: int) -> None:
         """It has beaten `beats` times more, wherever it is."""

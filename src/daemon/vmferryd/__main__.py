@@ -18,6 +18,7 @@ try:
 
     from vmferryd import allocator, app, telemetry
     from vmferryd.config import Config, load
+    from vmferryd.jobs.journal import Witness
 except ModuleNotFoundError as missing:
     sys.exit(f"vmferryd needs the daemon's own packages ({missing.name} is missing): pip install 'vmferry[daemon]'")
 
@@ -57,7 +58,7 @@ def main(path: Path | None, *, check_config: bool, log_level: str | None, log_js
         telemetry.configure(config.log)
         allocator.keep_freed_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(config))
+            runner.run(serve(config))
     except VmferryError as error:
         click.echo(f"vmferryd: {error}", err=True)
         if error.remedy:
@@ -65,12 +66,13 @@ def main(path: Path | None, *, check_config: bool, log_level: str | None, log_js
         sys.exit(1)
 
 
-async def _run(config: Config) -> None:
+async def serve(config: Config, witness: Witness | None = None) -> None:
+    """The daemon has run until SIGTERM or SIGINT. `witness` sees each write to its journal."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with app.running(config):
+    async with app.running(config, witness=witness):
         await stop.wait()
 
 

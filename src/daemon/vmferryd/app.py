@@ -36,7 +36,7 @@ from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.registry import DriverFactory, DriverRegistry
 from vmferryd.jobs.board import Board
 from vmferryd.jobs.changes import from_journal
-from vmferryd.jobs.journal import Journal
+from vmferryd.jobs.journal import Journal, Witness
 from vmferryd.peer import PeerToPeer
 from vmferryd.peers import OpenChannel, Peers, advertised
 from vmferryd.phases.context import Context, Identity, Tasks
@@ -65,6 +65,7 @@ class Surroundings:
 
     `drivers` are factories by name, instead of the configured ones. `disk` makes the worker of the journal. `dial` opens
     channels to other daemons, `server` makes the server, and `channel_pair` the sockets between daemon and hypervisor.
+    `witness` sees each write to the journal.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -73,15 +74,19 @@ class Surroundings:
     dial: OpenChannel = open_channel
     server: rpc_server.MakeServer = rpc_server.grpc_server
     channel_pair: ChannelPair = channel_pair
+    witness: Witness | None = None
 
 
 @asynccontextmanager
-async def running(config: Config, *, drivers: Mapping[str, DriverFactory] | None = None) -> AsyncIterator[Daemon]:
+async def running(
+    config: Config, *, drivers: Mapping[str, DriverFactory] | None = None, witness: Witness | None = None
+) -> AsyncIterator[Daemon]:
     """The daemon answers at every place of `config.listen`, until the context is left; guests run on.
 
     Args:
         config: what to run.
         drivers: factories by name, instead of the configured ones.
+        witness: sees each write to the journal.
 
     Raises:
         StorageFailed: the journal cannot be used; it is left as it is.
@@ -89,7 +94,7 @@ async def running(config: Config, *, drivers: Mapping[str, DriverFactory] | None
         InvalidState: another daemon uses the state directory.
     """
     with _exclusive(config.state_directory):
-        async with running_over(Surroundings(drivers=drivers), config) as daemon:
+        async with running_over(Surroundings(drivers=drivers, witness=witness), config) as daemon:
             yield daemon
 
 
@@ -170,7 +175,7 @@ async def _context(
     identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(advertised(config.reached_at)))
     context = Context(
         identity=identity,
-        journal=Journal(database),
+        journal=Journal(database, surroundings.witness),
         domains=Domains(Store(database), drivers),
         drivers=drivers,
         peers=Peers(config.keepalive.options(), _own_credentials(config), surroundings.dial),

@@ -7,6 +7,8 @@ No error, no silence and no verdict is ever an argument of a decision that runs 
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from vmferry.endpoint import Settled
 from vmferry.errors import PhaseOutOfOrder
 from vmferry.model import DestinationState, Outcome, SourceState, Verdict
@@ -61,9 +63,24 @@ def source_proved(state: SourceState, outcome: Outcome) -> SourceEvent | None:
             return None
 
 
-def source_wants_a_tombstone(state: SourceState, outcome: Outcome) -> bool:
-    """The destination has answered, and has not decided: it is asked to decide (handover rule 5)."""
-    return state is SourceState.RELEASED and outcome is Outcome.PENDING
+class Wish(StrEnum):
+    """What a source in doubt asks of a destination that has not decided."""
+
+    TOMBSTONE = "tombstone"
+    COMMIT = "commit"
+
+
+def source_wishes(state: SourceState, said: Settled, *, alive: bool, waited: bool) -> Wish | None:
+    """The destination has answered, and has not decided: it is asked to decide (handover rule 5).
+
+    `alive`: the copy here could run again. A tombstone for a guest that is gone here would lose it, for the destination may
+    hold it whole; the source's word stands, and is given again. `waited`: what was under way when this copy died has had its
+    time to arrive; a destination that is not loaded by then never will be.
+    """
+    if state is not SourceState.RELEASED or said.outcome is not Outcome.PENDING:
+        return None
+    hopeless = waited and said.state not in LOADED
+    return Wish.TOMBSTONE if alive or hopeless else Wish.COMMIT
 
 
 def source_confirms(state: SourceState, verdict: Verdict, proof: Outcome | None) -> SourceEvent | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -86,11 +86,27 @@ def decode(text: str) -> Record:
         ) from error
 
 
+class Witness(Protocol):
+    """Sees each write of a record. The daemon waits for it, and goes on meanwhile with everything else.
+
+    For tests that let something fail exactly here; a daemon has none of its own.
+    """
+
+    async def before(self, record: Record) -> None:
+        """`record` is about to be written."""
+        ...
+
+    async def after(self, record: Record) -> None:
+        """`record` is durable, and none of its effects has begun."""
+        ...
+
+
 class Journal:
     """The migrations of one daemon."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, witness: Witness | None = None) -> None:
         self._database = database
+        self._witness = witness
 
     async def write(self, record: Record, *others: Change) -> None:
         """`record` is durable, and `others` together with it.
@@ -98,7 +114,11 @@ class Journal:
         Raises:
             StorageFailed: nothing has happened, and nothing may be done that the record announces.
         """
+        if self._witness is not None:
+            await self._witness.before(record)
         await self._database.write(self.change(record), *others)
+        if self._witness is not None:
+            await self._witness.after(record)
 
     @staticmethod
     def change(record: Record) -> Change:

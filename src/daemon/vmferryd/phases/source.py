@@ -32,14 +32,16 @@ from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings
 from vmferryd.jobs.decisions import (
     UNRELEASED,
+    Wish,
     source_ends,
     source_outcome,
     source_performed,
     source_proved,
-    source_wants_a_tombstone,
+    source_wishes,
 )
 from vmferryd.jobs.job import SourceEffect, SourceEvent, source_step
 from vmferryd.jobs.journal import Record
+from vmferryd.peers import Peer
 from vmferryd.phases.context import Context
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
@@ -68,6 +70,7 @@ class SourceMigration:
         self.performed_s: float | None = None
         self._sending: Sending | None = None
         self._resolving = False
+        self._gone_s: float | None = None
         self._uri = ""
         self._cancelled = ""
         self._settings = SendSettings()
@@ -335,16 +338,43 @@ class SourceMigration:
         migration_id = self.record.migration_id
         try:
             async with asyncio.timeout(self._context.limits.peer_call_s):
-                peer = self._context.peers.at(self.record.peer_uri)
-                outcome = (await peer.outcome(migration_id)).outcome
-                if source_wants_a_tombstone(self.state, outcome):
-                    outcome = await peer.abort(migration_id, str(self.failure or "the source is in doubt"))
+                outcome = await self._decided_by(self._context.peers.at(self.record.peer_uri))
         except (VmferryError, TimeoutError) as silence:
             log.warning("no_answer", migration_id=migration_id, peer=self.record.peer_uri, error=str(silence))
             if self._entry is not None:
                 self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
         return source_proved(self.state, outcome)
+
+    async def _decided_by(self, peer: Peer) -> Outcome:
+        """What holds at the destination, which was asked to decide if it had not."""
+        migration_id = self.record.migration_id
+        said = await peer.outcome(migration_id)
+        is_gone = await self._is_gone()
+        match source_wishes(self.state, said, alive=not is_gone, waited=is_gone and self._has_waited()):
+            case Wish.TOMBSTONE:
+                return await peer.abort(migration_id, str(self.failure or "the source is in doubt"))
+            case Wish.COMMIT:
+                log.warning("word_repeated", migration_id=migration_id, hint="the copy here is gone")
+                return await peer.release(migration_id, self.record.ticket, 0)
+            case None:
+                return said.outcome
+
+    async def _is_gone(self) -> bool:
+        """Nothing is left of the copy here. One that cannot be reached may be there."""
+        if self._entry is None or self._entry.plan != self.record.plan:
+            return True
+        guest = self._entry.guest
+        try:
+            return guest is not None and (await guest.probe()).run_state is RunState.GONE
+        except VmferryError:
+            return False
+
+    def _has_waited(self) -> bool:
+        """The copy here has been known to be gone for longer than the last part may take."""
+        now_s = self._context.clock.monotonic()
+        self._gone_s = now_s if self._gone_s is None else self._gone_s
+        return now_s - self._gone_s > self._context.limits.let_go_s
 
     async def _close_job(self) -> None:
         await self.machine.settled()

@@ -87,14 +87,35 @@ def test_the_destination_commits_on_the_sources_word_alone(state: DestinationSta
     assert DestinationEvent.ABORT == decide.destination_answered(state, said, alive=False)
 
 
+ANSWERS = [Settled(state.outcome, state.value) for state in DestinationState]
+
+
+def _hurry(wish: decide.Wish, *, alive: bool, waited: bool) -> set[tuple[SourceState, str]]:
+    """Where a source asks a destination for that, by what both records say."""
+    asked = {
+        (state, said.state): decide.source_wishes(state, said, alive=alive, waited=waited)
+        for state in SourceState
+        for said in ANSWERS
+    }
+    return {place for place, wished in asked.items() if wished is wish}
+
+
+PENDING = {(SourceState.RELEASED, state.value) for state in decide.OPEN}
+
+
 def test_a_tombstone_is_asked_for_in_doubt_alone() -> None:
     """Rules 5, 7: only a source that released the guest hurries a destination that has not decided."""
-    asks = {(state, outcome) for state in SourceState for outcome in Outcome if _hurries(state, outcome)}
-    assert {(SourceState.RELEASED, Outcome.PENDING)} == asks
+    for waited in (False, True):
+        assert _hurry(decide.Wish.TOMBSTONE, alive=True, waited=waited) == PENDING
+        assert set() == _hurry(decide.Wish.COMMIT, alive=True, waited=waited)
 
 
-def _hurries(state: SourceState, outcome: Outcome) -> bool:
-    return decide.source_wants_a_tombstone(state, outcome)
+def test_a_guest_that_is_gone_is_not_asked_back() -> None:
+    """A source whose copy died repeats its word; only a destination that never loads the guest is asked for an end."""
+    loaded = {(SourceState.RELEASED, state.value) for state in decide.LOADED}
+    assert _hurry(decide.Wish.COMMIT, alive=False, waited=False) == PENDING
+    assert _hurry(decide.Wish.COMMIT, alive=False, waited=True) == loaded
+    assert _hurry(decide.Wish.TOMBSTONE, alive=False, waited=True) == PENDING - loaded
 
 
 def test_pages_that_are_needed_are_kept() -> None:
