@@ -34,6 +34,8 @@ class Scripted:
     outcome: Outcome = Outcome.ABORTED
     finish: Outcome | None = None
     uri: str = "tcp:there:49152"
+    failure: str = "what the destination knows"
+    failure_reason: str = ""
     look: VmferryError | None = None
     transcript: list[str] = field(default_factory=list)
 
@@ -57,13 +59,13 @@ class Scripted:
         self._asked(Phase.FINISH, request)
         outcome = self.finish or (Outcome.COMMITTED if request.verdict is Verdict.COMMIT else Outcome.ABORTED)
         committed = outcome is Outcome.COMMITTED
-        failure = "" if committed else "what the destination knows"
         return Reply(
             request.migration_id,
             cookie=b"from-finish",
             outcome=outcome,
             domain=guest() if committed else None,
-            failure=failure,
+            failure="" if committed else self.failure,
+            failure_reason="" if committed else self.failure_reason,
         )
 
     async def confirm(self, request: Request) -> Reply:

@@ -16,21 +16,24 @@ from vmferry.errors import FateUnknown, PeerUnreachable
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated
 from vmferry.model import DomainState, GuestLocation, Outcome, Phase
-from vmferry.protocol import PROFILES, ProtocolVersion
+from vmferry.protocol import PROFILES, Confirming, ProtocolVersion, peer_to_peer
 
 TRANSCRIPTS = Path(__file__).with_name("transcripts.txt")
 V3 = PROFILES[ProtocolVersion.V3]
+WALKED = {f"protocol {profile.version}": profile for profile in PROFILES.values()}
+WALKED["protocol 3, peer-to-peer"] = peer_to_peer(V3)
 REQUEST = Request(ID, "web", flags=Flag.LIVE | Flag.ABORT_ON_ERROR | Flag.AUTO_CONVERGE)
 
 
 async def transcript() -> str:
     """Every profile, phase and failure, as text."""
     parts = []
-    for profile in PROFILES.values():
+    for name, profile in WALKED.items():
+        protection = Flag.CHANGE_PROTECTION if profile.confirming is Confirming.ALL_BUT_PERFORM else NONE
         for title, script in _scripts(profile.phases):
-            result = await walked(profile, script, REQUEST, protection=Flag.CHANGE_PROTECTION)
+            result = await walked(profile, script, REQUEST, protection=protection)
             lines = "\n".join(f"    {line}" for line in script.transcript)
-            parts.append(f"protocol {profile.version}, {title}\n{lines}\n    = {told(result)}\n")
+            parts.append(f"{name}, {title}\n{lines}\n    = {told(result)}\n")
     return "\n".join(parts)
 
 
@@ -109,7 +112,7 @@ async def test_no_uri_at_all() -> None:
     """Without any place to send to, both opened sides are closed and Perform is never called."""
     script = Scripted(uri="")
     result = await walked(V3, script, Request(ID, "web"))
-    assert "InvalidState" in told(result)
+    assert "InternalError" in told(result)
     calls = [line.split()[0] for line in script.transcript]
     assert ["destination.finish", "source.confirm"] == calls[-2:]
     assert "source.perform" not in calls

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from vmferry.model import Phase, Verdict
-from vmferry.protocol import Profile
+from vmferry.protocol import Confirming, Profile
 
 
 class Question(StrEnum):
@@ -111,13 +111,16 @@ def verdict(walk: Walk, phase: Phase) -> Verdict:
 
 
 def owes(profile: Profile, walk: Walk, phase: Phase) -> bool:
-    """Whether `phase` has to run now. After a failure only what closes an opened side is owed (specification 1.6)."""
+    """Whether `phase` has to run now. After a failure only what closes an opened side is owed (specification 1.6, 1.7)."""
     if walk.failed is None:
         return True
+    lost = walk.failed is Phase.PREPARE and walk.why is Heard.LOST
+    opened = lost or Phase.PREPARE in walk.answered
     if phase is Phase.FINISH:
-        lost = walk.failed is Phase.PREPARE and walk.why is Heard.LOST
-        return profile.finish_on_failure and (lost or Phase.PREPARE in walk.answered)
-    return phase is Phase.CONFIRM and Phase.BEGIN in walk.answered and walk.failed is not Phase.PERFORM
+        return profile.finish_on_failure and opened
+    if phase is not Phase.CONFIRM or Phase.BEGIN not in walk.answered:
+        return False
+    return opened if profile.confirming is Confirming.AFTER_FINISH else walk.failed is not Phase.PERFORM
 
 
 def _onward(profile: Profile, walk: Walk) -> Walk:

@@ -45,8 +45,8 @@ class Reply:
     """What one phase answered. Fields that a phase does not fill keep their defaults.
 
     Begin fills `domain_xml`; Prepare `uri`; Perform and Confirm `statistics`; Finish and Confirm `outcome`; Finish
-    `domain` when the guest lives at the destination, else `failure`, the destination's reason. A peer-to-peer Perform fills
-    `domain` and `warnings` as well.
+    `domain` when the guest lives at the destination, else `failure` and `failure_reason`, the destination's error. A
+    peer-to-peer Perform fills `domain` and `warnings` as well.
     """
 
     migration_id: MigrationId
@@ -56,6 +56,7 @@ class Reply:
     outcome: Outcome = Outcome.PENDING
     domain: DomainInfo | None = None
     failure: str = ""
+    failure_reason: str = ""
     statistics: Statistics = field(default_factory=Statistics)
     warnings: tuple[str, ...] = ()
 

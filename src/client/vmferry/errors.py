@@ -24,7 +24,8 @@
     ├── MigrationAborted          the destination wrote a tombstone: this migration will never be committed
     ├── MigrationCancelled        a user or a lost coordinator ended it
     ├── TransferFailed            the data did not arrive
-    │   └── StreamTruncated       the stream ended without its last frame
+    │   ├── StreamTruncated       the stream ended without its last frame
+    │   └── TransferStopped       the source ended it, for a reason that it knows
     ├── TimedOut                  a bounded wait ran out
     ├── DriverRefused             the hypervisor said no; nothing happened
     ├── DriverLost                the hypervisor's monitor went away; it may have happened
@@ -305,6 +306,12 @@ class StreamTruncated(TransferFailed):
 
     code = Code.DATA_LOSS
     reason = "STREAM_TRUNCATED"
+
+
+class TransferStopped(TransferFailed):
+    """The source ended the transfer for a reason of its own, which the message names. The guest is at the source."""
+
+    reason = "TRANSFER_STOPPED"
 
 
 class TimedOut(VmferryError):

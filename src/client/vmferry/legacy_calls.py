@@ -146,5 +146,6 @@ def _finish_reply(
         outcome=wire.enum_from_wire(Outcome, message.outcome),
         domain=wire.domain_from_wire(message.domain) if message.HasField("domain") else None,
         failure=message.failure,
+        failure_reason=message.failure_reason,
         statistics=wire.statistics_from_wire(message.statistics),
     )

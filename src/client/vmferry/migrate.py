@@ -20,13 +20,18 @@ from dataclasses import dataclass, field, replace
 from vmferry.coordinator import End, Heard, Question, Walk, after, first, verdict
 from vmferry.endpoint import Destination, ProgressListener, Reply, Request, Source, ignore_progress
 from vmferry.errors import (
+    BY_REASON,
     DomainNotFound,
+    DriverLost,
+    DriverRefused,
     FateUnknown,
+    InternalError,
     InvalidState,
     MigrationAborted,
     MigrationCancelled,
     NotFound,
     TransferFailed,
+    TransferStopped,
     VmferryError,
 )
 from vmferry.flags import NONE, Flag, destination_flags, source_flags
@@ -235,7 +240,7 @@ class _Engine:
             case Phase.PREPARE:
                 self.request = replace(self.request, migration_id=reply.migration_id, uri=reply.uri or self.request.uri)
                 if not self.request.uri and self.profile.needs_uri:
-                    return Heard.USELESS, InvalidState("the destination did not say where the source is to send")
+                    return Heard.USELESS, InternalError("the destination did not say where the source is to send")
             case Phase.FINISH:
                 return _word(reply.outcome), MigrationAborted("the destination did not take the guest", detail=reply.failure)
             case Phase.CONFIRM if self.error is not None and reply.outcome.at_destination:
@@ -246,7 +251,11 @@ class _Engine:
         return Heard.ANSWERED, None
 
     def _look(self, domain: DomainInfo) -> None:
-        """PAUSED is added for a guest that is paused already, once: after Begin, or first of all (specification 1.3, 1.6)."""
+        """PAUSED is added for a guest that is paused already, once: after Begin, or first of all (specification 1.3, 1.6).
+
+        From here on the domain is called by its name, under which it lives at the destination if no other is given.
+        """
+        self.request = replace(self.request, domain=domain.name)
         if domain.state is DomainState.PAUSED and Flag.POSTCOPY_RESUME not in self.request.flags:
             self.request = replace(self.request, flags=self.request.flags | Flag.PAUSED)
 
@@ -277,6 +286,8 @@ class _Engine:
                 self.warnings.append(f"the source could not be told to forget the migration, and will by itself: {error}")
             case Question.TOMBSTONE:
                 self.silence = error
+            case Phase.FINISH if _is_replaceable(self.error) and isinstance(error, _OF_A_HYPERVISOR):
+                self.error = error  # specification 1.6 step 10, where Finish itself fails
             case _:
                 pass
 
@@ -311,9 +322,21 @@ class _Engine:
         )
 
     def _first_error(self, finish: Reply | None) -> VmferryError:
+        """The first error; that of the destination where it knows better (specification 1.6 step 10).
+
+        A source's hypervisor only sees its channel break, and the destination's knows why. After a destination that had no
+        trouble of its own, or a user's own wish, there is no why.
+        """
         error = self.error or MigrationAborted("the destination did not take the guest")
-        if finish is not None and finish.failure and not error.detail and not isinstance(error, MigrationCancelled):
-            error.detail = finish.failure  # the destination knows why; after a user's own wish there is no why
+        if finish is None or not finish.failure or finish.failure_reason == MigrationCancelled.reason:
+            return error
+        if _is_replaceable(error):
+            known = BY_REASON.get(finish.failure_reason, TransferFailed)
+            words = f"{error.message}: {error.detail}" if error.detail else error.message
+            said = f"the source says: {words}"
+            return known(finish.failure, remedy=error.remedy, phase=Phase.FINISH, guest=error.guest, detail=said)
+        if not error.detail and not isinstance(error, MigrationCancelled):
+            error.detail = finish.failure
         return error
 
     def _statistics(self) -> Statistics:
@@ -322,6 +345,14 @@ class _Engine:
         statistics = perform.statistics if perform else Statistics()
         pause_ms = finish.statistics.guest_pause_ms if finish else 0
         return statistics.measured(guest_pause_ms=pause_ms or statistics.guest_pause_ms)
+
+
+_OF_A_HYPERVISOR = (TransferFailed, DriverRefused, DriverLost)
+
+
+def _is_replaceable(error: VmferryError | None) -> bool:
+    """It is a hypervisor's bare word that the transfer failed; a source that ended it for a reason knows better."""
+    return isinstance(error, TransferFailed) and not isinstance(error, TransferStopped)
 
 
 def _word(outcome: Outcome) -> Heard:

@@ -18,7 +18,7 @@ from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag, destination_flags, source_flags, without
 from vmferry.model import Side
 from vmferry.params import MigrationParams, p2p_forwarded, to_fixed
-from vmferry.protocol import PROFILES, Profile, ProtocolVersion, Spelling, direct, offline, resumed, tunnelled
+from vmferry.protocol import PROFILES, Profile, ProtocolVersion, Spelling, direct, offline, peer_to_peer, resumed, tunnelled
 
 
 class Mode(enum.StrEnum):
@@ -86,7 +86,13 @@ class Path:
             row = resumed(row)
         if Flag.TUNNELLED in self.flags:
             row = tunnelled(row)
-        return direct(row) if self.mode is Mode.DIRECT else row
+        match self.mode:
+            case Mode.DIRECT:
+                return direct(row)
+            case Mode.PEER_TO_PEER:
+                return peer_to_peer(row)
+            case Mode.REGULAR:
+                return row
 
 
 class Uris(NamedTuple):
@@ -160,6 +166,24 @@ DIFFERENCES: tuple[Difference, ...] = (
         "the flag is cleared without a word",
         "the flag is cleared with a warning",
         "nothing that was asked for is ignored silently",
+    ),
+    Difference(
+        "Confirm after a failed Prepare",
+        "only if the source offers change protection",
+        "always",
+        "Begin always holds the domain, and a source that is told need not wait for a lease to run out",
+    ),
+    Difference(
+        "Confirm after a failed Perform and a Finish that has the guest all the same",
+        "it is left out, and the source resumes its copy",
+        "it is called, with Finish's signed word",
+        "the guest would run twice",
+    ),
+    Difference(
+        "Finish's error in place of Perform's",
+        "whenever the source's hypervisor failed",
+        "unless the source ended the transfer for a reason that it knows",
+        "all that the destination could say then is that the stream broke off",
     ),
     Difference(
         "protocol 2 between two daemons",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vmferry.errors import NotSupported
-from vmferry.model import Phase, Side
+from vmferry.model import Phase
 
 
 class ProtocolVersion(enum.IntEnum):
@@ -45,6 +45,17 @@ class PrepareKind(enum.StrEnum):
     TUNNEL = "tunnel"
 
 
+class Confirming(enum.StrEnum):
+    """Which failures the source is told of by Confirm.
+
+    A client tells it of every failure but Perform's own, which has cleaned up by itself (specification 1.6). A source that
+    coordinates tells itself of those that the destination was told of; until then its job simply ends (specification 1.7).
+    """
+
+    ALL_BUT_PERFORM = "of all but Perform"
+    AFTER_FINISH = "of all that Finish was told of"
+
+
 class CookieFlow(NamedTuple):
     """The cookie that `producer` returned is handed to `consumer`."""
 
@@ -67,6 +78,7 @@ class Profile:
     cookie_flows: tuple[CookieFlow, ...]
     begin: BeginKind = BeginKind.ABSENT
     prepare: PrepareKind = PrepareKind.ADDRESS
+    confirming: Confirming = Confirming.ALL_BUT_PERFORM
 
     @property
     def needs_uri(self) -> bool:
@@ -142,10 +154,15 @@ def tunnelled(profile: Profile) -> Profile:
     return replace(profile, prepare=PrepareKind.TUNNEL)
 
 
+def peer_to_peer(profile: Profile) -> Profile:
+    """The same protocol where the source's daemon coordinates."""
+    return replace(profile, confirming=Confirming.AFTER_FINISH)
+
+
 def direct(profile: Profile) -> Profile:
-    """The same protocol where no daemon receives: the source's phases alone, without cookies."""
-    phases = tuple(phase for phase in profile.phases if phase.side is Side.SOURCE)
-    return replace(profile, phases=phases, cookie_flows=(), finish_on_failure=False)
+    """The same protocol where no daemon receives: one call to the source, which needs nobody, is the whole migration."""
+    only = (Phase.PERFORM,)
+    return replace(profile, phases=only, gives_up_source_in=Phase.PERFORM, cookie_flows=(), finish_on_failure=False)
 
 
 def resumed(profile: Profile) -> Profile:

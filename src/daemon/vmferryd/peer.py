@@ -79,14 +79,18 @@ class PeerToPeer:
         wanted = Wanted(request.flags, request.params, request.destination_daemon_uri)
         path = choose_peer(wanted, await connection.answers())
         with ExitStack() as lease:
-            done = await migrate(
-                path.profile,
-                _Watching(path.profile, self._source, self._context.domains, lease, self._context, connection),
-                _Told(connection.speaking(path)),
-                replace(request, flags=path.flags, domain_xml="", destination_daemon_uri=""),
-                listener=walk.hear,
-                patience=Patience(self._context.limits.doubt_s),
-            )
+            try:
+                done = await migrate(
+                    path.profile,
+                    _Watching(path.profile, self._source, self._context.domains, lease, self._context, connection),
+                    _Told(connection.speaking(path)),
+                    replace(request, flags=path.flags, domain_xml="", destination_daemon_uri=""),
+                    listener=walk.hear,
+                    patience=Patience(self._context.limits.doubt_s),
+                )
+            except VmferryError as error:
+                await self._source.call_off(request.migration_id, error)
+                raise
         return Reply(
             done.migration_id,
             outcome=Outcome.COMMITTED,

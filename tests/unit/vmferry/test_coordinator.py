@@ -8,7 +8,7 @@ import pytest
 
 from vmferry.coordinator import End, Heard, Question, Walk, after, first, owes, verdict
 from vmferry.model import Phase, Side, Verdict
-from vmferry.protocol import PROFILES, Profile
+from vmferry.protocol import PROFILES, Confirming, Profile, ProtocolVersion, peer_to_peer
 
 ENDINGS = {
     Phase.PREPARE: (Heard.ANSWERED, Heard.USELESS, Heard.REFUSED, Heard.LOST),
@@ -32,6 +32,7 @@ def walks(profile: Profile, walk: Walk | None = None, before: tuple[Step, ...] =
 
 
 EVERY = [pytest.param(profile, id=f"protocol {profile.version}") for profile in PROFILES.values()]
+EVERY.append(pytest.param(peer_to_peer(PROFILES[ProtocolVersion.V3]), id="protocol 3, peer-to-peer"))
 
 
 @pytest.mark.parametrize("profile", EVERY)
@@ -66,13 +67,20 @@ def test_only_finish_is_told_on(profile: Profile) -> None:
 
 @pytest.mark.parametrize("profile", EVERY)
 def test_after_a_failure_nothing_is_opened(profile: Profile) -> None:
-    """After a failure only Finish and Confirm are owed, and Confirm never after a failed Perform (specification 1.6)."""
+    """After a failure only Finish and Confirm are owed.
+
+    A client's Confirm never follows a failed Perform (specification 1.6); that of a source that coordinates follows exactly
+    the failures that Finish was told of (specification 1.7).
+    """
     for steps in walks(profile):
         for walk, _, _ in steps:
             if walk.failed is not None:
                 owed = {phase for phase in profile.phases if owes(profile, walk, phase)}
                 assert owed <= {Phase.FINISH, Phase.CONFIRM}
-                assert not (walk.failed is Phase.PERFORM and Phase.CONFIRM in owed)
+                if profile.confirming is Confirming.AFTER_FINISH:
+                    assert (Phase.FINISH in owed) == (Phase.CONFIRM in owed)
+                else:
+                    assert not (walk.failed is Phase.PERFORM and Phase.CONFIRM in owed)
 
 
 @pytest.mark.parametrize("profile", EVERY)

@@ -411,7 +411,8 @@ def paths() -> Iterator[tuple[Path, tuple[Phase, ...]]]:
     whole = (Phase.BEGIN, Phase.PREPARE, Phase.PERFORM, Phase.FINISH, Phase.CONFIRM)
     yield regular, whole
     yield Path(ProtocolVersion.V3, Spelling.PARAMS, Mode.REGULAR, Flag.OFFLINE), (*whole[:2], *whole[3:])
-    yield Path(ProtocolVersion.V3, Spelling.PARAMS, Mode.DIRECT, NONE), whole[::2]
+    yield Path(ProtocolVersion.V3, Spelling.PARAMS, Mode.PEER_TO_PEER, NONE), whole
+    yield Path(ProtocolVersion.V3, Spelling.PARAMS, Mode.DIRECT, NONE), (Phase.PERFORM,)
     yield Path(ProtocolVersion.V2, Spelling.FIXED, Mode.REGULAR, NONE), whole[:-1]
     yield Path(ProtocolVersion.V1, Spelling.FIXED, Mode.DIRECT, NONE), (Phase.PERFORM,)
 

@@ -11,6 +11,7 @@ from vmferry.model import Phase
 from vmferry.protocol import (
     PROFILES,
     BeginKind,
+    Confirming,
     CookieFlow,
     PrepareKind,
     Profile,
@@ -18,6 +19,7 @@ from vmferry.protocol import (
     as_markdown,
     direct,
     offline,
+    peer_to_peer,
     resumed,
     tunnelled,
 )
@@ -130,14 +132,22 @@ def test_offline_needs_no_address() -> None:
     assert not offline(V3).needs_uri
 
 
-@pytest.mark.parametrize(("profile", "phases"), [(V1, "perform"), (V2, "begin perform"), (V3, "begin perform confirm")])
-def test_direct_asks_no_destination(profile: Profile, phases: str) -> None:
-    """Only the source's phases are left, and no cookie."""
+@pytest.mark.parametrize("profile", [V1, V2, V3])
+def test_direct_is_one_call(profile: Profile) -> None:
+    """2.5: the source alone is asked, once, without a cookie."""
     derived = direct(profile)
-    assert " ".join(derived.phases) == phases
+    assert (Phase.PERFORM,) == derived.phases
     assert derived.cookie_flows == ()
     assert not derived.finish_on_failure
-    assert derived.gives_up_source_in in derived.phases
+    assert Phase.PERFORM is derived.gives_up_source_in
+
+
+@pytest.mark.parametrize("profile", [V1, V2, V3])
+def test_peer_to_peer_walks_the_same_phases(profile: Profile) -> None:
+    """1.7: what differs is who hears of a failure."""
+    derived = peer_to_peer(profile)
+    assert Confirming.AFTER_FINISH is derived.confirming
+    assert (profile.phases, profile.cookie_flows) == (derived.phases, derived.cookie_flows)
 
 
 def test_the_rows_are_drawn() -> None:

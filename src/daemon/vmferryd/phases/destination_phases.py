@@ -279,6 +279,7 @@ class DestinationPhases:
             outcome=outcome,
             domain=entry.info() if committed and entry is not None else None,
             failure="" if committed else record.error,
+            failure_reason="" if committed else record.error_reason,
             statistics=record.statistics,
         )
 

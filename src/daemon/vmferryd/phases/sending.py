@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmferry.channel import parse_uri
-from vmferry.errors import MigrationCancelled, TimedOut, TransferFailed, VmferryError
+from vmferry.errors import MigrationCancelled, TimedOut, TransferFailed, TransferStopped, VmferryError
 from vmferry.flags import NONE, Flag
 from vmferry.model import Statistics
 from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings
@@ -52,7 +52,7 @@ class Sending:
 
         Raises:
             MigrationCancelled: `cancel` was called.
-            TransferFailed: with ABORT_ON_ERROR also when an I/O error has stopped the guest.
+            TransferStopped: with ABORT_ON_ERROR, when an I/O error has stopped the guest.
             TimedOut: nothing moved for too long.
             VmferryError: whatever else went wrong; `outgoing.cancel` is owed.
         """
@@ -129,7 +129,7 @@ class Sending:
 
     def _refuse_disk_error(self) -> None:
         if self.disk_failed and Flag.ABORT_ON_ERROR in self.flags:
-            raise TransferFailed(
+            raise TransferStopped(
                 "an I/O error has stopped the guest during its migration",
                 remedy="heal its disk, resume it at the source, and migrate again; without ABORT_ON_ERROR it would be moved",
                 detail=self._said,
@@ -167,7 +167,7 @@ class Sending:
 
     def _explained(self, failed: TransferFailed) -> VmferryError:
         """QEMU only sees its socket close; the tunnel knows why."""
-        if self._tunnel_error is None:
+        if self._tunnel_error is None or isinstance(failed, TransferStopped):
             return failed
         return TransferFailed(
             f"{failed.message}: {self._tunnel_error.message}", detail=self._tunnel_error.detail or failed.detail

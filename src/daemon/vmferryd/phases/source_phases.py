@@ -336,6 +336,12 @@ class SourcePhases:
         with migration.lease.kept():
             yield
 
+    async def call_off(self, migration_id: MigrationId, error: VmferryError) -> None:
+        """A migration of this daemon's that has only begun has ended with `error`: no Confirm follows (specification 1.7)."""
+        migration = self._migrations.get(migration_id)
+        if migration is not None and migration.state is SourceState.BEGUN:
+            await migration.refuse(error)
+
     async def committed(self, request: Request) -> Record | None:
         """The record of a migration that was committed; None when there is none of that id.
 

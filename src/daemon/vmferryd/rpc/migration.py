@@ -226,6 +226,7 @@ def finished(reply: Reply) -> dict[str, Any]:
         "domain": wire.domain_to_wire(reply.domain) if reply.domain is not None else None,
         "cookie": reply.cookie,
         "failure": reply.failure,
+        "failure_reason": reply.failure_reason,
         "statistics": wire.statistics_to_wire(reply.statistics),
     }
 

@@ -198,10 +198,13 @@ class MigrationV1ServiceFinishResponse(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     """What holds now."""
     failure: _builtins.str
     """Why there is no domain, as far as the destination knows."""
+    failure_reason: _builtins.str
+    """The reason of that error, as in ErrorInfo."""
     @_builtins.property
     def domain(self) -> _types_pb2.Domain:
         """Present when the guest lives here."""
@@ -215,10 +218,11 @@ class MigrationV1ServiceFinishResponse(_message.Message):
         domain: _types_pb2.Domain | None = ...,
         failure: _builtins.str = ...,
         statistics: _types_pb2.Statistics | None = ...,
+        failure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "failure", b"failure", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "failure", b"failure", "failure_reason", b"failure_reason", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015
@@ -500,10 +504,13 @@ class MigrationV2ServiceFinishResponse(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     """What holds now, whatever the verdict was."""
     failure: _builtins.str
     """Why there is no domain, as far as the destination knows."""
+    failure_reason: _builtins.str
+    """The reason of that error, as in ErrorInfo."""
     @_builtins.property
     def domain(self) -> _types_pb2.Domain:
         """Present when the guest lives here."""
@@ -517,10 +524,11 @@ class MigrationV2ServiceFinishResponse(_message.Message):
         domain: _types_pb2.Domain | None = ...,
         failure: _builtins.str = ...,
         statistics: _types_pb2.Statistics | None = ...,
+        failure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "failure", b"failure", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "failure", b"failure", "failure_reason", b"failure_reason", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015

@@ -366,11 +366,14 @@ class FinishResponse(_message.Message):
     COOKIE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     """What holds now, whatever the verdict was."""
     cookie: _builtins.bytes
     failure: _builtins.str
     """Why there is no domain, as far as the destination knows."""
+    failure_reason: _builtins.str
+    """The reason of that error, as in ErrorInfo; MIGRATION_CANCELLED when nothing was wrong here but the verdict."""
     @_builtins.property
     def domain(self) -> _types_pb2.Domain:
         """Present when the guest lives here."""
@@ -385,10 +388,11 @@ class FinishResponse(_message.Message):
         cookie: _builtins.bytes = ...,
         failure: _builtins.str = ...,
         statistics: _types_pb2.Statistics | None = ...,
+        failure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "failure_reason", b"failure_reason", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015
@@ -704,9 +708,11 @@ class FinishParamsResponse(_message.Message):
     COOKIE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     cookie: _builtins.bytes
     failure: _builtins.str
+    failure_reason: _builtins.str
     @_builtins.property
     def domain(self) -> _types_pb2.Domain: ...
     @_builtins.property
@@ -719,10 +725,11 @@ class FinishParamsResponse(_message.Message):
         cookie: _builtins.bytes = ...,
         failure: _builtins.str = ...,
         statistics: _types_pb2.Statistics | None = ...,
+        failure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "failure", b"failure", "failure_reason", b"failure_reason", "outcome", b"outcome", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015
