@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from support.daemons import Host, TwoHosts
-from vmferry.errors import VmferryError
+from vmferry.errors import StorageFailed, VmferryError
 from vmferry.model import GuestLocation, new_migration_id
 
 WRITES = [("source", number) for number in range(1, 8)] + [("destination", number) for number in range(1, 5)]
@@ -67,6 +69,61 @@ async def test_restart_with_a_full_disk(two_hosts: TwoHosts, side: str, number: 
     host.writes.heal()
     await host.start()
     await two_hosts.lives_somewhere()
+
+
+@pytest.mark.parametrize(("side", "number"), WRITES)
+async def test_disk_hangs_for_a_while(two_hosts: TwoHosts, side: str, number: int) -> None:
+    """The disk does not answer from one write on, and then it does: nothing runs twice, and both daemons settle."""
+    host = _host(two_hosts, side)
+    host.limit(phase_lease_s=0.5, journal_s=0.1)
+    await host.restart()
+    host.writes.hang_from(number)
+    error = await _moved(two_hosts)
+    assert two_hosts.log.findings() == []
+    host.writes.heal()
+    await _lives_somewhere(two_hosts, error)
+
+
+async def test_guest_runs_while_the_disk_hangs(two_hosts: TwoHosts) -> None:
+    """A source whose disk does not answer when the guest is to be released lets it run again within the bound."""
+    two_hosts.source.limit(journal_s=0.1)
+    await two_hosts.source.restart()
+    two_hosts.source.writes.hang_from(4)
+    error = await _moved(two_hosts)
+    assert isinstance(error, StorageFailed)
+    assert "did not answer within 0.1 s" in str(error)
+    assert two_hosts.source.guest().cpu.running
+    two_hosts.source.writes.heal()
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()
+
+
+@pytest.mark.parametrize("table", ["migration", "domain"])
+async def test_garbage_is_refused_before_a_guest_is_touched(two_hosts: TwoHosts, table: str) -> None:
+    """A daemon whose journal has a damaged row does not start, says why, and neither looks for nor discards any guest."""
+    await two_hosts.migrate()
+    await two_hosts.lives(two_hosts.destination)
+    host = two_hosts.destination
+    await host.stop()
+    path = host.config.state_directory / "journal.sqlite"
+    connection = sqlite3.connect(path)
+    row = connection.execute(f"SELECT * FROM {table}").fetchone()  # noqa: S608 - the test's own
+    connection.execute(f"UPDATE {table} SET digest = 'garbage'")  # noqa: S608
+    connection.commit()
+    connection.close()
+    asked: list[object] = []
+    host.machine.faults.around = lambda *call: asked.append(call)  # type: ignore[method-assign, assignment]
+    with pytest.raises(StorageFailed, match="damaged") as caught:
+        await host.start()
+    del host.machine.faults.around
+    assert ([], True) == (asked, "ask the other hosts" in caught.value.remedy)
+    assert host.guest().cpu.running
+    connection = sqlite3.connect(path)
+    connection.execute(f"UPDATE {table} SET digest = ?", (row[-1],))  # noqa: S608
+    connection.commit()
+    connection.close()
+    await host.start()
+    await two_hosts.lives(host)
 
 
 async def test_guest_runs_while_the_disk_is_full(two_hosts: TwoHosts) -> None:

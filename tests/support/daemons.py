@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -61,6 +62,9 @@ class Writes:
     def __init__(self) -> None:
         self.count = 0
         self.failing: Callable[[int], bool] = lambda _: False
+        self.hanging: Callable[[int], bool] = lambda _: False
+        self._answers = threading.Event()
+        self._answers.set()
 
     def install(self, daemon: app.Daemon) -> None:
         """Every write of that daemon comes by here."""
@@ -71,9 +75,15 @@ class Writes:
             self.count += 1
             if self.failing(self.count):
                 raise StorageFailed(f"write {self.count} failed on request")
-            await write(*changes)
+            if self.hanging(self.count):
+                self._answers.clear()
+            await write(self._waited_for, *changes)
 
         database.write = counted  # type: ignore[method-assign]
+
+    def _waited_for(self, _: object) -> None:
+        """What a write does first."""
+        self._answers.wait()
 
     def fail(self, number: int) -> None:
         """The write of that number, counted from now, fails; later ones do not."""
@@ -85,9 +95,15 @@ class Writes:
         due = self.count + number
         self.failing = lambda count: count >= due
 
+    def hang_from(self, number: int) -> None:
+        """The disk does not answer from the write of that number on, counted from now, until `heal`."""
+        due = self.count + number
+        self.hanging = lambda count: count >= due
+
     def heal(self) -> None:
-        """No write fails."""
-        self.failing = lambda _: False
+        """No write fails, and the disk answers."""
+        self.failing = self.hanging = lambda _: False
+        self._answers.set()
 
 
 class Host:
@@ -163,6 +179,7 @@ class Host:
 
     async def close(self) -> None:
         """Neither a daemon nor a guest nor a connection is left."""
+        self.writes.heal()
         self.machine.faults.clear()
         await self.stop()
         await self._connections.aclose()

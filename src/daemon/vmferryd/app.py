@@ -14,6 +14,7 @@ import asyncio
 import fcntl
 import os
 import socket
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -29,11 +30,13 @@ from vmferry.model import Side
 from vmferryd.clock import Clock, SystemClock
 from vmferryd.config import Config
 from vmferryd.database import Database, Thread, Worker
+from vmferryd.domains import registry
 from vmferryd.domains.registry import Domains
 from vmferryd.domains.store import Store
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.registry import DriverFactory, DriverRegistry
+from vmferryd.jobs import journal
 from vmferryd.jobs.board import Board
 from vmferryd.jobs.changes import from_journal
 from vmferryd.jobs.journal import Journal, Witness
@@ -101,17 +104,24 @@ async def running(
 @asynccontextmanager
 async def running_over(surroundings: Surroundings, config: Config) -> AsyncIterator[Daemon]:
     """Like `running`, over `surroundings`. That no other daemon uses the state directory is the caller's business."""
-    database = await Database.open(config.state_directory / "journal.sqlite", surroundings.disk())
+    path, bound_s = config.state_directory / "journal.sqlite", config.limits.journal_s
+    database = await Database.open(path, surroundings.disk(), bound_s, _check)
     try:
-        registry, unavailable = await _drivers(config, surroundings)
+        available, unavailable = await _drivers(config, surroundings)
         async with (
             _tasks() as tasks,
-            _context(config, surroundings, database, registry, tasks) as context,
+            _context(config, surroundings, database, available, tasks) as context,
             _serving(config, context, unavailable, surroundings.server) as daemon,
         ):
             yield daemon
     finally:
         await database.close()
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Everything that is stored can be understood; before any guest is looked for and anything is written."""
+    journal.check(connection)
+    registry.check(connection)
 
 
 @asynccontextmanager
@@ -134,6 +144,8 @@ async def _serving(
     await context.domains.load()
     context.tasks.spawn(context.domains.follow_events(), "domain events")
     await _recover(context, source, destination)
+    await _forget(context)
+    context.tasks.spawn(_keep_house(context), "housekeeping")
     oversight = Oversight(context, source, destination)
     await oversight.recall()
     served = rpc_server.Served(context, source, destination, PeerToPeer(context, source), oversight, unavailable)
@@ -164,7 +176,25 @@ async def _recover(context: Context, source: SourcePhases, destination: Destinat
             await (source if record.side is Side.SOURCE else destination).recover(record)
         except VmferryError as error:
             log.warning("recovery_goes_on", migration_id=record.migration_id, error=str(error))
-    await context.journal.forget_all_but(context.limits.remembered_migrations)
+
+
+async def _keep_house(context: Context) -> None:
+    """What nobody needs any more is forgotten again and again; runs until it is cancelled."""
+    while True:
+        await context.clock.sleep(context.limits.housekeeping_s)
+        await _forget(context)
+
+
+async def _forget(context: Context) -> None:
+    limits = context.limits
+    context.board.forget_all_but(limits.remembered_migrations)
+    try:
+        await context.journal.forget(limits.remembered_migrations, context.clock.wall() - limits.remembered_days * _DAY_S)
+    except VmferryError as error:
+        log.warning("not_forgotten", error=str(error))
+
+
+_DAY_S = 86_400
 
 
 @asynccontextmanager

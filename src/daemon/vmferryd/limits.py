@@ -20,6 +20,12 @@ class Limits(BaseModel):
     transfer_stall_s: float = Field(30.0, gt=0, description="how long a transfer may make no progress at all")
     let_go_s: float = Field(30.0, gt=0, description="how long the last part may take while the guest stands still")
     finish_s: float = Field(60.0, gt=0, description="how long Finish waits for the state to be loaded")
+    journal_s: float = Field(
+        10.0,
+        gt=0,
+        description="how long the disk may take for one write or read of the journal; a guest that was to be released then "
+        "runs on at the source",
+    )
     doubt_s: float = Field(10.0, gt=0, description="how long Perform and Confirm ask a silent peer before they say: in doubt")
     peer_call_s: float = Field(5.0, gt=0, description="how long one question to the other daemon may take")
     peer_silence_s: float = Field(
@@ -32,4 +38,13 @@ class Limits(BaseModel):
     examine_s: float = Field(5.0, gt=0, description="how long a guest may take to answer when somebody asks where it is")
     progress_s: float = Field(0.25, gt=0, description="how often progress is reported")
     shutdown_s: float = Field(3.0, gt=0, description="how long calls under way may go on after SIGTERM")
-    remembered_migrations: int = Field(1000, ge=1, description="how many ended migrations the journal keeps")
+    remembered_migrations: int = Field(
+        1000, ge=1, description="how many ended migrations the journal keeps with all that is known of them"
+    )
+    remembered_days: float = Field(
+        90.0,
+        gt=0,
+        description="how many days the journal keeps at least how a migration ended, in case the other host asks; after that "
+        "the answer would be: never heard of it, and an operator would have to decide",
+    )
+    housekeeping_s: float = Field(3600.0, gt=0, description="how often the journal forgets what is old enough")

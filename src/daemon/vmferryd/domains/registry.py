@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -15,9 +16,11 @@ import structlog
 
 from vmferry.errors import (
     AlreadyExists,
+    DefinitionInvalid,
     DomainNotFound,
     HostIncompatible,
     InvalidState,
+    StorageFailed,
     VmferryError,
 )
 from vmferry.model import DomainEventDetail, DomainEventKind, DomainState, MigrationId, StateReason
@@ -27,7 +30,7 @@ from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.events import Watchers, changes
 from vmferryd.domains.holding import busy
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.domains.store import Store, StoredDomain
+from vmferryd.domains.store import Store, StoredDomain, stored_domains
 from vmferryd.drivers.base import Driver, EventKind, Guest, GuestEvent, GuestPlan, RunState
 from vmferryd.drivers.registry import DriverRegistry
 
@@ -267,6 +270,10 @@ class Domains:
             stored = replace(stored, persistent_xml=domain_xml.format(persistent))
         return self._store.change(stored)
 
+    def change_without_guest(self, entry: Entry) -> Change:
+        """The change after which only the domain's stored definition is stored, if it has one."""
+        return self._store.change(replace(entry.stored(), live_xml=None, plan=None))
+
     async def undefine_now(self, entry: Entry) -> None:
         """The stored definition is gone, whoever holds the domain."""
         previous, entry.persistent = entry.persistent, None
@@ -306,6 +313,23 @@ class Domains:
         """An entry of which nothing is left, and which nobody holds, is gone."""
         if entry.persistent is None and entry.live is None and entry.holder is None:
             self._entries.pop(entry.uuid, None)
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Every stored domain is what was written, and can be understood.
+
+    Raises:
+        StorageFailed: one is not; no guest may be looked for.
+    """
+    for stored in stored_domains(connection):
+        for xml in filter(None, (stored.persistent_xml, stored.live_xml)):
+            try:
+                parse(xml)
+            except DefinitionInvalid as error:
+                raise StorageFailed(
+                    f"the stored definition of domain {stored.name} cannot be understood: {error}",
+                    remedy="run the vmferryd that wrote it; the file is left untouched",
+                ) from None
 
 
 async def refuse_violations(driver: Driver, definition: DomainDefinition) -> None:

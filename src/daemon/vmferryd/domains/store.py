@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from vmferryd.database import Change, Database
+from vmferry.errors import StorageFailed
+from vmferryd.database import DIGESTED, RESTORE, Change, Database, digest, intact
 from vmferryd.drivers.base import GuestPlan
 
 _PLANS = TypeAdapter(GuestPlan)
@@ -45,7 +48,7 @@ class Store:
             if domain.empty:
                 connection.execute("DELETE FROM domain WHERE uuid = ?", (domain.uuid,))
             else:
-                connection.execute("INSERT OR REPLACE INTO domain VALUES (?, ?, ?, ?, ?)", row)
+                connection.execute("INSERT OR REPLACE INTO domain VALUES (?, ?, ?, ?, ?, ?)", (*row, digest(row)))
 
         return apply
 
@@ -58,12 +61,33 @@ class Store:
         await self._database.write(self.change(domain))
 
     async def all(self) -> list[StoredDomain]:
-        """Every stored domain, by name."""
+        """Every stored domain, by name.
 
-        def query(connection: sqlite3.Connection) -> list[tuple[str, str, str | None, str | None, str | None]]:
-            return connection.execute("SELECT * FROM domain ORDER BY name").fetchall()
+        Raises:
+            StorageFailed: one of them is not what was written, or cannot be understood.
+        """
+        return await self._database.read(stored_domains)
 
-        return [
-            StoredDomain(uuid, name, persistent, live, _PLANS.validate_json(plan) if plan else None)
-            for uuid, name, persistent, live, plan in await self._database.read(query)
-        ]
+
+def stored_domains(connection: sqlite3.Connection) -> list[StoredDomain]:
+    """Every stored domain, by name.
+
+    Raises:
+        StorageFailed: see `Store.all`.
+    """
+    return [_read(row) for row in connection.execute(f"SELECT {_COLUMNS} FROM domain ORDER BY name")]  # noqa: S608
+
+
+_COLUMNS = ", ".join((*DIGESTED["domain"], "digest"))
+
+
+def _read(row: Sequence[Any]) -> StoredDomain:
+    uuid, name, persistent, live, plan = intact(row, f"the stored domain {row[1]}")
+    try:
+        return StoredDomain(uuid, name, persistent, live, _PLANS.validate_json(plan) if plan else None)
+    except ValidationError as error:
+        raise StorageFailed(
+            f"the stored domain {name} cannot be understood: {error.error_count()} problems",
+            remedy=RESTORE,
+            detail=str(error),
+        ) from error

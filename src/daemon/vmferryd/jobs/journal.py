@@ -7,15 +7,15 @@ from, who the peer is, and what was promised. Every phase's answer follows from 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vmferry.errors import StorageFailed
 from vmferry.model import DestinationState, JobChange, MigrationId, Phase, Resolution, Side, SourceState, Statistics
-from vmferryd.database import Change, Database
+from vmferryd.database import DIGESTED, RESTORE, Change, Database, digest, intact
 from vmferryd.drivers.base import GuestPlan
 
 
@@ -31,7 +31,7 @@ class Record:
     has the phases of both hosts, as far as they are known here; `changes` is what watchers were told.
     """
 
-    __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
 
     migration_id: MigrationId
     side: Side
@@ -133,7 +133,7 @@ class Journal:
         )
 
         def apply(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO migration VALUES (?, ?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO migration VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, digest(row)))
 
         return apply
 
@@ -166,20 +166,71 @@ class Journal:
         """The newest records, newest first."""
         return await self._select("ORDER BY started_s DESC LIMIT ?", (limit,))
 
-    async def forget_all_but(self, newest: int) -> None:
-        """Settled final records are gone, but for the newest ones."""
+    async def forget(self, newest: int, until_s: float) -> None:
+        """Of settled ends but the `newest`, only the outcome is kept; of those that ended before `until_s`, nothing.
+
+        Whoever is in doubt may still ask for an outcome. An operator's decision that the other host has not heard is kept.
+        """
 
         def apply(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM migration WHERE settled = 1 AND state IN ('confirmed', 'cancelled', 'committed', 'aborted') "
-                "AND rowid NOT IN (SELECT rowid FROM migration ORDER BY started_s DESC LIMIT ?)",
-                (newest,),
-            )
+            for number, text in connection.execute(_OLD, (newest,)).fetchall():
+                record = decode(text)
+                if _is_owed(record):
+                    continue
+                if (record.ended_s or record.started_s) < until_s:
+                    connection.execute("DELETE FROM migration WHERE rowid = ?", (number,))
+                elif record != (outline := _outline(record)):
+                    self.change(outline)(connection)
 
         await self._database.write(apply)
 
     async def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[Record]:
-        def query(connection: sqlite3.Connection) -> list[str]:
-            return [row[0] for row in connection.execute(f"SELECT record FROM migration {condition}", values)]  # noqa: S608
+        def query(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(f"SELECT {_COLUMNS} FROM migration {condition}", values).fetchall()  # noqa: S608
 
-        return [decode(text) for text in await self._database.read(query)]
+        return [_read(row) for row in await self._database.read(query)]
+
+
+_OLD = (
+    "SELECT rowid, record FROM migration WHERE settled = 1 "
+    "AND state IN ('confirmed', 'cancelled', 'committed', 'aborted') "
+    "AND rowid NOT IN (SELECT rowid FROM migration ORDER BY started_s DESC LIMIT ?)"
+)
+
+
+def _is_owed(record: Record) -> bool:
+    return record.resolution is not None and record.resolution.agreed is None
+
+
+def _outline(record: Record) -> Record:
+    """What whoever asks for the outcome needs, without definitions and secrets."""
+    return replace(
+        record,
+        definition_xml="",
+        persistent_xml="",
+        plan=None,
+        ticket=b"",
+        proof_secret=b"",
+        statistics=Statistics(),
+    )
+
+
+_COLUMNS = ", ".join((*DIGESTED["migration"], "digest"))
+
+
+def _read(row: Sequence[Any]) -> Record:
+    migration_id, side, *_, text = intact(row, f"the {row[1]}'s record of migration {row[0]}")
+    record = decode(text)
+    if (record.migration_id, record.side.value) != (migration_id, side):
+        raise StorageFailed(f"the {side}'s record of migration {migration_id} is another's", remedy=RESTORE)
+    return record
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Every record is what was written, and can be understood.
+
+    Raises:
+        StorageFailed: one is not; nothing may be done with any of them.
+    """
+    for row in connection.execute(f"SELECT {_COLUMNS} FROM migration"):  # noqa: S608
+        _read(row)

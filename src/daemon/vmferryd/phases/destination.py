@@ -263,10 +263,16 @@ class DestinationMigration:
     # -- the effects ---------------------------------------------------------------------------------------------------------
 
     def _changes(self, state: DestinationState) -> tuple[Change, ...]:
-        """The commit and the domain that it brings are one write: they cannot disagree."""
-        if not state.outcome.at_destination or self.entry is None or self.entry.live is None:
-            return ()
-        return (self._context.domains.change(self.entry, self.persistent),)
+        """The commit and the domain that it brings are one write: they cannot disagree.
+
+        A tombstone takes the domain back: a commit that the disk did not answer in time may be there before it.
+        """
+        entry = self.entry
+        if state.outcome.at_destination and entry is not None and entry.live is not None:
+            return (self._context.domains.change(entry, self.persistent),)
+        if state is DestinationState.ABORTED and entry is not None and entry.plan in (None, self.record.plan):
+            return (self._context.domains.change_without_guest(entry),)
+        return ()
 
     async def _run(self) -> None:
         """The guest runs here, or stands paused when that was asked for."""

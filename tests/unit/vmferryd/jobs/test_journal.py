@@ -144,14 +144,28 @@ async def test_unfinished(database: Database) -> None:
 
 
 async def test_forgetting_spares_what_is_not_over(database: Database) -> None:
-    """Old settled ends are forgotten; whatever is still to be settled is kept, however old."""
+    """Old settled ends are forgotten; whatever is still to be settled, or to be told, is kept, however old."""
     journal = Journal(database)
     await journal.write(record(1, SourceState.RELEASED))
     await journal.write(record(2, DestinationState.ABORTED, settled=False))
-    for number in range(3, 7):
-        await journal.write(record(number, SourceState.CONFIRMED))
-    await journal.forget_all_but(2)
-    assert ["id-6", "id-5", "id-2", "id-1"] == [found.migration_id for found in await journal.newest(9)]
+    await journal.write(record(3, SourceState.CANCELLED, resolution=Resolution(Keep.HERE, "root", "", 3.0)))
+    for number in range(4, 8):
+        await journal.write(record(number, SourceState.CONFIRMED, ended_s=float(number)))
+    await journal.forget(2, until_s=10.0)
+    assert ["id-7", "id-6", "id-3", "id-2", "id-1"] == [found.migration_id for found in await journal.newest(9)]
+
+
+async def test_an_outcome_is_kept_for_long(database: Database) -> None:
+    """Beyond the newest ends the outcome is kept until it is old enough: without definitions, and without secrets."""
+    journal = Journal(database)
+    plan = GuestPlan("qemu", "uuid", Path("/run/guest"), {})
+    for number, ended_s in ((1, 100.0), (2, 300.0), (3, 400.0)):
+        secrets = {"definition_xml": "<domain/>", "plan": plan, "ticket": b"ticket", "proof_secret": b"secret"}
+        await journal.write(record(number, DestinationState.COMMITTED, ended_s=ended_s, **secrets))
+    await journal.forget(1, until_s=200.0)
+    newest, older = await journal.newest(9)
+    assert ("id-3", b"secret") == (newest.migration_id, newest.proof_secret)
+    assert record(2, DestinationState.COMMITTED, ended_s=300.0) == older
 
 
 async def test_record_that_cannot_be_understood(database: Database) -> None:
@@ -159,8 +173,27 @@ async def test_record_that_cannot_be_understood(database: Database) -> None:
     journal = Journal(database)
     await journal.write(record(1, SourceState.BEGUN))
     await database.write(lambda connection: connection.execute("UPDATE migration SET record = '{}'") and None)
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageFailed, match="damaged"):
         await journal.find(MigrationId("id-1"), Side.SOURCE)
+
+
+@pytest.mark.parametrize("change", ["state = 'cancelled'", "settled = 0", "started_s = 2.0", "side = 'destination'"])
+async def test_a_value_that_changed_on_the_disk(database: Database, change: str) -> None:
+    """A row that is not what was written is refused, whichever value changed; SQLite's own check does not see it."""
+    journal = Journal(database)
+    await journal.write(record(1, SourceState.BEGUN))
+    statement = f"UPDATE migration SET {change}"  # noqa: S608 - the test's own
+    await database.write(lambda connection: connection.execute(statement) and None)
+    with pytest.raises(StorageFailed, match="damaged"):
+        await journal.newest(1)
+
+
+def test_a_record_of_a_newer_daemon_is_refused() -> None:
+    """What a newer vmferryd has written into a record is not dropped in silence."""
+    text = encode(record(1, SourceState.BEGUN)).removesuffix("}") + ', "moon_phase": "full"}'
+    with pytest.raises(StorageFailed, match="cannot be understood") as caught:
+        decode(text)
+    assert "run the vmferryd that wrote it" in caught.value.remedy
 
 
 async def test_record_and_change_are_one(database: Database) -> None:
