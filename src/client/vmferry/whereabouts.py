@@ -19,7 +19,19 @@ STANDING = frozenset({"paused", "incoming", "held", "gone-over", "shut-down", "c
 """The run states in which a copy certainly does not execute; any other word may mean that it does."""
 
 _FINAL = frozenset(state.value for kind in (SourceState, DestinationState) for state in kind if state.final)
-_DOUBTFUL = frozenset({SourceState.RELEASED.value, DestinationState.RECEIVED.value})
+_DOUBTFUL = frozenset({SourceState.RELEASED.value, DestinationState.RECEIVED.value, DestinationState.RUNNABLE.value})
+_CUT_OFF = frozenset({SourceState.SERVING_FAILED.value, DestinationState.POSTCOPY_FAILED.value})
+_BINDING = frozenset(
+    {
+        (Side.SOURCE, SourceState.BEGUN.value),
+        (Side.SOURCE, SourceState.PERFORMING.value),
+        (Side.SOURCE, SourceState.CANCELLED.value),
+        (Side.DESTINATION, DestinationState.COMMITTED.value),
+        (Side.DESTINATION, DestinationState.POSTCOPY.value),
+        (Side.DESTINATION, DestinationState.POSTCOPY_FAILED.value),
+    }
+)
+"""The records of who has the guest that keep the other side from running it, whatever becomes of that side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,7 @@ class Verdict(StrEnum):
     STOPPED = "stopped"
     NOWHERE = "nowhere"
     IN_DOUBT = "in-doubt"
+    CUT_OFF = "cut-off"
     UNKNOWN = "unknown"
     TWO_COPIES = "two-copies"
     TWO_RUN = "two-run"
@@ -145,6 +158,8 @@ class _Case:
     def _none_runs(self) -> Whereabouts:
         if doubted := self._in_doubt():
             return self._doubt(*doubted)
+        if cut := [pair for pair in self.open_records() if pair[1].state in _CUT_OFF]:
+            return self._cut_off(*cut[0])
         if unclear := self._unclear():
             return self._unknown(unclear)
         return self._moving("") if self.open_records() else self._at_rest()
@@ -241,7 +256,7 @@ class _Case:
         evidence = placed.look.evidence
         assert evidence is not None  # noqa: S101 - it has a copy
         newest = max(evidence.records, key=lambda record: record.started_s, default=None)
-        if newest is None or newest.peer_uri != silent.uri or newest.state in _DOUBTFUL:
+        if newest is None or newest.peer_uri != silent.uri or (newest.side, newest.state) not in _BINDING:
             return False
         return newest.resolution is None or newest.resolution.agreed is True
 
@@ -279,6 +294,21 @@ class _Case:
                 f"bring the {other}'s daemon back with its journal: the two hosts then settle it by themselves",
                 f"if it is gone for good, fence it, then: vmferry -c {look.uri} resolve {self.domain} --keep-here --fenced",
                 "if the guest is known to live there: the same with --keep-there",
+            ),
+        )
+
+    def _cut_off(self, look: Look, record: RecordEvidence) -> Whereabouts:
+        return Whereabouts(
+            Verdict.CUT_OFF,
+            f"{self.domain} went over with pages missing and lost its source; it stands still until the rest is sent",
+            reasons=(
+                f"{look.name} is the {record.side} of migration {record.migration_id}, and its journal says: {record.state}",
+                *(_described(placed) for placed in self.copies),
+                *(f"{silent.name} does not answer: {silent.error}" for silent in self.silent),
+            ),
+            what_now=(
+                "restore the connection between the two hosts",
+                f"then run the migration of {self.domain} again with --postcopy-resume; destroy neither copy",
             ),
         )
 

@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 
 from vmferry.evidence import CopyEvidence, HostEvidence, ImageEvidence, LockState, RecordEvidence
-from vmferry.model import DomainInfo, DomainState, Keep, MigrationId, Resolution, Side, StateReason
+from vmferry.model import (
+    DestinationState,
+    DomainInfo,
+    DomainState,
+    Keep,
+    MigrationId,
+    Resolution,
+    Side,
+    SourceState,
+    StateReason,
+)
 from vmferry.whereabouts import Look, Verdict, judge
 
 A, B, C = "vmferry+tls://a:16533", "vmferry+tls://b:16533", "vmferry+tls://c:16533"
@@ -99,6 +109,32 @@ TABLE = {
         host(A, PAUSED, source("performing")),
         host(B, INCOMING, destination("prepared")),
         Verdict.MOVING,
+    ),
+    "it runs with pages missing": (
+        host(A, GONE_OVER, source("serving")),
+        host(B, RUNNING, destination("post-copy")),
+        Verdict.MOVING,
+    ),
+    "it runs with pages missing, and the source is silent": (
+        silent(A),
+        host(B, RUNNING, destination("post-copy")),
+        Verdict.MOVING,
+    ),
+    "it serves pages, and the destination is silent": (host(A, GONE_OVER, source("serving")), silent(B), Verdict.UNKNOWN),
+    "it was cut off with pages missing": (
+        host(A, GONE_OVER, source("serving-failed")),
+        host(B, PAUSED, destination("post-copy-failed")),
+        Verdict.CUT_OFF,
+    ),
+    "it could run with pages missing, and the source is silent": (
+        silent(A),
+        host(B, PAUSED, destination("runnable")),
+        Verdict.IN_DOUBT,
+    ),
+    "the copy that was given up is not gone yet, and the destination is silent": (
+        host(A, GONE_OVER, source("confirmed", **UNSETTLED)),
+        silent(B),
+        Verdict.UNKNOWN,
     ),
     "released, and the destination is silent": (host(A, GONE_OVER, source("released")), silent(B), Verdict.IN_DOUBT),
     "released, and the destination has lost its journal": (host(A, GONE_OVER, source("released")), host(B), Verdict.IN_DOUBT),
@@ -201,9 +237,9 @@ def test_every_verdict_has_a_row() -> None:
 # -- every combination ----------------------------------------------------------------------------------------------
 
 COPIES = [(), (RUNNING,), (PAUSED,), (GONE_OVER,), (INCOMING,), (SILENT,), (STRANGER,), (RUNNING, STRANGER)]
-SOURCES = [(), *((source(state),) for state in ("begun", "performing", "released", "confirmed", "cancelled"))]
+SOURCES = [(), *((source(state.value),) for state in SourceState)]
 SOURCES += [(source("cancelled", resolution=KEPT_HERE),), (source("released", peer_uri=""),)]
-DESTINATIONS = [(), *((destination(state),) for state in ("prepared", "received", "committed", "aborted"))]
+DESTINATIONS = [(), *((destination(state.value),) for state in DestinationState)]
 DESTINATIONS += [(destination("committed", **UNSETTLED),)]
 ON_A = [silent(A), *(host(A, DOMAIN, *copies, *records) for copies in COPIES for records in SOURCES)]
 ON_B = [silent(B), *(host(B, DOMAIN, *copies, *records) for copies in COPIES for records in DESTINATIONS)]
@@ -236,7 +272,7 @@ def test_what_is_called_safe_is_safe() -> None:
 
 def test_a_silent_host_never_makes_it_safer() -> None:
     """Whatever is not safe when both hosts answer is not called safe when one falls silent, unless a journal proves it."""
-    proofs = {"begun", "performing", "cancelled", "committed", "confirmed", "aborted", "prepared"}
+    proofs = {"begun", "performing", "cancelled", "committed", "post-copy", "post-copy-failed"}
     for a, b in EVERY:
         for looks in ((a, silent(B)), (silent(A), b)):
             if not judge("web", looks).verdict.safe:

@@ -31,6 +31,7 @@ CODES: Mapping[Verdict, ExitCode] = {
     Verdict.NOWHERE: ExitCode.NO_COPY,
     Verdict.RUNS_AS_FAR_AS_SEEN: ExitCode.IN_DOUBT,
     Verdict.IN_DOUBT: ExitCode.IN_DOUBT,
+    Verdict.CUT_OFF: ExitCode.IN_DOUBT,
     Verdict.UNKNOWN: ExitCode.IN_DOUBT,
     Verdict.TWO_COPIES: ExitCode.ALARM,
     Verdict.TWO_RUN: ExitCode.ALARM,

@@ -34,10 +34,21 @@ class Objection(StrEnum):
     SETTLES_ITSELF = "the other host answers, and what it says settles the migration without an operator"
     WOULD_CONTRADICT = "the other host answers, and it says the opposite"
     NOT_SPELLED_OUT = "the other host answers, although it has not decided either"
+    NOT_WHOLE = "the copy here cannot live alone: the other host has pages of it that are missing here, or newer ones"
 
 
-CAN_BE_DECIDED: frozenset[State] = frozenset({SourceState.RELEASED, DestinationState.RECEIVED, DestinationState.COMMITTED})
+CAN_BE_DECIDED: frozenset[State] = frozenset(
+    {
+        SourceState.RELEASED,
+        SourceState.SERVING_FAILED,
+        DestinationState.RECEIVED,
+        DestinationState.RUNNABLE,
+        DestinationState.COMMITTED,
+    }
+)
 """The records that an operator can be asked about; a commit only while another host's journal contradicts it."""
+
+_NOT_WHOLE: frozenset[State] = frozenset({SourceState.SERVING_FAILED, DestinationState.RUNNABLE})
 
 
 def objection(state: State, keep: Keep, answer: PeerAnswer, *, insists: bool) -> Objection:
@@ -48,16 +59,21 @@ def objection(state: State, keep: Keep, answer: PeerAnswer, *, insists: bool) ->
     """
     if state not in CAN_BE_DECIDED:
         return Objection.NOT_IN_DOUBT
+    if state in _NOT_WHOLE and keep is Keep.HERE:
+        return Objection.NOT_WHOLE
     if answer in (PeerAnswer.SILENT, PeerAnswer.FORGOTTEN):
         return Objection.NONE
     if answer is PeerAnswer.UNDECIDED:
         return Objection.NONE if insists else Objection.NOT_SPELLED_OUT
+    return _against_its_word(state, keep, answer, insists=insists)
+
+
+def _against_its_word(state: State, keep: Keep, answer: PeerAnswer, *, insists: bool) -> Objection:
     if state is not DestinationState.COMMITTED:
         return Objection.SETTLES_ITSELF
-    agrees = (answer is PeerAnswer.COMMITTED) == (keep is Keep.HERE)
-    if agrees:
-        return Objection.NONE
-    return Objection.NONE if insists and keep is Keep.HERE else Objection.WOULD_CONTRADICT
+    agreed = (answer is PeerAnswer.COMMITTED) == (keep is Keep.HERE)
+    may = agreed or (insists and keep is Keep.HERE)
+    return Objection.NONE if may else Objection.WOULD_CONTRADICT
 
 
 def agrees(state: State, keep: Keep, answer: PeerAnswer) -> bool | None:

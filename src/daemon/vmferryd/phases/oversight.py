@@ -194,6 +194,7 @@ def _refusal(found: Objection, words: str) -> InvalidState:
         Objection.NOT_IN_DOUBT: "it was settled just now; look at it with `vmferry where`",
         Objection.SETTLES_ITSELF: "wait a moment, and look at it with `vmferry where`",
         Objection.WOULD_CONTRADICT: "keep the copy that the other host keeps, or look at both with `vmferry where` first",
+        Objection.NOT_WHOLE: "bring the other host back; if it is gone for good, the guest is lost: --keep-there cleans up",
         Objection.NOT_SPELLED_OUT: "let it decide; or, if you know why it cannot, say --although-peer-answers",
     }
     return InvalidState(found.value, detail=words, remedy=remedies[found])
