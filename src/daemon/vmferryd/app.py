@@ -187,7 +187,6 @@ async def _keep_house(context: Context) -> None:
 
 async def _forget(context: Context) -> None:
     limits = context.limits
-    context.board.forget_all_but(limits.remembered_migrations)
     try:
         await context.journal.forget(limits.remembered_migrations, context.clock.wall() - limits.remembered_days * _DAY_S)
     except VmferryError as error:

@@ -71,11 +71,6 @@ class Board:
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def forget_all_but(self, newest: int) -> None:
-        """Of the jobs that have ended only the newest are still on the board."""
-        for job in [job for job in self.all() if job.ended_s is not None][newest:]:
-            self.forget(job.migration_id, job.side)
-
     def find(self, migration_id: MigrationId) -> JobInfo:
         """The job; of the source's side when both are here.
 

@@ -212,6 +212,8 @@ def _outline(record: Record) -> Record:
         ticket=b"",
         proof_secret=b"",
         statistics=Statistics(),
+        took_ms={},
+        changes=(),
     )
 
 
