@@ -75,7 +75,7 @@ async def test_restart_with_a_full_disk(two_hosts: TwoHosts, side: str, number: 
 async def test_disk_hangs_for_a_while(two_hosts: TwoHosts, side: str, number: int) -> None:
     """The disk does not answer from one write on, and then it does: nothing runs twice, and both daemons settle."""
     host = _host(two_hosts, side)
-    host.limit(phase_lease_s=0.5, journal_s=0.1)
+    host.limit(phase_lease_s=0.5)
     await host.restart()
     host.writes.hang_from(number)
     error = await _moved(two_hosts)
@@ -86,8 +86,6 @@ async def test_disk_hangs_for_a_while(two_hosts: TwoHosts, side: str, number: in
 
 async def test_guest_runs_while_the_disk_hangs(two_hosts: TwoHosts) -> None:
     """A source whose disk does not answer when the guest is to be released lets it run again within the bound."""
-    two_hosts.source.limit(journal_s=0.1)
-    await two_hosts.source.restart()
     two_hosts.source.writes.hang_from(4)
     error = await _moved(two_hosts)
     assert isinstance(error, StorageFailed)

@@ -26,6 +26,7 @@ from vmferry.protocol import Spelling
 from vmferryd import app
 from vmferryd.clock import SystemClock
 from vmferryd.config import Config, load
+from vmferryd.database import BOUND_S, Database
 from vmferryd.drivers.memory import ExecutionLog, MemoryDriver, MemoryHost, Program, SimulatedGuest
 
 NAME = "web"
@@ -49,6 +50,10 @@ FAST: dict[str, Any] = {
 """Bounds of a daemon in a test: short, but for the lease, which only some tests want to see run out."""
 
 
+HANG_S = 0.1
+"""How long a disk that hangs in a test is waited for; one that is only slow has its usual time."""
+
+
 def domain_xml(name: str = NAME, domain_uuid: str = UUID, dirty: int = 200) -> str:
     """A small simulated guest that writes to its memory."""
     return f"""<domain type='test'><name>{name}</name><uuid>{domain_uuid}</uuid><memory unit='MiB'>1</memory><vcpu>1</vcpu>
@@ -65,10 +70,11 @@ class Writes:
         self.hanging: Callable[[int], bool] = lambda _: False
         self._answers = threading.Event()
         self._answers.set()
+        self._database: Database | None = None
 
     def install(self, daemon: app.Daemon) -> None:
         """Every write of that daemon comes by here."""
-        database = daemon.context.journal._database
+        database = self._database = daemon.context.journal._database
         write = database.write
 
         async def counted(*changes: Any) -> None:
@@ -99,11 +105,15 @@ class Writes:
         """The disk does not answer from the write of that number on, counted from now, until `heal`."""
         due = self.count + number
         self.hanging = lambda count: count >= due
+        assert self._database is not None
+        self._database._bound_s = HANG_S
 
     def heal(self) -> None:
         """No write fails, and the disk answers."""
         self.failing = self.hanging = lambda _: False
         self._answers.set()
+        if self._database is not None:
+            self._database._bound_s = BOUND_S
 
 
 class Host:
