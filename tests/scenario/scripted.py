@@ -25,12 +25,13 @@ def guest(state: DomainState = DomainState.RUNNING) -> DomainInfo:
 class Scripted:
     """Both hosts. `failures` has, by phase, the errors of its first calls; then the phase answers.
 
-    `silent` destinations do not answer Abort. `outcome` is what the destination's journal says.
+    `silent` destinations do not answer Abort, `deaf` ones not even Finish. `outcome` is what the destination's journal says.
     """
 
     failures: Mapping[Phase, list[VmferryError]] = field(default_factory=dict)
     state: DomainState = DomainState.RUNNING
     silent: bool = False
+    deaf: bool = False
     outcome: Outcome = Outcome.ABORTED
     finish: Outcome | None = None
     uri: str = "tcp:there:49152"
@@ -57,6 +58,9 @@ class Scripted:
     async def finish_(self, request: Request) -> Reply:
         """The destination's."""
         self._asked(Phase.FINISH, request)
+        if self.deaf:
+            self.transcript.append("  ! FateUnknown")
+            raise FateUnknown("nobody answers")
         outcome = self.finish or (Outcome.COMMITTED if request.verdict is Verdict.COMMIT else Outcome.ABORTED)
         committed = outcome is Outcome.COMMITTED
         return Reply(

@@ -9,11 +9,14 @@ from contextlib import suppress
 import pytest
 
 from scenario.by_hand import ByHand
-from support.daemons import NAME, UUID, Host, TwoHosts
+from support.daemons import IMPATIENT, NAME, UUID, Host, TwoHosts
 from support.waiting import eventually
+from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import DomainBusy, FateUnknown, InDoubt, VmferryError
 from vmferry.flags import Flag
+from vmferry.migrate import migrate
 from vmferry.model import DomainState, GuestLocation, MigrationId, Outcome, Phase, StateReason, new_migration_id
+from vmferry.protocol import PROFILES, ProtocolVersion
 from vmferryd.drivers.memory import FaultKind, Verb
 
 
@@ -231,6 +234,18 @@ async def test_source_host_is_switched_off_when_all_is_loaded(two_hosts: TwoHost
     await two_hosts.lives(two_hosts.destination)
 
 
+async def test_source_host_is_switched_off_before_perform_is_answered(two_hosts: TwoHosts) -> None:
+    """A client that never hears of its Perform asks the destination for the guest, not for its end."""
+    _deaf(two_hosts.destination)
+    there = two_hosts.destination.connection
+    request = Request(new_migration_id(), NAME, flags=Flag.LIVE)
+    profile = PROFILES[ProtocolVersion.V3]
+    done = await migrate(profile, _Vanishing(two_hosts.source), there, request, patience=IMPATIENT)
+    assert DomainState.RUNNING is done.domain.state
+    await two_hosts.source.start()
+    await two_hosts.lives(two_hosts.destination)
+
+
 async def test_source_hypervisor_dies_while_its_destination_is_silent(two_hosts: TwoHosts) -> None:
     """The same without a restart: a destination that comes back holding everything gets the word, not the end."""
     walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
@@ -365,6 +380,24 @@ async def test_restart_forgets_no_job(two_hosts: TwoHosts) -> None:
         await host.restart()
         assert Outcome.COMMITTED is (await host.connection.outcome(migration_id)).outcome
         assert [migration_id] == [job.migration_id for job in await host.connection.jobs()]
+
+
+class _Vanishing:
+    """A host as the engine's source; it is switched off when it has performed, before anybody hears of it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.begin, self.domain = host.connection.begin, host.connection.domain
+
+    async def perform(self, request: Request, listener: ProgressListener) -> Reply:
+        if self._host.machine.guests:
+            await self._host.connection.perform(request, listener)
+            await self._host.stop()
+            await self._host.machine.power_off()
+        raise FateUnknown("no answer")
+
+    async def confirm(self, request: Request) -> Reply:
+        raise FateUnknown("no answer")
 
 
 def _deaf(host: Host) -> None:

@@ -43,16 +43,27 @@ def _scripts(phases: tuple[Phase, ...]) -> list[tuple[str, Scripted]]:
         scripts += [
             (f"{phase} is refused", Scripted({phase: [REFUSED()]})),
             (f"{phase}'s reply is lost once", Scripted({phase: [LOST()]})),
-            (f"{phase} never answers, the destination says aborted", Scripted({phase: [LOST()] * 99})),
+            (
+                f"{phase} never answers, the destination says aborted",
+                Scripted({phase: [LOST()] * 99}, finish=_aborted(phase)),
+            ),
             (
                 f"{phase} never answers, the destination says committed",
                 Scripted({phase: [LOST()] * 99}, outcome=Outcome.COMMITTED),
             ),
-            (f"{phase} never answers, and nobody does", Scripted({phase: [LOST()] * 99}, silent=True)),
+            (
+                f"{phase} never answers, and nobody does",
+                Scripted({phase: [LOST()] * 99}, silent=True, deaf=phase in (Phase.PREPARE, Phase.PERFORM)),
+            ),
         ]
     for _, script in scripts:
         script.transcript = _Folded()
     return scripts
+
+
+def _aborted(phase: Phase) -> Outcome | None:
+    """What Finish says of a migration whose Perform is lost; of others whatever is wished."""
+    return Outcome.ABORTED if phase is Phase.PERFORM else None
 
 
 class _Folded(list[str]):

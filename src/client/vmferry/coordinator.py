@@ -8,9 +8,10 @@ knows, and no more: which phases were answered, the first failure, and what Fini
     phases of the profile, in order ──▶ TOLD
        BEGIN answered ──▶ LOOK at the guest            without BEGIN: LOOK comes first
        BEGIN lost ──▶ FORGET, then nothing is owed
-       PERFORM, FINISH lost ──▶ TOMBSTONE ─┬─ aborted ──▶ it has failed; what is still owed
-                                           ├─ committed ─▶ FINISH follows PERFORM; after FINISH: UNHEARD
-                                           └─ silence ──▶ DOUBT: no side is told anything
+       PERFORM lost ──▶ FINISH commits what the destination has whole, and ends what it has not
+       FINISH lost ──▶ TOMBSTONE ─┬─ aborted ──▶ it has failed
+                                  ├─ committed ─▶ UNHEARD
+                                  └─ silence ──▶ DOUBT: no side is told anything
 """
 
 from __future__ import annotations
@@ -137,6 +138,12 @@ def _failed(walk: Walk, phase: Phase, why: Heard) -> Walk:
     return replace(walk, failed=phase, why=why) if walk.failed is None else walk
 
 
+def _first_failure(profile: Profile, walk: Walk, phase: Phase, heard: Heard) -> tuple[Phase, Heard]:
+    """What is to blame when Finish does not end in a commit: a Perform whose reply was lost comes first."""
+    unheard = phase is Phase.FINISH and profile.runs(Phase.PERFORM) and Phase.PERFORM not in walk.answered
+    return (Phase.PERFORM, Heard.LOST) if unheard else (phase, heard)
+
+
 def _answered(profile: Profile, walk: Walk, phase: Phase, heard: Heard) -> Walk:
     if phase is Phase.BEGIN:
         return replace(walk, asking=Question.LOOK)
@@ -144,7 +151,8 @@ def _answered(profile: Profile, walk: Walk, phase: Phase, heard: Heard) -> Walk:
         # What Finish says holds, even against an earlier failure of ours.
         walk = replace(walk, finish=heard)
         committed = heard is Heard.COMMITTED
-        walk = replace(walk, failed=None, why=None) if committed else _failed(walk, phase, heard)
+        failure = _first_failure(profile, walk, phase, heard)
+        walk = replace(walk, failed=None, why=None) if committed else _failed(walk, *failure)
     elif heard is Heard.USELESS:
         walk = _failed(walk, phase, heard)
     return _onward(profile, walk)
@@ -154,9 +162,12 @@ def _unanswered(profile: Profile, walk: Walk, phase: Phase, heard: Heard) -> Wal
     if phase is Phase.CONFIRM:
         return _onward(profile, walk)  # the result stands; the source asks the destination by itself (handover rule 5)
     lost = heard is Heard.LOST
-    if lost and phase in (Phase.PERFORM, Phase.FINISH):
+    if lost and phase is Phase.PERFORM:
+        # The source may be gone with its host. If the destination has the whole guest, a tombstone would lose the last copy.
+        return _onward(profile, walk)
+    if lost and phase is Phase.FINISH and walk.failed is not Phase.PREPARE:  # else the guest never left
         return replace(walk, asking=Question.TOMBSTONE)
-    walk = _failed(walk, phase, heard)
+    walk = _failed(walk, *_first_failure(profile, walk, phase, heard))
     return replace(walk, asking=Question.FORGET) if lost and phase is Phase.BEGIN else _onward(profile, walk)
 
 
@@ -164,11 +175,9 @@ def _settled(profile: Profile, walk: Walk, heard: Heard) -> Walk:
     """The destination's journal has decided: a tombstone is as safe at any moment as a commit is final (handover rule 4)."""
     phase = walk.phase
     match heard:
-        case Heard.COMMITTED if phase is Phase.FINISH:
-            return replace(walk, asking=End.UNHEARD)
         case Heard.COMMITTED:
-            return _onward(profile, walk)
+            return replace(walk, asking=End.UNHEARD)
         case Heard.ABORTED if phase is not None:
-            return _onward(profile, _failed(walk, phase, Heard.LOST))
+            return _onward(profile, _failed(walk, *_first_failure(profile, walk, phase, Heard.LOST)))
         case _:
             return replace(walk, asking=End.DOUBT)  # no error is an answer: the reply of an abort is an outcome

@@ -5,8 +5,9 @@ no truth: what it carries is the last cookie of each phase and the first error. 
 whatever this engine does, when it dies, and when it lies; the engine's own part is to be quick and to report what holds.
 
 A phase call ends in an answer, in an error that means *it did not happen*, or in `FateUnknown`. Phases are idempotent by
-(migration id, phase), so a lost reply is asked for again, for as long as `Patience` says. After that the destination's
-journal decides; and if the destination does not answer, **no side is told to start or to stop anything**.
+(migration id, phase), so a lost reply is asked for again, for as long as `Patience` says. After that the destination
+decides: it takes the guest if it has it whole, and never will if it has not. If it does not answer either, **no side is told
+to start or to stop anything**.
 
 What is asked next is decided in `coordinator`; this file asks, waits, carries cookies and words the result.
 """
@@ -118,7 +119,7 @@ async def migrate(
 class _Engine:
     """One migration on its way. `walk` decides; here are the words that were said, and the first error.
 
-    `lost` is the error of a call whose reply the destination's journal has to replace, `silence` why that did not answer.
+    `lost` is the error of the first call whose reply the destination has to replace, `silence` why that did not answer.
     """
 
     profile: Profile
@@ -264,15 +265,15 @@ class _Engine:
     def _hear(self, asking: Phase | Question, heard: Heard, error: VmferryError | None) -> None:
         """The walk has gone on; its first error is ours, and what it does without is a warning."""
         before, self.walk = self.walk, after(self.profile, self.walk, heard)
+        if heard is Heard.LOST and asking in (Phase.PERFORM, Phase.FINISH):
+            self.lost = self.lost or error
         if before.failed is None and self.walk.failed is not None:
-            remembered = self.lost if asking is Question.TOMBSTONE else error
+            remembered = self.lost or error
             assert remembered is not None  # noqa: S101 - nothing fails without an error
             self.error = remembered.located(migration_id=self.request.migration_id, phase=self.walk.failed)
         elif before.failed is not None and self.walk.failed is None:
             self.warnings.append(f"{before.failed} reported an error, but the guest lives at the destination: {self.error}")
             self.error = None
-        elif self.walk.asking is Question.TOMBSTONE:
-            self.lost = error
         elif heard in (Heard.REFUSED, Heard.LOST):
             self._do_without(asking, error)
 

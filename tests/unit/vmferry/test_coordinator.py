@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_silence_is_told_to_nobody(profile: Profile) -> None:
                 doubts += 1
                 assert there.asking is End.DOUBT
     assert doubts
+
+
+@pytest.mark.parametrize("profile", EVERY)
+def test_a_lost_perform_lets_finish_commit(profile: Profile) -> None:
+    """What follows a Perform whose reply was lost is a Finish that wishes to commit, and its word holds."""
+    for steps in walks(profile):
+        for (walk, heard, _), (following, said, there) in pairwise(steps):
+            if walk.asking is Phase.PERFORM and heard is Heard.LOST:
+                assert following.asking is Phase.FINISH
+                assert verdict(following, Phase.FINISH) is Verdict.COMMIT
+                assert said is not Heard.ABORTED or there.failed is Phase.PERFORM
 
 
 @pytest.mark.parametrize("profile", EVERY)
