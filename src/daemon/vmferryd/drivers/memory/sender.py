@@ -89,7 +89,7 @@ class Sender:
             self.released = True
             self._turn(TransferState.COMPLETING)
         if not self.released:
-            raise DriverRefused("The transfer is not held", detail=f"it is {self.state}; {self.detail}")
+            raise DriverRefused(f"the last part was not sent, for the transfer is {self.state}", detail=self.detail)
         await self._guest.watch.until(lambda: not self.going_on)
         if self.state is not TransferState.COMPLETED:
             self._guest.demand_life()
@@ -117,7 +117,7 @@ class Sender:
         return self._tally.statistics(self._clock.monotonic())
 
     def _failure(self) -> VmferryError:
-        return TransferFailed(f"The transfer is {self.state}", detail=self.detail)
+        return TransferFailed(f"the transfer is {self.state}", detail=self.detail)
 
     def _turn(self, state: TransferState) -> None:
         self.state = state

@@ -252,7 +252,7 @@ class QemuOutgoingGuest:
             record.changed(self._directory, let_go=True)
             await self._guest.execute("migrate-continue", {"state": "pre-switchover"})
         elif not record.let_go:
-            raise DriverRefused(f"the transfer is not held ({look.status}); nothing was sent")
+            raise DriverRefused(f"the last part was not sent, for the transfer is {look.status}", detail=look.error)
 
     async def _cancel(self) -> None:
         look = await self._interrupt()
