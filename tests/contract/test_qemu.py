@@ -184,6 +184,7 @@ async def _outcome(migration: Migration) -> Exception | None:
     return None
 
 
+@pytest.mark.checklist(10)
 async def test_a_stalled_channel_does_not_block_cancel(stage: Stage) -> None:
     """In the last stage QEMU sends with its main loop locked; its channel is shut under it."""
     migration = await stage.migration(dirty=DIRTY)
@@ -209,6 +210,7 @@ async def test_a_stalled_channel_in_mid_transfer_does_not_block_cancel(stage: St
     await stage.runs(migration.source)
 
 
+@pytest.mark.checklist(11)
 async def test_parameters_are_as_before_after_a_cancel(stage: Stage) -> None:
     """QEMU keeps its parameters over a failed attempt; so the driver puts them back."""
     migration = await stage.migration(dirty=DIRTY)
@@ -270,6 +272,7 @@ async def test_a_missing_emulator_is_named(stage: Stage, tmp_path: Path) -> None
         await driver.capabilities()
 
 
+@pytest.mark.checklist(12)
 async def test_a_disk_is_handed_over_with_its_lock(stage: Stage, tmp_path: Path) -> None:
     """While one side has the image the other cannot take it; after the hand-over it is the other way round."""
     image = tmp_path / "data.qcow2"

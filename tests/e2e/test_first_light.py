@@ -109,6 +109,7 @@ async def _then_it_succeeds(source: Connection, destination: Connection, travell
     assert [] == traveller.judgement().faults()
 
 
+@pytest.mark.checklist(15)
 async def test_the_destination_hypervisor_dies_in_the_middle_of_perform(
     two_hosts: tuple[Host, Host], traveller: Traveller
 ) -> None:
@@ -131,6 +132,7 @@ async def test_the_destination_hypervisor_dies_in_the_middle_of_perform(
     assert [] == first.leftovers()
 
 
+@pytest.mark.checklist(15)
 async def test_the_destination_daemon_dies_in_the_middle_of_perform(
     two_hosts: tuple[Host, Host], traveller: Traveller
 ) -> None:
@@ -152,6 +154,7 @@ async def test_the_destination_daemon_dies_in_the_middle_of_perform(
     assert [] == first.leftovers()
 
 
+@pytest.mark.checklist(15)
 async def test_the_client_dies_in_the_middle_of_perform(two_hosts: tuple[Host, Host], traveller: Traveller) -> None:
     """`kill -9` of `vmferry migrate`: the source ends the transfer by itself, and the same command then succeeds."""
     first, second = two_hosts

@@ -40,6 +40,7 @@ async def nothing_happened(hosts: TwoHosts) -> None:
     await hosts.lives(hosts.source)
 
 
+@pytest.mark.checklist(14)
 async def test_a_disk_that_only_this_host_has(two_hosts: TwoHosts, tmp_path: Path) -> None:
     """A guest with a file on a local filesystem is refused in Begin, by the disk; UNSAFE moves it all the same."""
     await started_with(two_hosts, with_disk(tmp_path / "a.img"))
@@ -52,6 +53,7 @@ async def test_a_disk_that_only_this_host_has(two_hosts: TwoHosts, tmp_path: Pat
     await two_hosts.lives(two_hosts.destination)
 
 
+@pytest.mark.checklist(14)
 async def test_the_hypervisors_blockers(two_hosts: TwoHosts) -> None:
     """What the hypervisor says against a migration is told, all of it, and nothing is touched."""
     two_hosts.source.guest().blockers = ("a device of the host is attached", "a snapshot is being taken")
@@ -209,6 +211,7 @@ async def forged(walk: ByHand, phase: Phase, **changes: object) -> None:
         ({"features": frozenset({"definition"})}, "no place in prepare: definition"),
     ],
 )
+@pytest.mark.checklist(9)
 async def test_prepare_refuses_a_wrong_cookie(two_hosts: TwoHosts, changes: dict[str, object], match: str) -> None:
     """Prepare refuses a cookie that is not for it, and has made nothing."""
     walk = await ByHand(two_hosts).up_to(Phase.BEGIN)

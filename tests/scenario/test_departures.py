@@ -77,6 +77,7 @@ async def test_client_leaves_in_the_first_write(two_hosts: TwoHosts) -> None:
     await two_hosts.lives(two_hosts.source)
 
 
+@pytest.mark.checklist(7)
 async def test_client_leaves_in_prepare(two_hosts: TwoHosts) -> None:
     """A client that leaves while the destination gets ready leaves nothing there once its lease has run out."""
     for host in two_hosts.hosts:
@@ -90,6 +91,7 @@ async def test_client_leaves_in_prepare(two_hosts: TwoHosts) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.BEGIN, Phase.PREPARE])
+@pytest.mark.checklist(7)
 async def test_client_never_comes_back(two_hosts: TwoHosts, phase: Phase) -> None:
     """A migration whose client is gone between two phases ends when its lease runs out; the guest was never touched."""
     for host in two_hosts.hosts:
@@ -184,6 +186,7 @@ async def test_destination_stops_before_the_last_part(two_hosts: TwoHosts) -> No
     await two_hosts.again()
 
 
+@pytest.mark.checklist(6)
 async def test_destination_restarts_when_all_is_loaded(two_hosts: TwoHosts) -> None:
     """A destination that holds everything but has no word yet asks the source after its restart, and commits."""
     walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
@@ -326,6 +329,7 @@ async def test_source_restarts_while_it_lets_go(two_hosts: TwoHosts) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.PERFORM, Phase.FINISH])
+@pytest.mark.checklist(6)
 async def test_source_restarts_when_it_has_released(two_hosts: TwoHosts, phase: Phase) -> None:
     """A source that restarts after the commit hears of it from the destination, and gives up its copy."""
     await ByHand(two_hosts).up_to(phase)
@@ -362,6 +366,7 @@ async def test_destination_that_lost_its_journal_proves_nothing(two_hosts: TwoHo
     assert "released" == await two_hosts.source.state(walk.migration_id)
 
 
+@pytest.mark.checklist(6)
 async def test_both_daemons_restart(two_hosts: TwoHosts) -> None:
     """Two daemons that die together after the release find out together where the guest is."""
     await ByHand(two_hosts).up_to(Phase.PERFORM)

@@ -83,6 +83,7 @@ async def test_transcripts() -> None:
     assert TRANSCRIPTS.read_text() == actual
 
 
+@pytest.mark.checklist(8)
 async def test_paused_is_added_once_after_begin() -> None:
     """A guest that is paused already stays paused: the flag is in every call after Begin, and in none before."""
     script = Scripted(state=DomainState.PAUSED)
@@ -99,6 +100,7 @@ async def test_resumed_postcopy_is_not_paused() -> None:
     assert not [line for line in script.transcript if "PAUSED" in line]
 
 
+@pytest.mark.checklist(8)
 async def test_destination_never_sees_the_flags_of_the_source() -> None:
     """Flags that concern the source alone, protection among them, are only in the calls of the source."""
     script = Scripted()
@@ -110,6 +112,7 @@ async def test_destination_never_sees_the_flags_of_the_source() -> None:
 
 
 @pytest.mark.parametrize(("answered", "wished", "used"), [("there", "", "there"), ("", "here", "here"), ("a", "b", "a")])
+@pytest.mark.checklist(8)
 async def test_uri(answered: str, wished: str, used: str) -> None:
     """Perform sends where the destination said, and where the user wished if the destination said nothing."""
     script = Scripted(uri=answered)
@@ -137,6 +140,7 @@ async def test_source_that_cannot_show_the_guest() -> None:
     assert ["source.begin", "source.domain", "source.confirm"] == [line.split()[0] for line in script.transcript]
 
 
+@pytest.mark.checklist(4)
 async def test_no_confirm_after_a_failed_perform() -> None:
     """A Perform that failed has cleaned up the source: only the destination is told."""
     script = Scripted({Phase.PERFORM: [REFUSED()]})
@@ -146,6 +150,7 @@ async def test_no_confirm_after_a_failed_perform() -> None:
     assert "what the destination knows" == result.detail
 
 
+@pytest.mark.checklist(3)
 async def test_failed_confirm_is_a_warning() -> None:
     """A source that cannot be told keeps nothing from having succeeded."""
     result = await walked(V3, Scripted({Phase.CONFIRM: [REFUSED()]}), REQUEST)
@@ -153,6 +158,7 @@ async def test_failed_confirm_is_a_warning() -> None:
     assert "refused on request" in result.warnings[0]
 
 
+@pytest.mark.checklist(5)
 async def test_nobody_is_told_anything_when_the_destination_is_silent() -> None:
     """When the reply of Finish is lost and nobody answers, no side is told to start or to stop anything."""
     script = Scripted({Phase.FINISH: [LOST()] * 99}, silent=True)
@@ -162,6 +168,7 @@ async def test_nobody_is_told_anything_when_the_destination_is_silent() -> None:
     assert not [line for line in script.transcript if "confirm" in line]
 
 
+@pytest.mark.checklist(3)
 async def test_finish_that_refuses_the_guest() -> None:
     """A destination that did not take the guest is the error, with its reason; the source is told to roll back."""
     script = Scripted(finish=Outcome.ABORTED)

@@ -88,6 +88,7 @@ async def test_source_fails_when_all_is_sent(two_hosts: TwoHosts, verb: Verb, ki
         await two_hosts.lives(two_hosts.destination)
 
 
+@pytest.mark.checklist(5)
 async def test_acknowledgement_is_lost(two_hosts: TwoHosts) -> None:
     """The guest is where the destination's record says when its hypervisor loaded everything but could not say so."""
     two_hosts.destination.machine.faults.once(Verb.ACKNOWLEDGE, FaultKind.FAIL_TRANSFER)

@@ -113,6 +113,7 @@ async def test_held_domain_is_not_touched(two_hosts: TwoHosts, verb: str) -> Non
 
 
 @pytest.mark.parametrize("phase", [Phase.BEGIN, Phase.PREPARE])
+@pytest.mark.checklist(1)
 async def test_rolled_back_before_perform(two_hosts: TwoHosts, phase: Phase) -> None:
     """A coordinator that gives up before Perform leaves a guest that was never touched."""
     walk = await ByHand(two_hosts).up_to(phase)
@@ -139,6 +140,7 @@ async def test_phases_out_of_order(two_hosts: TwoHosts) -> None:
     await two_hosts.lives(two_hosts.source)
 
 
+@pytest.mark.checklist(2)
 async def test_finish_before_perform_ends_the_migration(two_hosts: TwoHosts) -> None:
     """A Finish that comes before any data did leaves a tombstone; the Perform that follows fails, and the guest runs on."""
     walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
@@ -149,6 +151,7 @@ async def test_finish_before_perform_ends_the_migration(two_hosts: TwoHosts) -> 
     await two_hosts.again()
 
 
+@pytest.mark.checklist(4)
 async def test_perform_with_a_useless_cookie_lets_go_of_the_domain(two_hosts: TwoHosts) -> None:
     """A Perform that is refused has cleaned up alone, since no Confirm follows it."""
     walk = await ByHand(two_hosts).up_to(Phase.BEGIN)
@@ -158,6 +161,7 @@ async def test_perform_with_a_useless_cookie_lets_go_of_the_domain(two_hosts: Tw
     await two_hosts.again()
 
 
+@pytest.mark.checklist(14)
 async def test_same_host(two_hosts: TwoHosts) -> None:
     """A migration to the host where the guest is is refused, and the guest runs on."""
     with pytest.raises(CookieRefused, match="same host"):
@@ -236,6 +240,7 @@ async def test_used_ticket(two_hosts: TwoHosts) -> None:
     await two_hosts.lives_at_last(walk)
 
 
+@pytest.mark.checklist(5)
 async def test_forged_commit_does_not_cost_the_guest(two_hosts: TwoHosts) -> None:
     """A cookie that says COMMITTED without the destination's signature proves nothing: the source asks for itself."""
     walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
@@ -252,6 +257,7 @@ async def test_forged_commit_does_not_cost_the_guest(two_hosts: TwoHosts) -> Non
     await two_hosts.again()
 
 
+@pytest.mark.checklist(3)
 async def test_rolling_back_after_the_commit_does_not_double_the_guest(two_hosts: TwoHosts) -> None:
     """A coordinator that lies to Confirm after the commit does not make the source's copy run."""
     walk = await ByHand(two_hosts).up_to(Phase.PERFORM)
@@ -261,6 +267,7 @@ async def test_rolling_back_after_the_commit_does_not_double_the_guest(two_hosts
     await two_hosts.lives(two_hosts.destination)
 
 
+@pytest.mark.checklist(2)
 async def test_rolling_back_finish_after_the_commit(two_hosts: TwoHosts) -> None:
     """A Finish that wants to roll back a commit is told what holds."""
     walk = await ByHand(two_hosts).up_to(Phase.PERFORM)
@@ -270,6 +277,7 @@ async def test_rolling_back_finish_after_the_commit(two_hosts: TwoHosts) -> None
     await two_hosts.lives(two_hosts.destination)
 
 
+@pytest.mark.checklist(10)
 async def test_abort_after_the_commit(two_hosts: TwoHosts) -> None:
     """Abort answers COMMITTED once that is what the destination's journal says, on either host."""
     walk = await ByHand(two_hosts).up_to(Phase.CONFIRM)
@@ -297,6 +305,7 @@ async def test_abort_of_an_unknown_migration_leaves_a_tombstone(two_hosts: TwoHo
 
 @pytest.mark.parametrize("verb", [Verb.SEND, Verb.ROUND, Verb.HELD])
 @pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.checklist(10)
 async def test_user_ends_a_transfer(two_hosts: TwoHosts, verb: Verb, side: str) -> None:
     """A user's abort at either host ends a transfer that goes on; the guest runs at the source."""
     two_hosts.source.machine.faults.once(verb, FaultKind.HANG)

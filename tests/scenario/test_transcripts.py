@@ -176,7 +176,9 @@ class Stage:
             where = f" guest={error.guest}" if error.guest else ""
             end = f"= {type(error).__name__} in {error.phase or 'no phase'}{where}: {error.message}"
         for host in self.hosts.hosts:
-            await eventually(lambda host=host: self._settled(host, migration_id), what=f"{host.name} settles {mode} {failure}")
+            await eventually(
+                lambda host=host: self._settled(host, migration_id), what=f"{host.name} settles {mode} {failure}"
+            )
         lines = [*self.lines, end]
         for name, host in (("source", self.hosts.source), ("destination", self.hosts.destination)):
             lines.append(f"{name}: {await self._end_state(host, migration_id)}")

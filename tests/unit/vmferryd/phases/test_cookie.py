@@ -130,11 +130,13 @@ def test_order_of_checks() -> None:
         expected = dataclasses.replace(expected, **heal)
 
 
+@pytest.mark.checklist(9)
 def test_unknown_mandatory_feature() -> None:
     """What must be understood and is not known here is refused by name."""
     _refused(cookies.encode(dataclasses.replace(PLAIN, features=frozenset({"warp"}))), "warp")
 
 
+@pytest.mark.checklist(9)
 def test_unknown_optional_element() -> None:
     """What is not known here and not mandatory is skipped, be it an element, an attribute or a capability."""
     data = cookies.encode(PLAIN).replace(b"</vmferry-migration>", b"<warp speed='9'/></vmferry-migration>")
