@@ -1,8 +1,8 @@
 """Whole migrations between two daemons, written down: who was called with what, and what held in the end.
 
 For each protocol and mode, and for each phase that fails. `transcripts_of_hosts.txt` has them, and `UPDATE_TRANSCRIPTS=1`
-writes it anew, to be read before it is committed. Calls that only the daemons make to settle a migration are not in it, for they come
-when they come.
+writes it anew, to be read before it is committed. Calls that only the daemons make to settle a migration are not in it, for
+they come when they come.
 """
 
 from __future__ import annotations
