@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from contract.harness import Harness
-from contract.stage import DIRTY, ENDLESS, FAST, Stage, open_pair
+from contract.stage import DIRTY, ENDLESS, FAST, QUICK, Stage, open_pair
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferryd.drivers.base import (
     DriverFeature,
@@ -18,7 +18,10 @@ from vmferryd.drivers.base import (
     SendSettings,
     StartMode,
     TransferState,
+    Tuning,
 )
+
+DEFAULT_DOWNTIME_MS = 300
 
 
 async def test_capabilities_name_the_hypervisor(harness: Harness) -> None:
@@ -291,9 +294,74 @@ async def test_a_guest_moves_without_live(stage: Stage) -> None:
 async def test_a_running_transfer_can_be_tuned(stage: Stage) -> None:
     """A transfer that would never end does when it may send faster and stop longer."""
     migration = await stage.begun(ENDLESS, dirty=DIRTY)
-    await migration.outgoing.tune(max_bandwidth_bytes_per_s=1 << 30, max_downtime_ms=2_000)
+    await migration.source.tune(QUICK)
     await migration.held()
     await migration.let_go()
+
+
+async def test_what_a_transfer_obeys_can_be_asked(stage: Stage) -> None:
+    """The answer is what the user has set, and not what the driver makes of it; and the transfer's own values go with it."""
+    migration = await stage.migration(dirty=DIRTY)
+    assert (await migration.source.tuning()).max_downtime_ms == DEFAULT_DOWNTIME_MS
+    await migration.begin(ENDLESS)
+    await migration.under_way()
+    begun = await migration.source.tuning()
+    assert begun.max_downtime_ms == ENDLESS.max_downtime_ms
+    assert begun.max_bandwidth_bytes_per_s == ENDLESS.max_bandwidth_bytes_per_s
+    await migration.source.tune(Tuning(max_downtime_ms=2))
+    await migration.source.tune(Tuning(max_bandwidth_bytes_per_s=512 * 1024))
+    tuned = await migration.source.tuning()
+    assert (tuned.max_downtime_ms, tuned.max_bandwidth_bytes_per_s) == (2, 512 * 1024)
+    await migration.outgoing.cancel()
+    assert (await migration.source.tuning()).max_downtime_ms == DEFAULT_DOWNTIME_MS
+
+
+async def test_a_pause_that_is_kept_counts_for_the_next_transfer(stage: Stage) -> None:
+    """A longest pause that was set while nothing was sent is obeyed by a transfer that names none, and survives its end."""
+    migration = await stage.migration(dirty=DIRTY)
+    await migration.source.tune(Tuning(max_downtime_ms=1_234))
+    await migration.begin(SendSettings(max_bandwidth_bytes_per_s=256 * 1024))
+    await migration.under_way()
+    assert (await migration.source.tuning()).max_downtime_ms == 1_234
+    await migration.outgoing.cancel()
+    assert (await migration.source.tuning()).max_downtime_ms == 1_234
+
+
+async def test_a_compression_cache_is_set_or_refused(stage: Stage) -> None:
+    """A driver with xbzrle keeps the size of its cache, and one without refuses it; a size that is none is refused."""
+    guest = await stage.start()
+    if DriverFeature.XBZRLE in (await stage.harness.driver.capabilities()).features:
+        await guest.tune(Tuning(xbzrle_cache_bytes=1 << 20))
+        assert (await guest.tuning()).xbzrle_cache_bytes == 1 << 20
+        size = 3
+    else:
+        assert (await guest.tuning()).xbzrle_cache_bytes is None
+        size = 1 << 20
+    with pytest.raises(DriverRefused):
+        await guest.tune(Tuning(xbzrle_cache_bytes=size))
+
+
+async def test_a_guest_that_is_paused_while_it_is_sent_stays_paused(stage: Stage) -> None:
+    """A transfer whose guest was paused on the way comes to its end, and cancelling it does not start the guest."""
+    migration = await stage.begun(ENDLESS, dirty=DIRTY)
+    await migration.source.pause()
+    await migration.source.tune(QUICK)
+    await migration.held()
+    await migration.outgoing.cancel()
+    await stage.stands_still(migration.source)
+    await migration.source.resume()
+    await stage.runs(migration.source)
+    assert await stage.harness.damage(migration.source) == ""
+
+
+async def test_a_guest_that_is_paused_while_it_is_held_stays_paused(stage: Stage) -> None:
+    """A guest that stands still for its transfer, and is paused then, does not run when the transfer is cancelled."""
+    migration = await stage.held(dirty=DIRTY)
+    await migration.source.pause()
+    await migration.outgoing.cancel()
+    await stage.stands_still(migration.source)
+    await migration.source.resume()
+    await stage.runs(migration.source)
 
 
 async def test_a_destination_killed_in_mid_transfer(stage: Stage) -> None:
@@ -322,7 +390,7 @@ async def test_a_last_part_that_was_not_let_go_is_kept(stage: Stage) -> None:
     """While nothing was let go the sender can prove it: during the rounds, while held, after a failure, after a restart."""
     migration = await stage.begun(ENDLESS, dirty=DIRTY)
     assert await migration.outgoing.fate() is Fate.KEPT
-    await migration.outgoing.tune(max_bandwidth_bytes_per_s=1 << 30, max_downtime_ms=2_000)
+    await migration.source.tune(QUICK)
     await migration.held()
     assert await migration.outgoing.fate() is Fate.KEPT
     driver = await stage.harness.restart()
@@ -431,7 +499,7 @@ async def test_statistics_are_plausible(stage: Stage) -> None:
     """What was sent only grows, is counted in pages, and the pause is known at the end."""
     migration = await stage.begun(ENDLESS, dirty=DIRTY)
     early = await migration.outgoing.statistics()
-    await migration.outgoing.tune(max_bandwidth_bytes_per_s=1 << 30, max_downtime_ms=2_000)
+    await migration.source.tune(QUICK)
     await migration.held()
     await migration.let_go()
     late = await migration.outgoing.statistics()

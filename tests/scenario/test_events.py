@@ -95,7 +95,6 @@ async def test_life(two_hosts: TwoHosts) -> None:
         "suspended/paused",
         "stopped/crashed",
         "started/booted",
-        "suspended/paused",  # the simulated guest's CPUs stop before it says that it has shut down
         "stopped/shutdown",
         "undefined/removed",
         "defined/added",

@@ -183,7 +183,10 @@ class GuestPlan:
 
 @dataclass(frozen=True, slots=True)
 class SendSettings:
-    """How a guest is to be sent. None means: the hypervisor's default; a bandwidth of None is unlimited."""
+    """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
+
+    A bandwidth of None is unlimited.
+    """
 
     live: bool = True
     max_bandwidth_bytes_per_s: int | None = None
@@ -192,6 +195,15 @@ class SendSettings:
     auto_converge_initial_percent: int | None = None
     auto_converge_increment_percent: int | None = None
     xbzrle: bool = False
+    xbzrle_cache_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a transfer obeys. A bandwidth of 0 is unlimited. None: not known, or in a change: left as it is."""
+
+    max_downtime_ms: int | None = None
+    max_bandwidth_bytes_per_s: int | None = None
     xbzrle_cache_bytes: int | None = None
 
 
@@ -251,8 +263,8 @@ class OutgoingGuest(Protocol):
     async def cancel(self) -> None:
         """No transfer is going on, and nothing more is sent.
 
-        Guarantees: the CPUs run if they ran before `send` and `let_go` was not called, unless an I/O error stopped them;
-        after `let_go` they stand still, and only `Guest.resume` starts them.
+        Guarantees: the CPUs run if they ran before `send` and `let_go` was not called, unless an I/O error or `Guest.pause`
+        has stopped them since; after `let_go` they stand still, and only `Guest.resume` starts them.
         """
         ...
 
@@ -266,10 +278,6 @@ class OutgoingGuest(Protocol):
 
     async def statistics(self) -> Statistics:
         """The figures now; the last known ones after the end."""
-        ...
-
-    async def tune(self, *, max_bandwidth_bytes_per_s: int | None = None, max_downtime_ms: int | None = None) -> None:
-        """The running transfer obeys the values that are given; None leaves a value as it is."""
         ...
 
 
@@ -293,8 +301,22 @@ class Guest(Protocol):
         """What the host allotted at start, by device alias: pty paths, the VNC port. Empty when nothing was."""
         ...
 
+    async def tuning(self) -> Tuning:
+        """What the guest's transfer obeys now; while there is none, what the next one will, so far as the guest keeps it."""
+        ...
+
+    async def tune(self, change: Tuning) -> None:
+        """The running transfer obeys the values that are given, until its end; without one, the next transfers do.
+
+        Guarantees: when a transfer ends, everything is as it was before it began.
+
+        Raises:
+            DriverRefused: a value is impossible, or this hypervisor has no such thing; nothing has changed.
+        """
+        ...
+
     async def pause(self) -> None:
-        """The CPUs stand still."""
+        """The CPUs stand still; a transfer that goes on does not start them when it is cancelled."""
         ...
 
     async def resume(self) -> None:

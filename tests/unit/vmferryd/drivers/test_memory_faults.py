@@ -12,7 +12,7 @@ from simulated import World, definition
 
 from support.waiting import eventually
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed, VmferryError
-from vmferryd.drivers.base import ReceiveSettings, RunState, SendSettings, StartMode, TransferState
+from vmferryd.drivers.base import ReceiveSettings, RunState, SendSettings, StartMode, TransferState, Tuning
 from vmferryd.drivers.memory import FaultKind, MemoryDriver, MemoryGuest, Verb
 from vmferryd.drivers.memory.faults import MOMENTS, FaultPlan
 
@@ -28,7 +28,8 @@ GUEST_VERBS: dict[Verb, Call] = {
     Verb.LET_GO: lambda guest: guest.outgoing().let_go(),
     Verb.CANCEL: lambda guest: guest.outgoing().cancel(),
     Verb.STATISTICS: lambda guest: guest.outgoing().statistics(),
-    Verb.TUNE: lambda guest: guest.outgoing().tune(),
+    Verb.TUNE: lambda guest: guest.tune(Tuning()),
+    Verb.TUNING: lambda guest: guest.tuning(),
 }
 
 

@@ -10,7 +10,7 @@ import uvloop
 from simulated import PAGE, World, definition
 
 from vmferry.errors import DriverRefused, TransferFailed
-from vmferryd.drivers.base import RunState, SendSettings, StartMode, TransferState
+from vmferryd.drivers.base import RunState, SendSettings, StartMode, TransferState, Tuning
 from vmferryd.drivers.memory import MemoryDriver, MemoryGuest
 
 SLOW = SendSettings(max_bandwidth_bytes_per_s=16 * PAGE, max_downtime_ms=100)
@@ -111,7 +111,7 @@ async def test_tuning_wakes_a_waiting_transfer(world: World) -> None:
     """A sender that would wait for hours obeys a new bandwidth at once."""
     source, _ = await world.sending(SendSettings(max_bandwidth_bytes_per_s=1))
     await world.clock.advance(1)
-    await source.outgoing().tune(max_bandwidth_bytes_per_s=1 << 30)
+    await source.tune(Tuning(max_bandwidth_bytes_per_s=1 << 30))
     await world.clock.advance(1)
     assert (await source.probe()).transfer_state is TransferState.HELD
 

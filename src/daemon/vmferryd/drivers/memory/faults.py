@@ -46,6 +46,7 @@ class Verb(StrEnum):
     FATE = "fate"
     STATISTICS = "statistics"
     TUNE = "tune"
+    TUNING = "tuning"
     RECEIVE = "receive"
     RECEIVED = "received"
     ROUND = "round"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, Listener, RunState
+from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, Listener, RunState, Tuning
 from vmferryd.drivers.memory.execution import NS_PER_S, Cpu
+from vmferryd.drivers.memory.pacing import DEFAULT_DOWNTIME_MS
 from vmferryd.drivers.memory.pages import PAGE_BYTES, GuestMemory, Layout
 from vmferryd.drivers.memory.stream import MachineState
 from vmferryd.drivers.memory.watch import Watch
@@ -75,6 +76,7 @@ class SimulatedGuest:
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
         self.watch = Watch()
+        self.max_downtime_ms = DEFAULT_DOWNTIME_MS
         self._listeners: list[Listener] = []
 
     @property
@@ -163,8 +165,26 @@ class SimulatedGuest:
     def pause(self) -> None:
         """See `Guest.pause`."""
         self.demand_life()
+        if self.sender is not None:
+            self.sender.owes_run = False
         if self.run_state is RunState.RUNNING:
             self.become(RunState.PAUSED)
+
+    def tuning(self) -> Tuning:
+        """See `Guest.tuning`."""
+        if self.sender is None or not self.sender.going_on:
+            return Tuning(self.max_downtime_ms)
+        limits = self.sender.limits
+        return Tuning(limits.downtime_ms, limits.bandwidth_bytes_per_s or 0)
+
+    def tune(self, change: Tuning) -> None:
+        """See `Guest.tune`."""
+        if change.xbzrle_cache_bytes is not None:
+            raise DriverRefused("Simulated guests are sent without xbzrle")
+        if self.sender is not None and self.sender.going_on:
+            self.sender.limits = self.sender.limits.tuned(change.max_bandwidth_bytes_per_s, change.max_downtime_ms)
+        elif change.max_downtime_ms is not None:
+            self.max_downtime_ms = change.max_downtime_ms
 
     def resume(self) -> None:
         """See `Guest.resume`."""
@@ -230,5 +250,11 @@ class SimulatedGuest:
     def _give_up(self, run_state: RunState, kind: EventKind, detail: str) -> None:
         self.detail = detail
         self.fail_transfer(detail)
-        self.become(run_state)
+        ran = self.cpu.running
+        self.cpu.stop()
+        self.sync()
+        self.run_state = run_state
+        # As QEMU reports it: what has happened first, then that the CPUs stand still.
         self.emit(kind, detail)
+        if ran:
+            self.emit(EventKind.STOPPED)

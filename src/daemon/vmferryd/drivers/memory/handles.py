@@ -17,6 +17,7 @@ from vmferryd.drivers.base import (
     RunState,
     SendSettings,
     TransferState,
+    Tuning,
 )
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
@@ -104,6 +105,18 @@ class MemoryGuest:
             damaged = len(self._simulated.memory_damage())
             return {"heartbeat": str(self._simulated.beat), "damaged-pages": str(damaged)}
 
+    async def tuning(self) -> Tuning:
+        """See `Guest.tuning`."""
+        async with self._monitor.around(Verb.TUNING):
+            self._simulated.demand_life()
+            return self._simulated.tuning()
+
+    async def tune(self, change: Tuning) -> None:
+        """See `Guest.tune`."""
+        async with self._monitor.around(Verb.TUNE):
+            self._simulated.demand_life()
+            self._simulated.tune(change)
+
     async def pause(self) -> None:
         """See `Guest.pause`."""
         async with self._monitor.around(Verb.PAUSE):
@@ -179,12 +192,6 @@ class MemoryOutgoingGuest:
         async with self._monitor.around(Verb.STATISTICS):
             sender = self._simulated.sender
             return Statistics() if sender is None else sender.statistics()
-
-    async def tune(self, *, max_bandwidth_bytes_per_s: int | None = None, max_downtime_ms: int | None = None) -> None:
-        """See `OutgoingGuest.tune`."""
-        async with self._monitor.around(Verb.TUNE):
-            sender = self._sender()
-            sender.limits = sender.limits.tuned(max_bandwidth_bytes_per_s, max_downtime_ms)
 
     def _sender(self) -> Sender:
         if self._simulated.sender is None:

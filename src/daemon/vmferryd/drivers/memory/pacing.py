@@ -22,13 +22,10 @@ class Limits:
     downtime_ms: int
 
     @classmethod
-    def of(cls, settings: SendSettings) -> Self:
-        """What the settings ask for; a bandwidth of 0 is unlimited, as QEMU has it."""
+    def of(cls, settings: SendSettings, kept_downtime_ms: int = DEFAULT_DOWNTIME_MS) -> Self:
+        """What the settings ask for, and what the guest keeps; a bandwidth of 0 is unlimited, as QEMU has it."""
         downtime_ms = settings.max_downtime_ms
-        return cls(
-            settings.max_bandwidth_bytes_per_s or None,
-            DEFAULT_DOWNTIME_MS if downtime_ms is None else downtime_ms,
-        )
+        return cls(settings.max_bandwidth_bytes_per_s or None, kept_downtime_ms if downtime_ms is None else downtime_ms)
 
     def tuned(self, bandwidth_bytes_per_s: int | None, downtime_ms: int | None) -> Limits:
         """The same with the values that are given."""

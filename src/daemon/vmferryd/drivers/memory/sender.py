@@ -42,7 +42,7 @@ class Sender:
         self.detail = ""
         self.released = False
         self.owes_run = False
-        self.limits = Limits.of(settings)
+        self.limits = Limits.of(settings, guest.max_downtime_ms)
         self._guest = guest
         self._settings = settings
         self._clock = guest.host.clock

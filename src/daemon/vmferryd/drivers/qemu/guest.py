@@ -11,12 +11,14 @@ from typing import Any
 
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import Clock
-from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, GuestProbe, Listener, RunState, TransferState
+from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, GuestProbe, Listener, RunState, TransferState, Tuning
+from vmferryd.drivers.qemu import tuning as tunings
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, QemuCapabilities
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.migration import QemuOutgoingGuest
 from vmferryd.drivers.qemu.monitor import Monitor
 from vmferryd.drivers.qemu.process import QemuProcess
+from vmferryd.drivers.qemu.record import TransferRecord
 from vmferryd.drivers.qemu.transfer import TransferLook, run_state
 
 _EVENTS = {
@@ -150,7 +152,19 @@ class QemuGuest:
 
     async def pause(self) -> None:
         """See `Guest`."""
-        await self.execute("stop")
+        async with self.deciding:
+            await self.execute("stop")
+            record = TransferRecord.read(self._plan.directory)
+            if record is not None:
+                record.changed(self._plan.directory, ran=False)
+
+    async def tuning(self) -> Tuning:
+        """See `Guest`."""
+        return await tunings.tuning(self)
+
+    async def tune(self, change: Tuning) -> None:
+        """See `Guest`."""
+        await tunings.tune(self, change)
 
     async def resume(self) -> None:
         """See `Guest`.

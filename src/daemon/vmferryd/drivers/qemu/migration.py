@@ -20,12 +20,12 @@ from vmferryd.drivers.qemu import gate as gates
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.record import TransferRecord
 from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due
+from vmferryd.drivers.qemu.tuning import UNLIMITED_BYTES_PER_S
 
 if TYPE_CHECKING:
     from vmferryd.drivers.qemu.guest import QemuGuest
 
 _CHANNEL = "migration"
-_UNLIMITED_BYTES_PER_S = (1 << 63) // 1024 - 1
 _COMMON = frozenset({"events", "return-path", "pause-before-switchover", "late-block-activate"})
 _ENDED = frozenset({TransferState.NONE, TransferState.COMPLETED, TransferState.CANCELLED, TransferState.FAILED})
 _REMEMBERED = (
@@ -47,19 +47,25 @@ class QemuOutgoingGuest:
 
     async def send(self, channel: socket.socket, settings: SendSettings) -> None:
         """See `OutgoingGuest`. A refused channel stays the caller's."""
+        async with self._guest.deciding:  # whoever pauses the guest meanwhile is not forgotten
+            await self._send(channel, settings)
+        channel.close()
+
+    async def _send(self, channel: socket.socket, settings: SendSettings) -> None:
         look = await self._look()
         if look.state not in _ENDED:
             raise DriverRefused(f"a transfer of this guest is going on already ({look.status})")
         runs = (await self._guest.execute("query-status"))["running"]
-        gate = await self._gate() if runs and settings.live else Gate.NONE
+        parameters = await self._parameters()
+        kept_ms = parameters.get("downtime-limit") or self._guest.config.default_downtime_ms
         record = TransferRecord(
             ran=runs,
-            gate=gate,
+            gate=await self._gate() if runs and settings.live else Gate.NONE,
             sealed=not runs,
-            downtime_ms=settings.max_downtime_ms or self._guest.config.default_downtime_ms,
+            downtime_ms=settings.max_downtime_ms or kept_ms,
             bandwidth_bytes_per_s=settings.max_bandwidth_bytes_per_s,
             emulated=not (await self._guest.execute("query-kvm"))["enabled"],
-            parameters=await self._parameters(),
+            parameters=parameters,
         )
         record.write(self._directory)
         try:
@@ -71,7 +77,6 @@ class QemuOutgoingGuest:
         except DriverRefused:
             await self._undo(record)
             raise
-        channel.close()
 
     async def held(self) -> None:
         """See `OutgoingGuest`."""
@@ -103,7 +108,7 @@ class QemuOutgoingGuest:
                 await self._wait_for_the_end_of_a_slot(record)
             await self._seal()
         elif record.gate is not Gate.NONE and following.is_slow != pace.is_slow:
-            allowed = following.limit_bytes_per_s or record.bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S
+            allowed = following.limit_bytes_per_s or record.bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S
             limits = gates.while_running(record.gate, looking=following.is_slow)
             await self._set_parameters({"max-bandwidth": allowed} | limits)
         return following
@@ -159,19 +164,6 @@ class QemuOutgoingGuest:
             self._last = look.statistics or self._last
         return self._last
 
-    async def tune(self, *, max_bandwidth_bytes_per_s: int | None = None, max_downtime_ms: int | None = None) -> None:
-        """See `OutgoingGuest`."""
-        parameters: dict[str, int] = {}
-        if max_bandwidth_bytes_per_s is not None:
-            self._record().changed(self._directory, bandwidth_bytes_per_s=max_bandwidth_bytes_per_s)
-            parameters["max-bandwidth"] = max_bandwidth_bytes_per_s
-        if max_downtime_ms is not None:
-            record = self._record().changed(self._directory, downtime_ms=max_downtime_ms)
-            if record.gate is not Gate.BITMAP:
-                parameters["downtime-limit"] = max_downtime_ms
-        if parameters:
-            await self._guest.execute("migrate-set-parameters", parameters)
-
     async def _gate(self) -> Gate:
         capabilities = self._guest.capabilities
         gate = Gate.NONE if capabilities is None else gates.best_gate(capabilities)
@@ -192,7 +184,7 @@ class QemuOutgoingGuest:
         wanted |= {"xbzrle"} if settings.xbzrle else set()
         await set_capabilities(self._guest, wanted)
         chosen = {
-            "max-bandwidth": settings.max_bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S,
+            "max-bandwidth": settings.max_bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S,
             "downtime-limit": record.downtime_ms,
             "cpu-throttle-initial": settings.auto_converge_initial_percent,
             "cpu-throttle-increment": settings.auto_converge_increment_percent,
@@ -235,9 +227,9 @@ class QemuOutgoingGuest:
             await self._guest.execute("stop")
             record = self._record()
             opened = {"downtime-limit": gates.OPEN_DOWNTIME_MS} if record.gate is Gate.BITMAP else {}
-            full = {"max-bandwidth": record.bandwidth_bytes_per_s or _UNLIMITED_BYTES_PER_S}
+            full = {"max-bandwidth": record.bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S}
             await self._set_parameters(full | opened)
-            record.changed(self._directory, sealed=True)
+            self._record().changed(self._directory, sealed=True)  # it may have been tuned meanwhile
 
     async def _continue(self) -> None:
         """QEMU has been told to send the last part, now or before, and that is on record."""
