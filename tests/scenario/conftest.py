@@ -21,3 +21,12 @@ async def two_hosts() -> AsyncIterator[TwoHosts]:
             yield hosts
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.fixture
+async def through_tunnel(two_hosts: TwoHosts) -> TwoHosts:
+    """The same, where every transfer goes through the daemons, and so ends with either of them."""
+    for host in two_hosts.hosts:
+        host.use_tunnel()
+        await host.restart()
+    return two_hosts

@@ -168,22 +168,22 @@ async def test_destination_restarts_in_perform(two_hosts: TwoHosts, verb: Verb) 
     await two_hosts.again()
 
 
-async def test_destination_stops_before_the_last_part(two_hosts: TwoHosts) -> None:
+async def test_destination_stops_before_the_last_part(through_tunnel: TwoHosts) -> None:
     """A source that has let go keeps its copy still until the destination is back and its journal has answered."""
-    moving = await hung(two_hosts.source, Verb.LAST_PART, two_hosts.migrate)
-    await two_hosts.destination.stop()
-    two_hosts.source.machine.faults.release()
+    moving = await hung(through_tunnel.source, Verb.LAST_PART, through_tunnel.migrate)
+    await through_tunnel.destination.stop()
+    through_tunnel.source.machine.faults.release()
     await asyncio.wait([moving])
     error = moving.exception()
     assert isinstance(error, (InDoubt, FateUnknown)), error
     assert GuestLocation.IN_DOUBT is error.guest
-    domain = await two_hosts.source.connection.domain(NAME)
+    domain = await through_tunnel.source.connection.domain(NAME)
     assert (DomainState.PAUSED, StateReason.IN_DOUBT) == (domain.state, domain.reason)
     with pytest.raises(DomainBusy):
-        await two_hosts.source.connection.resume(NAME)
-    await two_hosts.destination.start()
-    await two_hosts.lives(two_hosts.source)
-    await two_hosts.again()
+        await through_tunnel.source.connection.resume(NAME)
+    await through_tunnel.destination.start()
+    await through_tunnel.lives(through_tunnel.source)
+    await through_tunnel.again()
 
 
 @pytest.mark.checklist(6)
@@ -316,16 +316,16 @@ async def test_source_restarts_in_perform(two_hosts: TwoHosts, verb: Verb) -> No
     await two_hosts.again()
 
 
-async def test_source_restarts_while_it_lets_go(two_hosts: TwoHosts) -> None:
-    """A source that restarts after it has let go asks the destination, and the guest is in one place."""
-    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
-    performing = await hung(two_hosts.source, Verb.LAST_PART, walk.perform)
-    await two_hosts.source.stop()
-    two_hosts.source.machine.faults.release()
+async def test_source_restarts_while_it_lets_go(through_tunnel: TwoHosts) -> None:
+    """A source that restarts after it has let go asks the destination, which never had the last part."""
+    walk = await ByHand(through_tunnel).up_to(Phase.PREPARE)
+    performing = await hung(through_tunnel.source, Verb.LAST_PART, walk.perform)
+    await through_tunnel.source.stop()
+    through_tunnel.source.machine.faults.release()
     await ended(performing)
-    await two_hosts.source.start()
-    await two_hosts.lives(two_hosts.source)
-    await two_hosts.again()
+    await through_tunnel.source.start()
+    await through_tunnel.lives(through_tunnel.source)
+    await through_tunnel.again()
 
 
 @pytest.mark.parametrize("phase", [Phase.PERFORM, Phase.FINISH])

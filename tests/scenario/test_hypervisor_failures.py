@@ -7,6 +7,7 @@ import pytest
 from support.daemons import NAME, UUID, TwoHosts
 from support.waiting import eventually
 from vmferry.errors import VmferryError
+from vmferry.flags import NONE, Flag
 from vmferry.model import DomainState, GuestLocation
 from vmferryd.drivers.memory import FaultKind, Verb
 
@@ -47,12 +48,18 @@ THERE = [
 """Faults of the destination's hypervisor before the commit."""
 
 
+@pytest.fixture(params=[NONE, Flag.TUNNELLED], ids=["native", "tunnel"])
+def channel(request: pytest.FixtureRequest) -> Flag:
+    """What asks for each way that the data can take."""
+    return Flag(request.param)
+
+
 @pytest.mark.parametrize(("verb", "kind"), HERE)
-async def test_source_fails(two_hosts: TwoHosts, verb: Verb, kind: FaultKind) -> None:
+async def test_source_fails(two_hosts: TwoHosts, verb: Verb, kind: FaultKind, channel: Flag) -> None:
     """The guest runs on at the source, the error says so, and the next attempt succeeds."""
     two_hosts.source.machine.faults.once(verb, kind)
     with pytest.raises(VmferryError) as caught:
-        await two_hosts.migrate()
+        await two_hosts.migrate(Flag.LIVE | channel)
     assert [kind] == [fired for _, _, fired in two_hosts.source.machine.faults.fired]
     assert GuestLocation.SOURCE is caught.value.guest
     await two_hosts.lives(two_hosts.source)
@@ -60,11 +67,11 @@ async def test_source_fails(two_hosts: TwoHosts, verb: Verb, kind: FaultKind) ->
 
 
 @pytest.mark.parametrize(("verb", "kind"), THERE)
-async def test_destination_fails(two_hosts: TwoHosts, verb: Verb, kind: FaultKind) -> None:
+async def test_destination_fails(two_hosts: TwoHosts, verb: Verb, kind: FaultKind, channel: Flag) -> None:
     """The guest runs on at the source, the error says so, and the next attempt succeeds."""
     two_hosts.destination.machine.faults.once(verb, kind)
     with pytest.raises(VmferryError) as caught:
-        await two_hosts.migrate()
+        await two_hosts.migrate(Flag.LIVE | channel)
     assert [kind] == [fired for _, _, fired in two_hosts.destination.machine.faults.fired]
     assert GuestLocation.SOURCE is caught.value.guest
     await two_hosts.lives(two_hosts.source)

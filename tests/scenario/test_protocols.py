@@ -429,7 +429,7 @@ async def test_client_leaves_after_prepare(old: TwoHosts) -> None:
 
 
 @pytest.mark.parametrize("verb", [Verb.SEND, Verb.ROUND, Verb.HELD, Verb.LAST_PART])
-async def test_source_restarts_in_perform(old: TwoHosts, verb: Verb) -> None:
+async def test_source_restarts_in_perform(through_tunnel: TwoHosts, old: TwoHosts, verb: Verb) -> None:
     """A source daemon that restarts in mid-transfer finds out where the guest is."""
     moving = await hung(old.source, verb, old.migrate)
     await old.source.stop()

@@ -150,6 +150,10 @@ class Host:
         assert self._daemon is not None, f"{self.name} has no daemon"
         return self._daemon
 
+    def use_tunnel(self) -> None:
+        """The next daemon takes guests through the tunnel alone."""
+        self.settings["data"] = {"native": False}
+
     def limit(self, **limits: Any) -> None:
         """The next daemon has these limits."""
         self.settings["limits"] = FAST | limits

@@ -30,6 +30,8 @@ from vmferry.api.v1 import (
     jobs_pb2_grpc,
     legacy_pb2_grpc,
     migration_pb2_grpc,
+    transfer_pb2,
+    transfer_pb2_grpc,
 )
 from vmferry.attempt import Attempt, in_one_call, seen
 from vmferry.calls import CALL_TIMEOUT_S, translated
@@ -109,6 +111,7 @@ class Connection(JobCalls):
         self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
         self._host = host_pb2_grpc.HostServiceStub(channel)
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
+        self._transfer = transfer_pb2_grpc.TransferServiceStub(channel)
         self._phases: PhaseCalls = _phase_calls(channel, version, spelling, prepare)
 
     def speaking(self, path: Path) -> Connection:
@@ -360,6 +363,13 @@ class Connection(JobCalls):
         request = handover_pb2.ReleaseRequest(migration_id=migration_id, ticket=ticket, paused_for_us=paused_for_us)
         reply = await self._ask(self._handover.Release(request, timeout=CALL_TIMEOUT_S), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
+
+    async def grant(self, migration_id: MigrationId, ticket: bytes, *, proof_secret: bytes, daemon_uri: str) -> bytes:
+        """What opens one data connection to the guest that waits there. For daemons."""
+        request = transfer_pb2.GrantRequest(
+            migration_id=migration_id, ticket=ticket, channel="main", proof_secret=proof_secret, daemon_uri=daemon_uri
+        )
+        return (await self._ask(self._transfer.Grant(request, timeout=CALL_TIMEOUT_S))).token
 
 
 def _leading_to(params: MigrationParams | None, uri: str | None) -> MigrationParams:

@@ -45,8 +45,8 @@ class Reply:
     """What one phase answered. Fields that a phase does not fill keep their defaults.
 
     Begin fills `domain_xml`; Prepare `uri`; Perform and Confirm `statistics`; Finish and Confirm `outcome`; Finish
-    `domain` when the guest lives at the destination, else `failure` and `failure_reason`, the destination's error. A
-    peer-to-peer Perform fills `domain` and `warnings` as well.
+    `domain` when the guest lives at the destination, else `failure` and `failure_reason`, the destination's error. Perform
+    fills `warnings`, and a peer-to-peer one `domain` as well.
     """
 
     migration_id: MigrationId

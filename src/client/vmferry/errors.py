@@ -13,6 +13,7 @@
     ├── DomainBusy                another job holds the domain; its holder is named
     ├── PhaseOutOfOrder           the phase does not follow the one before
     ├── CookieRefused             the cookie is of another migration, malformed, or demands what we do not know
+    ├── AddressUnavailable        a place to listen at is taken, or none of this host
     ├── NotSupported              this driver or daemon cannot do that
     ├── NoCommonProtocol          the two daemons share no migration protocol
     ├── HostIncompatible          the destination cannot run this guest
@@ -219,6 +220,13 @@ class CookieRefused(VmferryError):
 
     code = Code.INVALID_ARGUMENT
     reason = "COOKIE_REFUSED"
+
+
+class AddressUnavailable(VmferryError):
+    """An address or port to listen at is taken, or is none of this host. Nothing is left of what was begun."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "ADDRESS_UNAVAILABLE"
 
 
 class NotSupported(VmferryError):

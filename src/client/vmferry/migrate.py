@@ -179,6 +179,7 @@ class _Engine:
         wish = verdict(self.walk, phase)
         self.listener(Progress(self.request.migration_id, phase, _STEPS[phase, wish]))
         reply = self.replies[phase] = await self._call_patiently(phase)
+        self.warnings.extend(reply.warnings)
         return self._answered(phase, reply)
 
     async def _question(self, question: Question) -> Heard:

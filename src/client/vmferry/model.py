@@ -430,6 +430,7 @@ class JobInfo:
     It has ended when `ended_s` is set; its domain is free by then. `elapsed_ms` is measured by a clock that never goes
     backwards. `took_ms` has the phases of both hosts, as far as this one knows of them, and `coordination_ms` what passed
     between them after the transfer. `changes` are the oldest first.
+    `data_channel` says in words which way the guest's data goes, once the source knows; `warnings` are for the user.
     """
 
     migration_id: MigrationId
@@ -451,6 +452,8 @@ class JobInfo:
     took_ms: Mapping[Phase, int] = field(default_factory=dict)
     changes: tuple[JobChange, ...] = ()
     coordination_ms: int = 0
+    data_channel: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,8 @@ def job_to_wire(job: JobInfo) -> jobs_pb2.Job:
         phases=[jobs_pb2.PhaseTime(phase=enum_to_wire(phase), took_ms=took_ms) for phase, took_ms in job.took_ms.items()],
         changes=map(_change_to_wire, job.changes),
         coordination_ms=job.coordination_ms,
+        data_channel=job.data_channel,
+        warnings=job.warnings,
     )
 
 
@@ -228,6 +230,8 @@ def job_from_wire(message: jobs_pb2.Job) -> JobInfo:
         took_ms={enum_from_wire(Phase, time.phase): time.took_ms for time in message.phases},
         changes=tuple(map(_change_from_wire, message.changes)),
         coordination_ms=message.coordination_ms,
+        data_channel=message.data_channel,
+        warnings=tuple(message.warnings),
     )
 
 

@@ -47,6 +47,7 @@ from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import server as rpc_server
+from vmferryd.transfer.configured import opened
 from vmferryd.transfer.tunnel import ChannelPair, channel_pair
 
 log = structlog.get_logger()
@@ -201,7 +202,8 @@ async def _context(
     config: Config, surroundings: Surroundings, database: Database, drivers: DriverRegistry, tasks: Tasks
 ) -> AsyncIterator[Context]:
     host_uuid = str(config.host_uuid) if config.host_uuid else await database.remembered("uuid", str(uuid.uuid4()))
-    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(advertised(config.reached_at)))
+    reached_at = advertised(config.reached_at)
+    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(reached_at))
     context = Context(
         identity=identity,
         journal=Journal(database, surroundings.witness),
@@ -212,11 +214,13 @@ async def _context(
         clock=surroundings.clock,
         limits=config.limits,
         tasks=tasks,
+        doors=await opened(config, reached_at, tasks.spawn),
         channel_pair=surroundings.channel_pair,
     )
     try:
         yield context
     finally:
+        context.doors.close()
         await context.tasks.end()
         await context.peers.close()
         await context.domains.close()

@@ -75,6 +75,33 @@ class AnnounceSection(_Section):
         return tuple(sorted(self.features | speaks | ({Feature.MIGRATION_PARAMS} if self.params else set())))
 
 
+class DataSection(_Section):
+    """How guests' data comes in besides the tunnel."""
+
+    native: bool = Field(
+        default=True, description="let data travel outside the daemons' own connection, where that is allowed"
+    )
+    listen: str = Field("", description="the address to wait at; by default that of the daemon's first TCP or TLS place")
+    port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="the port that migrations share; by default the one after the daemon's, or any with UNIX sockets alone",
+    )
+    first_port: int = Field(49152, ge=1, le=65535, description="the first port for migrations that ask for one of their own")
+    last_port: int = Field(49215, ge=1, le=65535, description="the last of those ports")
+    host: str = Field("", description="how sources reach the data ports; by default the host that other daemons are told")
+    plain: bool = Field(
+        default=False, description="let data travel unencrypted over a network, to where a migration asks for"
+    )
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.last_port < self.first_port:
+            raise ValueError(f"last_port {self.last_port} comes before first_port {self.first_port}")
+        return self
+
+
 class LogSection(_Section):
     """The log goes to stderr."""
 
@@ -103,6 +130,7 @@ class Config(_Section):
     keepalive: Keepalive = Keepalive()
     qemu: QemuSection = QemuSection()
     announce: AnnounceSection = AnnounceSection()
+    data: DataSection = DataSection()
     log: LogSection = LogSection()
 
     @field_validator("listen", mode="before")
@@ -121,6 +149,11 @@ class Config(_Section):
     @model_validator(mode="after")
     def _checked(self) -> Self:
         problems = [problem for uri in self.listen if (problem := self._problem_of(uri))]
+        if self.data.listen and not (self.data.plain or self.insecure or _loopback(self.data.listen) or self._speaks_tls):
+            problems.append(
+                f"data.listen = {self.data.listen} would let guests travel unencrypted over the network: "
+                "let the daemon listen with vmferry+tls://, or set data.plain = true"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -134,6 +167,10 @@ class Config(_Section):
                 "or spell out --insecure"
             )
         return ""
+
+    @property
+    def _speaks_tls(self) -> bool:
+        return self.reached_at.transport is Transport.TLS
 
     @property
     def reached_at(self) -> Uri:

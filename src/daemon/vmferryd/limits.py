@@ -17,6 +17,11 @@ class Limits(BaseModel):
         description="how long a coordinator whose call broke may take to come back before the source ends the transfer",
     )
     connect_s: float = Field(10.0, gt=0, description="how long the source waits for the destination's data channel")
+    data_hello_s: float = Field(5.0, gt=0, description="how long a data connection may take to prove itself")
+    data_strangers: int = Field(32, ge=1, description="how many data connections may be unproved at once")
+    data_silence_s: float = Field(
+        30.0, gt=0, description="how long the peer of a data connection may be silent in its kernel"
+    )
     transfer_stall_s: float = Field(30.0, gt=0, description="how long a transfer may make no progress at all")
     let_go_s: float = Field(30.0, gt=0, description="how long the last part may take while the guest stands still")
     finish_s: float = Field(60.0, gt=0, description="how long Finish waits for the state to be loaded")

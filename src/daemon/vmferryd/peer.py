@@ -106,7 +106,13 @@ class PeerToPeer:
                 domain = await connection.domain(record.domain_uuid)
         except VmferryError as error:
             raise error.located(migration_id=record.migration_id, guest=GuestLocation.DESTINATION) from None
-        return Reply(record.migration_id, outcome=Outcome.COMMITTED, domain=domain, statistics=record.statistics)
+        return Reply(
+            record.migration_id,
+            outcome=Outcome.COMMITTED,
+            domain=domain,
+            statistics=record.statistics,
+            warnings=record.warnings,
+        )
 
 
 def _check(request: Request) -> None:

@@ -64,12 +64,20 @@ class Peers:
         Raises:
             InvalidParameter: the URI is none of ours.
         """
-        parsed = parse_uri(uri)
-        channel = self.channel(parsed)
+        connection = self.dial(uri)
         try:
-            yield Connection(parsed, channel)
+            yield connection
         finally:
-            await channel.close()
+            await connection.channel.close()
+
+    def dial(self, uri: str) -> Connection:
+        """A connection of its own to the daemon at `uri`; whoever asked for it closes its channel.
+
+        Raises:
+            InvalidParameter: the URI is none of ours.
+        """
+        parsed = parse_uri(uri)
+        return Connection(parsed, self.channel(parsed))
 
     def channel(self, uri: Uri) -> aio.Channel:
         """A channel of its own to the daemon at `uri`: bulk data does not stand in the way of control calls."""

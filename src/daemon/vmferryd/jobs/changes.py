@@ -110,6 +110,8 @@ def job_info(record: Record, *, closed: bool, elapsed_ms: int | None = None) -> 
         took_ms=record.took_ms,
         changes=record.changes,
         coordination_ms=record.coordination_ms,
+        data_channel=record.data_channel,
+        warnings=record.warnings,
     )
 
 

@@ -25,7 +25,9 @@ class Record:
 
     `plan` is the guest's plan at this host; `definition_xml` what it runs. `ticket` opens the data channel at the
     destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
-    run state that the guest had before, or is to have after. `settled`: the effects of `state` are done. `resolution`: an
+    run state that the guest had before, or is to have after. `data_path` is the UNIX socket that the destination makes
+    for the data channel, `data_channel` says in words how the source sends, `warnings` what the user should know.
+    `settled`: the effects of `state` are done. `resolution`: an
     operator decided what nobody could prove. `receiver_uri`: where a hypervisor without a daemon receives the guest; such a
     migration has no peer. `original_name` is the domain's name at the source where it is called otherwise here. `took_ms`
     has the phases of both hosts, as far as they are known here; `changes` is what watchers were told.
@@ -53,6 +55,9 @@ class Record:
     error: str = ""
     error_reason: str = ""
     statistics: Statistics = field(default_factory=Statistics)
+    data_path: str = ""
+    data_channel: str = ""
+    warnings: tuple[str, ...] = ()
     resolution: Resolution | None = None
     receiver_uri: str = ""
     original_name: str = ""

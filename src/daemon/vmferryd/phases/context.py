@@ -21,6 +21,7 @@ from vmferryd.jobs.journal import Journal, Record
 from vmferryd.limits import Limits
 from vmferryd.peers import Peers
 from vmferryd.phases.cookie import Cookie, Expected
+from vmferryd.transfer.doors import Doors
 from vmferryd.transfer.tunnel import ChannelPair, channel_pair
 
 log = structlog.get_logger()
@@ -116,6 +117,7 @@ class Context:
     clock: Clock
     limits: Limits
     tasks: Tasks
+    doors: Doors
     channel_pair: ChannelPair = channel_pair
 
     def cookie(self, record: Record) -> Cookie:

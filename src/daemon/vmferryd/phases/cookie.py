@@ -18,6 +18,7 @@ from lxml import etree
 
 from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
+from vmferryd.transfer.routes import DataOffer, Otherwise
 
 ROOT = "vmferry-migration"
 MAX_BYTES = 4_194_304
@@ -28,10 +29,11 @@ class Cookie:
     """What is handed over. The first five say who sends it and for which migration; the rest depends on the phase.
 
     `name` is the domain's at the source, whatever it is to be called later. `daemon_uri` is where the receiver's daemon
-    reaches the sender's. `ticket` opens the data channel. `capabilities` are what the sender's hypervisor can, None when it
-    does not say. `outcome` with its `signature` is the destination's word. `persistent_xml` is the definition that the
-    destination is to store; `definition_xml` the one that it took from its own store, since none was sent. `took_ms` has the
-    phases that have run.
+    reaches the sender's. `ticket` opens the data channel. `data` says that the sender can do without the tunnel, and where it
+    waits; None when it does not say. `capabilities` are what the sender's hypervisor can, None when it does not say.
+    `outcome` with its `signature` is the destination's word. `persistent_xml` is the definition that the destination is to
+    store; `definition_xml` the one that it took from its own store, since none was sent. `took_ms` has the phases that have
+    run.
     """
 
     migration_id: MigrationId
@@ -41,6 +43,7 @@ class Cookie:
     host_uuid: str
     daemon_uri: str = ""
     ticket: bytes = b""
+    data: DataOffer | None = None
     capabilities: frozenset[str] | None = None
     outcome: Outcome | None = None
     signature: bytes = b""
@@ -188,6 +191,17 @@ def _read_channel(cookie: Cookie, element: etree._Element) -> Cookie:
     return replace(cookie, ticket=_bytes(element.get("ticket", "")))
 
 
+def _data(cookie: Cookie) -> etree._Element | None:
+    if cookie.data is None:
+        return None
+    return etree.Element("data", uri=cookie.data.uri, otherwise=cookie.data.otherwise.value)
+
+
+def _read_data(cookie: Cookie, element: etree._Element) -> Cookie:
+    tunnel = element.get("otherwise") == Otherwise.TUNNEL
+    return replace(cookie, data=DataOffer(element.get("uri", ""), Otherwise.TUNNEL if tunnel else Otherwise.FAIL))
+
+
 def _capabilities(cookie: Cookie) -> etree._Element | None:
     if cookie.capabilities is None:
         return None
@@ -289,6 +303,8 @@ SECTIONS: tuple[Section, ...] = (
             "where the sender's daemon answers", _daemon, _read_daemon),
     Section("channel", Need.OPTIONAL, _PREPARE | _PERFORM,
             "a one-time ticket: Prepare's opens the data channel", _channel, _read_channel),
+    Section("data", Need.OPTIONAL, _PREPARE | _PERFORM,
+            "the sender can do without the tunnel; where a destination waits for data", _data, _read_data),
     Section("capabilities", Need.OPTIONAL, _PREPARE | _PERFORM,
             "what the sender's hypervisor can, one `cap` each; unknown names are ignored", _capabilities, _read_capabilities),
     Section("persistent", Need.MANDATORY, _PREPARE | _FINISH,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -21,6 +22,7 @@ import structlog
 from vmferry.errors import (
     DriverLost,
     MigrationCancelled,
+    NotSupported,
     PermissionRefused,
     PhaseOutOfOrder,
     TransferFailed,
@@ -49,6 +51,8 @@ from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.transfer import tickets
+from vmferryd.transfer.doors import Berth, remove_stale_socket
+from vmferryd.transfer.sockets import spoken
 
 log = structlog.get_logger()
 
@@ -77,8 +81,11 @@ class DestinationMigration:
         self.lease = Lease(context.clock, context.limits.phase_lease_s)
         self.failure: VmferryError | None = None
         self.incoming: IncomingGuest | None = None
+        self.berth: Berth | None = None
         self.persistent: DomainDefinition | None = parse(record.persistent_xml) if record.persistent_xml else None
         self._loading: asyncio.Task[None] | None = None
+        self._begun = False
+        self._unspoken: set[socket.socket] = set()
         self._has_word = False
         self._stopped_s: float | None = None
         self._resolving = False
@@ -116,19 +123,62 @@ class DestinationMigration:
             PermissionRefused: the ticket is not this migration's, or was used.
             PhaseOutOfOrder: no guest waits.
         """
-        if not tickets.matches(ticket, self.record.ticket):
-            raise PermissionRefused("the ticket for the data channel is wrong or used up")
-        if self.state is not DestinationState.PREPARED or self.incoming is None or self._loading is not None:
-            raise PhaseOutOfOrder(f"the migration is {self.state}: no guest waits for its state")
+        incoming = self._waiting(ticket)
+        self._give_up_connecting()
         ours, theirs = self._context.channel_pair()
         try:
-            self._loading = self._context.tasks.spawn(self._load(self.incoming, theirs), f"load {self.record.migration_id}")
+            self._loading = self._context.tasks.spawn(self._load(incoming, theirs), f"load {self.record.migration_id}")
             self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)
         except BaseException:
             ours.close()
             theirs.close()
             raise
+        self._begun = True
         return ours
+
+    async def grant(self, ticket: bytes, proof_secret: bytes, source_uri: str) -> bytes:
+        """A token that opens one data connection to the waiting guest; what was granted before opens none any more.
+
+        `source_uri` is where the source's daemon answers. The ticket is used up when the first byte comes: a source whose
+        connection was not made in time may go through the tunnel instead.
+
+        Raises:
+            PermissionRefused: the ticket is not this migration's, or was used.
+            PhaseOutOfOrder: no guest waits.
+            NotSupported: this migration goes through the tunnel.
+        """
+        self._waiting(ticket)
+        if self.berth is None:
+            raise NotSupported("this migration has no data connection", remedy="send it through the tunnel")
+        self._give_up_connecting()
+        self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)
+        return self.berth.grant(self._connected)
+
+    def _waiting(self, ticket: bytes) -> IncomingGuest:
+        """The guest that waits for its state, for the source of this migration."""
+        if not tickets.matches(ticket, self.record.ticket):
+            raise PermissionRefused("the ticket for the data channel is wrong or used up")
+        if self.state is not DestinationState.PREPARED or self.incoming is None or self._begun:
+            raise PhaseOutOfOrder(f"the migration is {self.state}: no guest waits for its state")
+        return self.incoming
+
+    def _connected(self, connection: socket.socket) -> None:
+        """`connection` has proved itself, and is the guest's as soon as its first byte is there."""
+        self._unspoken.add(connection)
+        self._loading = self._context.tasks.spawn(self._load_spoken(connection), f"load {self.record.migration_id}")
+        self._loading.add_done_callback(lambda _: self._closed_unless_spoken(connection))
+
+    def _closed_unless_spoken(self, connection: socket.socket) -> None:
+        if connection in self._unspoken:
+            self._unspoken.discard(connection)
+            connection.close()
+
+    def _give_up_connecting(self) -> None:
+        """No connection can be made with what was granted, and one over which nothing came is about to be closed."""
+        if self.berth is not None:
+            self.berth.revoke()
+        if self._unspoken and self._loading is not None:
+            self._loading.cancel()
 
     async def release(self, ticket: bytes, paused_for_us: int) -> Outcome:
         """The source's word is known; with the whole state here that is a commit (handover rule 8).
@@ -227,6 +277,22 @@ class DestinationMigration:
         self.machine.note(error=text, error_reason=self.failure.reason)
 
     # -- the transfer ------------------------------------------------------------------------------------------------------
+
+    async def _load_spoken(self, connection: socket.socket) -> None:
+        """The guest has read its state from `connection`; a connection that closes without a byte has never been."""
+        migration_id = self.record.migration_id
+        if not await spoken(connection):
+            log.warning("data_connection_unused", migration_id=migration_id)
+            return
+        self._unspoken.discard(connection)
+        if self.incoming is None or self.state is not DestinationState.PREPARED:
+            connection.close()
+            return
+        self._begun = True
+        if self.berth is not None:
+            self.berth.close()
+        log.info("data_connection", migration_id=migration_id)
+        await self._load(self.incoming, connection)
 
     async def _load(self, incoming: IncomingGuest, channel: socket.socket) -> None:
         try:
@@ -335,6 +401,11 @@ class DestinationMigration:
 
     async def _close_job(self) -> None:
         await self.machine.settled()
+        self._give_up_connecting()
+        if self.berth is not None:
+            self.berth.close()
+        elif self.record.data_path:
+            remove_stale_socket(Path(self.record.data_path))
         try:
             if self.entry is not None:
                 await self._context.domains.release(self.entry)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from vmferry.errors import (
     InvalidState,
     MigrationAborted,
     MigrationNotFound,
+    NotSupported,
     VmferryError,
 )
 from vmferry.flags import Flag
@@ -36,17 +38,18 @@ from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import refuse_violations
-from vmferryd.drivers.base import Driver
 from vmferryd.jobs.decisions import LOADED, destination_restarted
 from vmferryd.jobs.job import DestinationEvent
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import admission
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.context import Context, once
-from vmferryd.phases.cookie import Expected
+from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.settings import asked, receive_settings
 from vmferryd.transfer import tickets
+from vmferryd.transfer.addresses import Arrangement, OwnSocket
+from vmferryd.transfer.doors import refuse_path
 
 log = structlog.get_logger()
 
@@ -55,7 +58,8 @@ class _Sender(NamedTuple):
     """What is known of the source when a guest is to wait for its state.
 
     `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored; `capabilities`
-    are its hypervisor's, None when it does not say; `original_name` is the domain's name there.
+    are its hypervisor's, None when it does not say; `original_name` is the domain's name there. `native`: it can send over a
+    connection of its own; a source of protocol 3 that does not say so knows the tunnel alone.
     """
 
     daemon_uri: str = ""
@@ -63,6 +67,7 @@ class _Sender(NamedTuple):
     capabilities: frozenset[str] | None = None
     original_name: str = ""
     took_ms: Mapping[Phase, int] = MappingProxyType({})
+    native: bool = True
 
 
 class DestinationPhases:
@@ -101,8 +106,8 @@ class DestinationPhases:
             DomainNotFound, InvalidState: no definition is stored under the name that the domain will have.
         """
         reply = await self._once(request, lambda: self._prepare_stored(request))
-        record = (await self._get(request.migration_id)).record
-        cookie = replace(self._context.cookie(record), ticket=record.ticket, definition_xml=record.definition_xml)
+        migration = await self._get(request.migration_id)
+        cookie = replace(self._offered(migration), definition_xml=migration.record.definition_xml)
         return replace(reply, cookie=cookies.encode(cookie))
 
     async def _once(self, request: Request, work: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
@@ -118,7 +123,8 @@ class DestinationPhases:
         own_host_uuid = self._context.identity.host_uuid
         expected = Expected(request.migration_id, own_host_uuid, definition.name, str(definition.uuid))
         cookie = cookies.decode(request.cookie, Phase.PREPARE, expected)
-        sender = _Sender(cookie.daemon_uri, cookie.persistent_xml, cookie.capabilities, took_ms=cookie.took_ms)
+        native = cookie.data is not None
+        sender = _Sender(cookie.daemon_uri, cookie.persistent_xml, cookie.capabilities, took_ms=cookie.took_ms, native=native)
         return await self._prepare(request, definition, sender)
 
     async def _prepare_stored(self, request: Request) -> Reply:
@@ -142,15 +148,38 @@ class DestinationPhases:
                 *admission.of_peer(Side.SOURCE, sender.capabilities, request.flags, request.params),
             )
         )
+        arrangement = self._arranged(request, sender)
         definition = await driver.settle(definition)
         await refuse_violations(driver, definition)
         persistent = self._to_store(request, sender, definition)
         entry = await self._claimed(definition, request.migration_id)
-        migration = await self._recorded(request, sender, definition, persistent, entry)
-        await self._accept(migration, request, definition, driver)
+        record = self._record(request, sender, definition, entry)
+        migration = await self._recorded(replace(record, persistent_xml=persistent, data_path=_path(arrangement)), entry)
+        await self._accept(migration, request, definition, arrangement)
         prepare_ms = round((self._context.clock.monotonic() - begun_s) * 1000)
         migration.machine.note(took_ms={**sender.took_ms, Phase.PREPARE: prepare_ms})
         return self._prepared(migration)
+
+    def _arranged(self, request: Request, sender: _Sender) -> Arrangement | None:
+        """Where the guest's data is to come in; None for the tunnel. Nothing is opened yet.
+
+        Raises:
+            InvalidParameter, NotSupported, AddressUnavailable: what was asked for cannot be had.
+        """
+        if Flag.TUNNELLED in request.flags:
+            return None
+        uri, listen_address = request.uri, request.params.listen_address or ""
+        if not sender.native:
+            if uri or listen_address:
+                raise NotSupported(
+                    "the source's daemon sends through the tunnel alone",
+                    remedy="leave out the migration URI and the listen address, or use daemons of the same version",
+                )
+            return None
+        arrangement = self._context.doors.arrange(uri, listen_address)
+        if path := _path(arrangement):
+            refuse_path(Path(path))
+        return arrangement
 
     @staticmethod
     def _to_store(request: Request, sender: _Sender, definition: DomainDefinition) -> str:
@@ -173,10 +202,8 @@ class DestinationPhases:
             )
         return entry
 
-    async def _recorded(
-        self, request: Request, sender: _Sender, definition: DomainDefinition, persistent: str, entry: Entry
-    ) -> DestinationMigration:
-        record = Record(
+    def _record(self, request: Request, sender: _Sender, definition: DomainDefinition, entry: Entry) -> Record:
+        return Record(
             migration_id=request.migration_id,
             side=Side.DESTINATION,
             state=DestinationState.PREPARED,
@@ -185,13 +212,14 @@ class DestinationPhases:
             started_s=self._context.clock.wall(),
             flags=int(request.flags),
             definition_xml=domain_xml.format(definition),
-            persistent_xml=persistent,
             plan=self._context.domains.driver(definition).plan(definition),
             peer_uri=sender.daemon_uri,
             original_name=sender.original_name,
             ticket=tickets.new_ticket(),
             phase=Phase.PREPARE,
         )
+
+    async def _recorded(self, record: Record, entry: Entry) -> DestinationMigration:
         migration = DestinationMigration(self._context, record, entry)
         try:
             await migration.machine.write()
@@ -202,12 +230,18 @@ class DestinationPhases:
         return migration
 
     async def _accept(
-        self, migration: DestinationMigration, request: Request, definition: DomainDefinition, driver: Driver
+        self,
+        migration: DestinationMigration,
+        request: Request,
+        definition: DomainDefinition,
+        arrangement: Arrangement | None,
     ) -> None:
         entry, plan = migration.entry, migration.record.plan
         assert entry is not None  # noqa: S101 - just claimed
         assert plan is not None  # noqa: S101 - just recorded
+        driver = self._context.domains.driver(definition)
         try:
+            migration.berth = None if arrangement is None else await self._context.doors.open(arrangement)
             incoming = await driver.accept(plan, definition, receive_settings(request.flags, request.params))
             self._context.domains.activate(entry, definition, plan, incoming.guest)
             self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
@@ -221,10 +255,19 @@ class DestinationPhases:
         record = migration.record
         if migration.state is DestinationState.ABORTED:
             raise self._why(record)
-        capabilities = self._context.capabilities(parse(record.definition_xml)).features
-        cookie = self._context.cookie(record)
-        cookie = replace(cookie, ticket=record.ticket, capabilities=capabilities, took_ms=record.took_ms)
-        return Reply(record.migration_id, cookie=cookies.encode(cookie), uri=self._context.identity.daemon_uri)
+        uri = migration.berth.uri_out if migration.berth else self._context.identity.daemon_uri
+        return Reply(record.migration_id, cookie=cookies.encode(self._offered(migration)), uri=uri)
+
+    def _offered(self, migration: DestinationMigration) -> Cookie:
+        """What the source needs to send: Prepare's cookie."""
+        record, berth = migration.record, migration.berth
+        return replace(
+            self._context.cookie(record),
+            ticket=record.ticket,
+            data=berth.offer if berth else None,
+            capabilities=self._context.capabilities(parse(record.definition_xml)).features,
+            took_ms=record.took_ms,
+        )
 
     async def finish(self, request: Request) -> Reply:
         """What holds now: the guest lives here, or nothing is left of it. A verdict to commit is obeyed if the state came.
@@ -290,6 +333,10 @@ class DestinationPhases:
     ) -> socket.socket:
         """See `DestinationMigration.open_channel`."""
         return await (await self._get(migration_id)).open_channel(ticket, proof_secret, source_uri)
+
+    async def grant(self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes, source_uri: str) -> bytes:
+        """See `DestinationMigration.grant`."""
+        return await (await self._get(migration_id)).grant(ticket, proof_secret, source_uri)
 
     # -- the handover ----------------------------------------------------------------------------------------------------
 
@@ -424,3 +471,8 @@ class DestinationPhases:
             host=self._context.identity.host_name,
             remedy="start a new migration",
         )
+
+
+def _path(arrangement: Arrangement | None) -> str:
+    """The UNIX socket that the migration is to have; empty when it has none."""
+    return arrangement.path if isinstance(arrangement, OwnSocket) else ""

@@ -1,28 +1,50 @@
-"""One transfer at the source: the tunnel, the guest's own sending, the watch over both. Knows no record and no phase."""
+"""One transfer at the source: data channel, the guest's own sending, the watch over both. Knows no record and no phase."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from vmferry.channel import parse_uri
-from vmferry.errors import MigrationCancelled, TimedOut, TransferFailed, TransferStopped, VmferryError
+from vmferry.client import Connection
+from vmferry.errors import (
+    MigrationCancelled,
+    NotFound,
+    NotSupported,
+    PeerUnreachable,
+    TimedOut,
+    TransferFailed,
+    TransferStopped,
+    VmferryError,
+)
 from vmferry.flags import NONE, Flag
-from vmferry.model import Statistics
+from vmferry.model import JobType, Statistics
 from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings
 from vmferryd.phases.context import Context
+from vmferryd.transfer import sockets
 from vmferryd.transfer.outgoing import Opening, OutgoingTunnel, open_tunnel
+from vmferryd.transfer.routes import Otherwise, Route
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Sending:
-    """A guest on its way. Make one for each attempt. `disk_failed` says that an I/O error has stopped the guest meanwhile."""
+    """A guest on its way. Make one for each attempt. `disk_failed` says that an I/O error has stopped the guest meanwhile.
+
+    `told` hears which way the data goes, and a warning when that is not the way that was meant.
+    """
 
     context: Context
     guest: Guest
+    told: Callable[[Route, str], None]
     flags: Flag = NONE
     outgoing: OutgoingGuest = field(init=False)
     statistics: Statistics = field(default_factory=Statistics)
@@ -33,6 +55,7 @@ class Sending:
     _why: str = ""
     _said: str = ""
     _tunnel_error: VmferryError | None = None
+    _silence: VmferryError | None = None
 
     def __post_init__(self) -> None:
         self.outgoing = self.guest.outgoing()
@@ -47,7 +70,7 @@ class Sending:
         """How long the guest has stood still; 0 when it did not run before."""
         return 0 if self.stopped_s is None else int((self.context.clock.monotonic() - self.stopped_s) * 1e6)
 
-    async def until_held(self, uri: str, opening: Opening, settings: SendSettings) -> None:
+    async def until_held(self, route: Route, opening: Opening, settings: SendSettings) -> None:
         """All but the last part is sent, and the guest stands still.
 
         Raises:
@@ -57,13 +80,18 @@ class Sending:
             VmferryError: whatever else went wrong; `outgoing.cancel` is owed.
         """
         unsubscribe = self.guest.subscribe(self._heard)
+        # A connection of its own: one that is kept may still be waiting before it tries a daemon again that was away.
+        peer = self.context.peers.dial(route.daemon_uri)
         try:
-            await self._first(self._send(uri, opening, settings), self._cancellation(), self._stall(), self._disk_error())
+            sending, watch = self._send(route, peer, opening, settings), self._watch(peer, opening)
+            await self._first(sending, self._cancellation(), self._stall(), self._disk_error(), watch)
             self._refuse_disk_error()  # one that came with the last round counts as well (specification 1.13)
         except TransferFailed as failed:
             raise self._explained(failed) from None
         finally:
             unsubscribe()
+            # Not waited for: the guest may stand still.
+            self.context.tasks.spawn(peer.channel.close(), f"connection of {opening.migration_id}")
 
     async def let_go(self) -> None:
         """The last part is sent.
@@ -86,8 +114,55 @@ class Sending:
             self.statistics = await self.outgoing.statistics()
         return self.statistics
 
-    async def _send(self, uri: str, opening: Opening, settings: SendSettings) -> None:
-        tunnel = await self._open_tunnel(uri, opening)
+    async def _send(self, route: Route, peer: Connection, opening: Opening, settings: SendSettings) -> None:
+        if route.address is None:
+            await self._send_through_tunnel(route, opening, settings)
+            self.told(route, "")
+        else:
+            await self._send_natively(route, peer, opening, settings)
+        await self.outgoing.held()
+        if self._silence is not None:
+            # Who lets go now may have to wait for that daemon with a guest that stands still.
+            raise self._gone()
+
+    async def _send_natively(self, route: Route, peer: Connection, opening: Opening, settings: SendSettings) -> None:
+        """The hypervisors share a connection, and no daemon sees what goes through it; or the tunnel takes its place."""
+        try:
+            connection = await self._connect(route, peer, opening)
+        except (TransferFailed, NotSupported) as error:
+            if route.otherwise is not Otherwise.TUNNEL:
+                raise
+            said = f"{error.message} ({error.detail})" if error.detail else error.message
+            log.warning("tunnel_instead", migration_id=opening.migration_id, error=said)
+            await self._send_through_tunnel(route.tunnel, opening, settings)
+            self.told(route.tunnel, f"the guest goes through the connection between the daemons, which is slower: {said}")
+            return
+        try:
+            await self.outgoing.send(connection, settings)
+        except BaseException:
+            connection.close()
+            raise
+        self.told(route, "")
+
+    async def _connect(self, route: Route, peer: Connection, opening: Opening) -> socket.socket:
+        """A connection that the waiting guest will read; nothing was sent over it.
+
+        Raises:
+            TransferFailed: it could not be made.
+            VmferryError: the destination's own error.
+        """
+        assert route.address is not None  # noqa: S101 - only such a route is connected
+        limits = self.context.limits
+        secret, own_uri = opening.proof_secret, opening.daemon_uri
+        try:
+            async with asyncio.timeout(limits.connect_s):
+                token = await peer.grant(opening.migration_id, opening.ticket, proof_secret=secret, daemon_uri=own_uri)
+        except (PeerUnreachable, TimeoutError) as error:
+            raise TransferFailed("no answer from the destination's daemon", detail=str(error)) from None
+        return await sockets.connect(route.address, token, limits)
+
+    async def _send_through_tunnel(self, route: Route, opening: Opening, settings: SendSettings) -> None:
+        tunnel = await self._open_tunnel(route, opening)
         try:
             await self.outgoing.send(tunnel.hypervisor, settings)
         except BaseException:
@@ -95,10 +170,9 @@ class Sending:
             await tunnel.close()
             raise
         self.context.tasks.spawn(self._carry(tunnel), f"tunnel of {opening.migration_id}")
-        await self.outgoing.held()
 
-    async def _open_tunnel(self, uri: str, opening: Opening) -> OutgoingTunnel:
-        channel = self.context.peers.channel(parse_uri(uri))
+    async def _open_tunnel(self, route: Route, opening: Opening) -> OutgoingTunnel:
+        channel = self.context.peers.channel(parse_uri(route.daemon_uri))
         return await open_tunnel(channel, opening, self.context.limits.connect_s, self.context.channel_pair)
 
     async def _carry(self, tunnel: OutgoingTunnel) -> None:
@@ -134,6 +208,40 @@ class Sending:
                 remedy="heal its disk, resume it at the source, and migrate again; without ABORT_ON_ERROR it would be moved",
                 detail=self._said,
             )
+
+    async def _watch(self, peer: Connection, opening: Opening) -> None:
+        """Raises when the destination's daemon gives the guest up, or is silent for too long.
+
+        Its hypervisor alone shows neither: over a connection of their own hypervisors go on without daemons.
+        """
+        clock, bound_s = self.context.clock, self.context.limits.peer_silence_s
+        heard_s = clock.monotonic()
+        while True:
+            try:
+                await self._told_of_the_end(peer, opening)
+            except PeerUnreachable as error:
+                heard_s = clock.monotonic() if self._silence is None else heard_s
+                self._silence = error
+            except (NotSupported, NotFound) as error:
+                log.warning("peer_not_watched", migration_id=opening.migration_id, error=str(error))
+                await asyncio.Event().wait()
+            if clock.monotonic() - heard_s > bound_s:
+                raise self._gone()
+            await clock.sleep(self.context.limits.progress_s)
+
+    async def _told_of_the_end(self, peer: Connection, opening: Opening) -> None:
+        async with aclosing(peer.watch(opening.migration_id)) as jobs:  # type: ignore[type-var]
+            async for told in jobs:
+                self._silence = None
+                if told.job.type in (JobType.FAILED, JobType.CANCELLED):
+                    raise TransferFailed("the destination gave the guest up", detail=told.job.error)
+        await asyncio.Event().wait()
+
+    def _gone(self) -> TransferStopped:
+        said = self._silence.detail or self._silence.message if self._silence is not None else ""
+        return TransferStopped(
+            "the destination's daemon does not answer", remedy="check that vmferryd runs there", detail=said
+        )
 
     async def _stall(self) -> None:
         """Raises when no byte was sent for too long; QEMU itself would wait for ever (specification 6.6)."""

@@ -31,6 +31,7 @@ HONOURED = (
 HONOURED_PARAMS = frozenset(
     {
         "migrate_uri",
+        "listen_address",
         "destination_name",
         "destination_xml",
         "persistent_xml",

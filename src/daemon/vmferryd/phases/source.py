@@ -48,6 +48,7 @@ from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
 from vmferryd.transfer.outgoing import Opening
+from vmferryd.transfer.routes import Carrier, Route
 
 log = structlog.get_logger()
 
@@ -71,7 +72,7 @@ class SourceMigration:
         self._sending: Sending | None = None
         self._resolving = False
         self._gone_s: float | None = None
-        self._uri = ""
+        self._route = Route(Carrier.TUNNEL, record.peer_uri)
         self._cancelled = ""
         self._settings = SendSettings()
         self.machine: Machine[SourceState, SourceEvent, SourceEffect] = Machine(
@@ -105,10 +106,10 @@ class SourceMigration:
 
     # -- what is asked of it ----------------------------------------------------------------------------------------
 
-    def perform(self, uri: str, settings: SendSettings) -> asyncio.Task[None]:
+    def perform(self, route: Route, settings: SendSettings) -> asyncio.Task[None]:
         """The transfer runs, whoever listens; a second call joins the first. The task never fails: see `failure`."""
         if self.performing is None:
-            self._uri, self._settings = uri, settings
+            self._route, self._settings = route, settings
             self.performing = self._context.tasks.spawn(self._perform(), f"perform {self.record.migration_id}")
             self._context.tasks.spawn(self._report_progress(), f"progress of {self.record.migration_id}")
         return self.performing
@@ -256,10 +257,10 @@ class SourceMigration:
         own_uri = self._context.identity.daemon_uri
         opening = Opening(record.migration_id, record.ticket, record.proof_secret, daemon_uri=own_uri)
         try:
-            self._sending = Sending(self._context, self._guest(), Flag(record.flags))
+            self._sending = Sending(self._context, self._guest(), self._told, Flag(record.flags))
             if self._cancelled:
                 self._sending.cancel(self._cancelled)
-            await self._sending.until_held(self._uri, opening, self._settings)
+            await self._sending.until_held(self._route, opening, self._settings)
         except VmferryError as error:
             self._fail(error)
             if self._sending is not None:
@@ -267,6 +268,12 @@ class SourceMigration:
                 self._note_figures(await self._sending.look())
             return SourceEvent.END
         return SourceEvent.HELD
+
+    def _told(self, route: Route, warning: str) -> None:
+        """Whoever watches this job knows which way the data goes, and what the user should know of it."""
+        log.info("data_channel", migration_id=self.record.migration_id, way=str(route))
+        warnings = (*self.record.warnings, warning) if warning else self.record.warnings
+        self.machine.note(data_channel=str(route), warnings=warnings)
 
     async def _let_go(self) -> SourceEvent | None:
         sending = self._sending

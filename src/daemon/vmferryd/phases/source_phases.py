@@ -33,6 +33,7 @@ from vmferryd.phases.settings import asked, send_settings
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_words import GUEST_AT, in_doubt, recorded, refuse_another_guest
 from vmferryd.transfer import tickets
+from vmferryd.transfer.routes import DataOffer, Route, choose
 
 
 class SourcePhases:
@@ -135,6 +136,7 @@ class SourcePhases:
         cookie = replace(
             self._context.cookie(record),
             persistent_xml=record.persistent_xml,
+            data=DataOffer() if self._context.doors.native else None,
             capabilities=self._context.capabilities(parse(record.definition_xml)).features,
             took_ms=record.took_ms,
         )
@@ -193,8 +195,8 @@ class SourcePhases:
         migration = await self._get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
-                await self._ready_or_ended(migration, request)
-                migration.perform(request.uri or migration.record.peer_uri, send_settings(request.flags, request.params))
+                route = await self._ready_or_ended(migration, request)
+                migration.perform(route, send_settings(request.flags, request.params))
             task = migration.performing
             if task is not None:
                 async for job in self._until_done(migration, task):
@@ -202,15 +204,16 @@ class SourcePhases:
             await then(migration)
             yield self._performed(migration)
 
-    async def _ready_or_ended(self, migration: SourceMigration, request: Request) -> None:
+    async def _ready_or_ended(self, migration: SourceMigration, request: Request) -> Route:
         """A Perform that fails has cleaned up the source alone: no Confirm follows it (specification 1.6 step 9)."""
         try:
-            await self._ready(migration, request)
+            return await self._ready(migration, request)
         except VmferryError as error:
             await migration.refuse(error)
             raise
 
-    async def _ready(self, migration: SourceMigration, request: Request) -> None:
+    async def _ready(self, migration: SourceMigration, request: Request) -> Route:
+        """What Perform needs is known and durable; answers which way the data is to go."""
         cookie = self._read(request, Phase.PERFORM, migration.record)
         admission.refuse(
             admission.of_peer(Side.DESTINATION, cookie.capabilities, Flag(migration.record.flags), request.params)
@@ -218,9 +221,11 @@ class SourcePhases:
         if not cookie.ticket or not (request.uri or cookie.daemon_uri):
             raise CookieRefused("Prepare's cookie has no ticket or no address", remedy="hand Perform the cookie of Prepare")
         refuse_another_guest(cookie, migration.record)
+        route = choose(Flag(migration.record.flags) | request.flags, request.uri, cookie.data, cookie.daemon_uri)
         took_ms = {**cookie.took_ms, **migration.record.took_ms}
         peer = {"peer_uri": cookie.daemon_uri, "ticket": cookie.ticket}
         await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)
+        return route
 
     async def _until_done(self, migration: SourceMigration, task: asyncio.Task[None]) -> AsyncIterator[JobInfo]:
         seen: JobInfo | None = None
@@ -252,7 +257,9 @@ class SourcePhases:
             persistent_xml=record.persistent_xml,
             took_ms=record.took_ms,
         )
-        return Reply(record.migration_id, cookie=cookies.encode(cookie), statistics=record.statistics)
+        return Reply(
+            record.migration_id, cookie=cookies.encode(cookie), statistics=record.statistics, warnings=record.warnings
+        )
 
     async def confirm(self, request: Request) -> Reply:
         """The source has acted upon the destination's own word; `request.verdict` alone proves nothing (handover rule 3).

@@ -1,4 +1,7 @@
-"""TransferService: the destination's end of a tunnel. Messages go through `transfer.frames`, not through protobuf."""
+"""TransferService: the destination's end of a tunnel, and what opens a connection of its own instead.
+
+A tunnel's messages go through `transfer.frames`, not through protobuf.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,19 @@ def handler(destination: DestinationPhases, errors: Errors) -> grpc.GenericRpcHa
         except Exception as error:  # noqa: BLE001 - every error becomes a status
             await errors.refuse(f"/{SERVICE}/Carry", context, error)
 
+    async def grant(request: transfer_pb2.GrantRequest, _: aio.ServicerContext[Any, Any]) -> transfer_pb2.GrantResponse:
+        token = await destination.grant(
+            migration_id(request.migration_id), request.ticket, request.proof_secret, request.daemon_uri
+        )
+        return transfer_pb2.GrantResponse(token=token)
+
+    granting = grpc.unary_unary_rpc_method_handler(
+        grant,
+        request_deserializer=transfer_pb2.GrantRequest.FromString,
+        response_serializer=transfer_pb2.GrantResponse.SerializeToString,
+    )
     method = grpc.stream_stream_rpc_method_handler(
         carry, request_deserializer=frames.decode_request, response_serializer=frames.encode
     )
-    generic: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(SERVICE, {"Carry": method})
+    generic: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(SERVICE, {"Carry": method, "Grant": granting})
     return generic

@@ -12,6 +12,7 @@ from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.cookie import SECTIONS, Cookie, Expected, Need
+from vmferryd.transfer.routes import DataOffer, Otherwise
 
 ID = MigrationId("id-1")
 OWN = Expected(ID, "own", "web", "uuid")
@@ -20,6 +21,7 @@ FULL = dataclasses.replace(
     PLAIN,
     daemon_uri="vmferry+tcp://a",
     ticket=b"ticket",
+    data=DataOffer("tcp:b:49152", Otherwise.TUNNEL),
     capabilities=frozenset({"xbzrle"}),
     outcome=Outcome.COMMITTED,
     signature=b"signature",
@@ -33,6 +35,7 @@ BY_NAME = {section.name: section for section in SECTIONS}
 ATTRIBUTES = {
     "daemon": ("daemon_uri",),
     "channel": ("ticket",),
+    "data": ("data",),
     "capabilities": ("capabilities",),
     "persistent": ("persistent_xml",),
     "definition": ("definition_xml",),
@@ -50,6 +53,7 @@ made = st.builds(
     host_uuid=texts,
     daemon_uri=texts,
     ticket=st.binary(max_size=40),
+    data=st.none() | st.builds(DataOffer, uri=st.just("") | texts, otherwise=st.sampled_from(Otherwise)),
     capabilities=st.none() | st.frozensets(texts),
     persistent_xml=st.just("") | texts,
     took_ms=st.dictionaries(st.sampled_from(Phase), st.integers(0, 10**9)),

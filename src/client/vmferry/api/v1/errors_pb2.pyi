@@ -79,6 +79,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A defect of vmferry; quote the text in a report. (INTERNAL)"""
     ERROR_REASON_MIGRATE_UNSAFE: _ErrorReason.ValueType  # 28
     """The guest's disks could lose data on the way; `violations` has each of them, and UNSAFE overrides. Nothing happened. (FAILED_PRECONDITION)"""
+    ERROR_REASON_ADDRESS_UNAVAILABLE: _ErrorReason.ValueType  # 29
+    """An address or port to listen at is taken, or is none of this host. Nothing is left of what was begun. (RESOURCE_EXHAUSTED)"""
     ERROR_REASON_TRANSFER_STOPPED: _ErrorReason.ValueType  # 30
     """The source ended the transfer for a reason of its own, which the message names. The guest is at the source. (ABORTED)"""
 
@@ -144,6 +146,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """A defect of vmferry; quote the text in a report. (INTERNAL)"""
 ERROR_REASON_MIGRATE_UNSAFE: ErrorReason.ValueType  # 28
 """The guest's disks could lose data on the way; `violations` has each of them, and UNSAFE overrides. Nothing happened. (FAILED_PRECONDITION)"""
+ERROR_REASON_ADDRESS_UNAVAILABLE: ErrorReason.ValueType  # 29
+"""An address or port to listen at is taken, or is none of this host. Nothing is left of what was begun. (RESOURCE_EXHAUSTED)"""
 ERROR_REASON_TRANSFER_STOPPED: ErrorReason.ValueType  # 30
 """The source ended the transfer for a reason of its own, which the message names. The guest is at the source. (ABORTED)"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

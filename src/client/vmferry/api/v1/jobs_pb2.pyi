@@ -262,6 +262,8 @@ class Job(_message.Message):
     PHASES_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     COORDINATION_MS_FIELD_NUMBER: _builtins.int
+    DATA_CHANNEL_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     side: _types_pb2.Side.ValueType
     operation: Global___JobOperation.ValueType
@@ -285,6 +287,8 @@ class Job(_message.Message):
     """Where the other host's daemon answers, as far as it is known."""
     coordination_ms: _builtins.int
     """How much of the time after the transfer belonged to the coordinator and the way to it, and to neither host."""
+    data_channel: _builtins.str
+    """Which way the guest's data goes, for people; empty until the source knows."""
     @_builtins.property
     def statistics(self) -> _types_pb2.Statistics: ...
     @_builtins.property
@@ -294,6 +298,10 @@ class Job(_message.Message):
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobChange]:
         """What has changed since the beginning, oldest first. Left out of streams."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the user should know, although nothing failed."""
 
     def __init__(
         self,
@@ -317,10 +325,12 @@ class Job(_message.Message):
         phases: _abc.Iterable[Global___PhaseTime] | None = ...,
         changes: _abc.Iterable[Global___JobChange] | None = ...,
         coordination_ms: _builtins.int = ...,
+        data_channel: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coordination_ms", b"coordination_ms", "domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "elapsed_ms", b"elapsed_ms", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "error_reason", b"error_reason", "migration_id", b"migration_id", "operation", b"operation", "peer_uri", b"peer_uri", "phase", b"phase", "phases", b"phases", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state", "statistics", b"statistics", "status", b"status", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coordination_ms", b"coordination_ms", "data_channel", b"data_channel", "domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "elapsed_ms", b"elapsed_ms", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "error_reason", b"error_reason", "migration_id", b"migration_id", "operation", b"operation", "peer_uri", b"peer_uri", "phase", b"phase", "phases", b"phases", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state", "statistics", b"statistics", "status", b"status", "type", b"type", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -275,7 +275,7 @@ class PerformResult(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Peer-to-peer only: what the user should know although the migration succeeded."""
+        """What the user should know although nothing failed."""
 
     def __init__(
         self,

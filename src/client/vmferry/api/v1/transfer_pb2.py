@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvmferry/api/v1/transfer.proto\x12\x0evmferry.api.v1\"n\n\x0bOpenChannel\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x14\n\x0cproof_secret\x18\x04 \x01(\x0c\x12\x12\n\ndaemon_uri\x18\x05 \x01(\t\"\x0f\n\rChannelOpened\" \n\tLastFrame\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\"\x7f\n\x0c\x43\x61rryRequest\x12+\n\x04open\x18\x01 \x01(\x0b\x32\x1b.vmferry.api.v1.OpenChannelH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x04last\x18\x03 \x01(\x0b\x32\x19.vmferry.api.v1.LastFrameH\x00\x42\x07\n\x05\x66rame\"\x84\x01\n\rCarryResponse\x12/\n\x06opened\x18\x01 \x01(\x0b\x32\x1d.vmferry.api.v1.ChannelOpenedH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x04last\x18\x03 \x01(\x0b\x32\x19.vmferry.api.v1.LastFrameH\x00\x42\x07\n\x05\x66rame2[\n\x0fTransferService\x12H\n\x05\x43\x61rry\x12\x1c.vmferry.api.v1.CarryRequest\x1a\x1d.vmferry.api.v1.CarryResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvmferry/api/v1/transfer.proto\x12\x0evmferry.api.v1\"n\n\x0bOpenChannel\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x14\n\x0cproof_secret\x18\x04 \x01(\x0c\x12\x12\n\ndaemon_uri\x18\x05 \x01(\t\"o\n\x0cGrantRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x14\n\x0cproof_secret\x18\x04 \x01(\x0c\x12\x12\n\ndaemon_uri\x18\x05 \x01(\t\"\x1e\n\rGrantResponse\x12\r\n\x05token\x18\x01 \x01(\x0c\"\x0f\n\rChannelOpened\" \n\tLastFrame\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\"\x7f\n\x0c\x43\x61rryRequest\x12+\n\x04open\x18\x01 \x01(\x0b\x32\x1b.vmferry.api.v1.OpenChannelH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x04last\x18\x03 \x01(\x0b\x32\x19.vmferry.api.v1.LastFrameH\x00\x42\x07\n\x05\x66rame\"\x84\x01\n\rCarryResponse\x12/\n\x06opened\x18\x01 \x01(\x0b\x32\x1d.vmferry.api.v1.ChannelOpenedH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x04last\x18\x03 \x01(\x0b\x32\x19.vmferry.api.v1.LastFrameH\x00\x42\x07\n\x05\x66rame2\xa1\x01\n\x0fTransferService\x12H\n\x05\x43\x61rry\x12\x1c.vmferry.api.v1.CarryRequest\x1a\x1d.vmferry.api.v1.CarryResponse(\x01\x30\x01\x12\x44\n\x05Grant\x12\x1c.vmferry.api.v1.GrantRequest\x1a\x1d.vmferry.api.v1.GrantResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OPENCHANNEL']._serialized_start=49
   _globals['_OPENCHANNEL']._serialized_end=159
-  _globals['_CHANNELOPENED']._serialized_start=161
-  _globals['_CHANNELOPENED']._serialized_end=176
-  _globals['_LASTFRAME']._serialized_start=178
-  _globals['_LASTFRAME']._serialized_end=210
-  _globals['_CARRYREQUEST']._serialized_start=212
-  _globals['_CARRYREQUEST']._serialized_end=339
-  _globals['_CARRYRESPONSE']._serialized_start=342
-  _globals['_CARRYRESPONSE']._serialized_end=474
-  _globals['_TRANSFERSERVICE']._serialized_start=476
-  _globals['_TRANSFERSERVICE']._serialized_end=567
+  _globals['_GRANTREQUEST']._serialized_start=161
+  _globals['_GRANTREQUEST']._serialized_end=272
+  _globals['_GRANTRESPONSE']._serialized_start=274
+  _globals['_GRANTRESPONSE']._serialized_end=304
+  _globals['_CHANNELOPENED']._serialized_start=306
+  _globals['_CHANNELOPENED']._serialized_end=321
+  _globals['_LASTFRAME']._serialized_start=323
+  _globals['_LASTFRAME']._serialized_end=355
+  _globals['_CARRYREQUEST']._serialized_start=357
+  _globals['_CARRYREQUEST']._serialized_end=484
+  _globals['_CARRYRESPONSE']._serialized_start=487
+  _globals['_CARRYRESPONSE']._serialized_end=619
+  _globals['_TRANSFERSERVICE']._serialized_start=622
+  _globals['_TRANSFERSERVICE']._serialized_end=783
 # @@protoc_insertion_point(module_scope)

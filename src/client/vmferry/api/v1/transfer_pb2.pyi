@@ -58,6 +58,65 @@ class OpenChannel(_message.Message):
 Global___OpenChannel: _TypeAlias = OpenChannel  # noqa: Y015
 
 @_typing.final
+class GrantRequest(_message.Message):
+    """The same proof, for a connection of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    PROOF_SECRET_FIELD_NUMBER: _builtins.int
+    DAEMON_URI_FIELD_NUMBER: _builtins.int
+    migration_id: _builtins.str
+    ticket: _builtins.bytes
+    """The one-time ticket of Prepare's cookie."""
+    channel: _builtins.str
+    """Which channel of the hypervisor; "main" carries memory and devices."""
+    proof_secret: _builtins.bytes
+    """A secret that the coordinator never sees: the destination signs its outcome with it."""
+    daemon_uri: _builtins.str
+    """Where the source's daemon answers."""
+    def __init__(
+        self,
+        *,
+        migration_id: _builtins.str = ...,
+        ticket: _builtins.bytes = ...,
+        channel: _builtins.str = ...,
+        proof_secret: _builtins.bytes = ...,
+        daemon_uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "daemon_uri", b"daemon_uri", "migration_id", b"migration_id", "proof_secret", b"proof_secret", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantRequest: _TypeAlias = GrantRequest  # noqa: Y015
+
+@_typing.final
+class GrantResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    """What the connection begins with: "VMFERRY" and a zero byte, the version 1 as one byte, these 32 bytes. The destination
+    answers one byte, 6, and then the connection is the hypervisors'; whatever else came, it closes without an answer.
+    """
+    def __init__(
+        self,
+        *,
+        token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantResponse: _TypeAlias = GrantResponse  # noqa: Y015
+
+@_typing.final
 class ChannelOpened(_message.Message):
     """The channel is connected to the waiting guest."""
 

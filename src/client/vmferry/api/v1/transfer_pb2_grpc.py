@@ -40,6 +40,11 @@ class TransferServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.CarryRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.CarryResponse.FromString,
                 _registered_method=True)
+        self.Grant = channel.unary_unary(
+                '/vmferry.api.v1.TransferService/Grant',
+                request_serializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.GrantRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.GrantResponse.FromString,
+                _registered_method=True)
 
 
 class TransferServiceServicer:
@@ -53,6 +58,14 @@ class TransferServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Grant(self, request, context):
+        """For a migration whose data goes over a connection of its own, which the hypervisors share and no daemon carries: answers
+        what opens that connection, once. A later call takes back what an earlier one answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TransferServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_TransferServiceServicer_to_server(servicer, server):
                     servicer.Carry,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.CarryRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.CarryResponse.SerializeToString,
+            ),
+            'Grant': grpc.unary_unary_rpc_method_handler(
+                    servicer.Grant,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.GrantRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_transfer__pb2.GrantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +108,33 @@ class TransferService:
             '/vmferry.api.v1.TransferService/Carry',
             vmferry_dot_api_dot_v1_dot_transfer__pb2.CarryRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_transfer__pb2.CarryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Grant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.TransferService/Grant',
+            vmferry_dot_api_dot_v1_dot_transfer__pb2.GrantRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_transfer__pb2.GrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class TransferServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TransferServiceAsyncStub: ...
     Carry: _grpc.StreamStreamMultiCallable[_transfer_pb2.CarryRequest, _transfer_pb2.CarryResponse]
     """The first request is `open`; the first response is `opened`. Then data both ways, then `last` both ways."""
+    Grant: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.GrantRequest, _transfer_pb2.GrantResponse]
+    """For a migration whose data goes over a connection of its own, which the hypervisors share and no daemon carries: answers
+    what opens that connection, once. A later call takes back what an earlier one answered.
+    """
 
 @_typing.type_check_only
 class TransferServiceAsyncStub(TransferServiceStub):
@@ -47,6 +51,10 @@ class TransferServiceAsyncStub(TransferServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Carry: _aio.StreamStreamMultiCallable[_transfer_pb2.CarryRequest, _transfer_pb2.CarryResponse]  # type: ignore[assignment]
     """The first request is `open`; the first response is `opened`. Then data both ways, then `last` both ways."""
+    Grant: _aio.UnaryUnaryMultiCallable[_transfer_pb2.GrantRequest, _transfer_pb2.GrantResponse]  # type: ignore[assignment]
+    """For a migration whose data goes over a connection of its own, which the hypervisors share and no daemon carries: answers
+    what opens that connection, once. A later call takes back what an earlier one answered.
+    """
 
 class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
     """Carries guest state from the source daemon to the destination daemon, and the return path back."""
@@ -58,5 +66,15 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_transfer_pb2.CarryResponse], _abc.AsyncIterator[_transfer_pb2.CarryResponse]]:
         """The first request is `open`; the first response is `opened`. Then data both ways, then `last` both ways."""
+
+    @_abc_1.abstractmethod
+    def Grant(
+        self,
+        request: _transfer_pb2.GrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transfer_pb2.GrantResponse, _abc.Awaitable[_transfer_pb2.GrantResponse]]:
+        """For a migration whose data goes over a connection of its own, which the hypervisors share and no daemon carries: answers
+        what opens that connection, once. A later call takes back what an earlier one answered.
+        """
 
 def add_TransferServiceServicer_to_server(servicer: TransferServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

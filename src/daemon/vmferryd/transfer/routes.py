@@ -1,0 +1,76 @@
+"""Which way a guest's data takes from here: through the tunnel, or over a connection that the hypervisors share. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vmferry.errors import NotSupported
+from vmferry.flags import Flag
+from vmferryd.transfer import addresses
+from vmferryd.transfer.addresses import Address
+
+_DAEMON = "vmferry+"
+
+
+class Carrier(StrEnum):
+    """What carries the bytes."""
+
+    TUNNEL = "tunnel"
+    NATIVE = "native"
+
+
+class Otherwise(StrEnum):
+    """What is done when the native connection cannot be made and nothing was sent."""
+
+    FAIL = "fail"
+    TUNNEL = "tunnel"
+
+
+@dataclass(frozen=True, slots=True)
+class DataOffer:
+    """What a daemon can do besides the tunnel, as its cookie says. `uri` is where a destination waits; a source has none."""
+
+    uri: str = ""
+    otherwise: Otherwise = Otherwise.FAIL
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way that is taken. `daemon_uri` is the destination's daemon; `address` is where a native connection leads."""
+
+    carrier: Carrier
+    daemon_uri: str
+    address: Address | None = None
+    otherwise: Otherwise = Otherwise.FAIL
+
+    @property
+    def tunnel(self) -> Route:
+        """The way to the same daemon through the tunnel."""
+        return Route(Carrier.TUNNEL, self.daemon_uri)
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"tunnel to {self.daemon_uri}" if self.address is None else f"connection to {self.address}"
+
+
+def choose(flags: Flag, uri: str, offer: DataOffer | None, daemon_uri: str) -> Route:
+    """The way of a Perform that is given `uri`, towards a destination that has made `offer` in Prepare's cookie.
+
+    Raises:
+        NotSupported: the URI is none that the destination waits at, or none of a tunnel with TUNNELLED.
+        InvalidParameter: it cannot be read.
+    """
+    if uri.startswith(_DAEMON) or (not uri and (offer is None or not offer.uri)):
+        return Route(Carrier.TUNNEL, uri or daemon_uri)
+    if Flag.TUNNELLED in flags:
+        if uri:
+            raise NotSupported(f"a tunnel does not lead to {uri}", remedy="leave out the migration URI, or TUNNELLED")
+        return Route(Carrier.TUNNEL, daemon_uri)
+    if offer is None or not offer.uri:
+        raise NotSupported(
+            f"the destination's daemon does not wait for data at {uri}",
+            remedy="hand Perform the URI that Prepare answered",
+        )
+    usual = uri in ("", offer.uri)
+    return Route(Carrier.NATIVE, daemon_uri, addresses.parse(uri or offer.uri), offer.otherwise if usual else Otherwise.FAIL)
