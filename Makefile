@@ -7,7 +7,7 @@ STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit packages check lint types imports fmt proto proto-check proto-lint docs clean
+.PHONY: help setup demo test contract unit packages check lint types imports fmt proto proto-check proto-lint docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ demo: $(VENV)/.ready packages ## two daemons on this machine, a guest that check
 
 test: $(VENV)/.ready packages $(BUF) ## every test; what cannot run here is skipped, with its reason
 	$(BIN)/python -m pytest
+
+contract: $(VENV)/.ready packages ## the drivers' contract on a newer QEMU than the system's, where one can be had
+	PYTHONPATH=tests VMFERRY_TEST_EMULATOR="$$(PYTHONPATH=tests $(BIN)/python -m support.emulators)" \
+	  $(BIN)/python -m pytest tests/contract -m qemu
 
 unit: $(VENV)/.ready ## the tests that need no QEMU
 	$(BIN)/python -m pytest -m "not qemu"

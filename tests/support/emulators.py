@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -82,3 +83,7 @@ def _configuration(folder: Path) -> Path:
 def _release() -> str:
     described = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     return described.get("VERSION_CODENAME", "").strip('"')
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{truthful_emulator() or ''}\n")
