@@ -18,7 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from vmferry import combinations, errors, features, flags, negotiation, params, protocol
+from vmferry import bounds, combinations, errors, features, flags, negotiation, params, protocol
 from vmferry.channel import Uri
 from vmferry.cli.options import NOT_AVAILABLE
 from vmferryd.config import Config
@@ -43,8 +43,6 @@ MEANINGS: Mapping[str, str] = {
     "keepalive.timeout_s": "a connection that does not answer within this is dead, in seconds",
     "qemu.enabled": "look for QEMU",
     "qemu.emulator": "replaces the QEMU that is looked for",
-    "qemu.start_timeout_s": "from the start of a QEMU until its monitor answers, in seconds",
-    "qemu.stop_timeout_s": "for a QEMU to end by itself, in seconds",
     "log.level": "`debug`, `info`, `warning` or `error`",
     "log.json_lines": "JSON lines on stderr instead of text",
 }
@@ -119,6 +117,7 @@ def honoured_parameters() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "configuration": configuration,
+    "bounds": bounds.as_markdown,
     "errors": error_catalogue,
     "flags": flags.as_markdown,
     "honoured-flags": honoured_flags,

@@ -32,7 +32,7 @@ async def run(host: Host, *arguments: str, output: str = "json") -> tuple[int, s
 async def where(two_hosts: TwoHosts, *arguments: str) -> tuple[int, dict[str, Any]]:
     """The exit status and the answer, asked of both hosts."""
     hosts = ",".join(str(host.settings["listen"]) for host in two_hosts.hosts)
-    code, said, complained = await run(two_hosts.source, "where", NAME, "--hosts", hosts, "--timeout", "20", *arguments)
+    code, said, complained = await run(two_hosts.source, "--bound", "look_s=20", "where", NAME, "--hosts", hosts, *arguments)
     assert not complained
     return code, json.loads(said)
 

@@ -10,20 +10,19 @@ from google.rpc import status_pb2
 from grpc import aio
 from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
+from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.channel import Uri
 from vmferry.errors import NotSupported, PeerUnreachable, VmferryError
 from vmferry.status import from_status
 
 T = TypeVar("T")
 
-CALL_TIMEOUT_S = 30.0
-"""The bound of a call that neither moves a guest nor waits for one."""
-
 
 class Caller:
-    """Whoever asks the daemon at `uri`."""
+    """Whoever asks the daemon at `uri`; `bounds` are those of every wait for it."""
 
     uri: Uri
+    bounds: Bounds = DEFAULTS
 
     async def ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:
         """What `call`, a call over a channel to that daemon, answers.

@@ -9,11 +9,13 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import grpc
 from grpc import aio
 
+from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.errors import InvalidParameter
 
 DEFAULT_PORT = 16533
@@ -102,9 +104,16 @@ class Credentials:
 class ChannelOptions:
     """Bounds of a connection, in seconds and bytes. A silent peer is noticed after `keepalive_s + keepalive_timeout_s`."""
 
-    keepalive_s: float = 5.0
-    keepalive_timeout_s: float = 5.0
+    keepalive_s: float = DEFAULTS.keepalive_s
+    keepalive_timeout_s: float = DEFAULTS.keepalive_timeout_s
+    reconnect_first_s: float = DEFAULTS.reconnect_first_s
+    reconnect_longest_s: float = DEFAULTS.reconnect_longest_s
     max_message_bytes: int = 33_554_432
+
+    @classmethod
+    def of(cls, bounds: Bounds) -> Self:
+        """The options that `bounds` ask for."""
+        return cls(bounds.keepalive_s, bounds.keepalive_timeout_s, bounds.reconnect_first_s, bounds.reconnect_longest_s)
 
     def as_grpc(self) -> list[tuple[str, int]]:
         """The same, in gRPC's names."""
@@ -120,8 +129,8 @@ class ChannelOptions:
             # Errors travel in trailing metadata; gRPC's own bound of 8 KiB would make a long one look like a lost reply.
             ("grpc.max_metadata_size", _MEBIBYTE),
             ("grpc.absolute_max_metadata_size", _MEBIBYTE),
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.initial_reconnect_backoff_ms", int(self.reconnect_first_s * 1000)),
+            ("grpc.max_reconnect_backoff_ms", int(self.reconnect_longest_s * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.http2.lookahead_bytes", 8 * _MEBIBYTE),
             ("grpc.http2.max_frame_size", 8 * _MEBIBYTE),

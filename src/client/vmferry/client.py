@@ -34,7 +34,8 @@ from vmferry.api.v1 import (
     transfer_pb2_grpc,
 )
 from vmferry.attempt import Attempt, in_one_call, seen
-from vmferry.calls import CALL_TIMEOUT_S, translated
+from vmferry.bounds import DEFAULTS, Bounds
+from vmferry.calls import translated
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled
 from vmferry.errors import FateUnknown, PeerUnreachable, VmferryError
@@ -42,7 +43,7 @@ from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, Flag
 from vmferry.job_calls import JobCalls
 from vmferry.legacy_calls import TunnelV2Calls, V1Calls, V2Calls
-from vmferry.migrate import Migrated, migrate
+from vmferry.migrate import Migrated, Patience, migrate
 from vmferry.model import (
     DomainEvent,
     DomainInfo,
@@ -71,17 +72,17 @@ from vmferry.protocol import PrepareKind, ProtocolVersion, Spelling
 
 @asynccontextmanager
 async def connect(
-    uri: str | Uri, *, options: ChannelOptions | None = None, credentials: Credentials | None = None
+    uri: str | Uri, *, bounds: Bounds = DEFAULTS, credentials: Credentials | None = None
 ) -> AsyncIterator[Connection]:
-    """A connection to the daemon at `uri`, which has answered.
+    """A connection to the daemon at `uri`, which has answered; `bounds` are those of every wait on it.
 
     Raises:
         InvalidParameter: the URI or its certificates are wrong.
         PeerUnreachable: nobody answers there.
     """
     parsed = parse_uri(uri) if isinstance(uri, str) else uri
-    async with open_channel(parsed, options or ChannelOptions(), credentials) as channel:
-        connection = Connection(parsed, channel)
+    async with open_channel(parsed, ChannelOptions.of(bounds), credentials) as channel:
+        connection = Connection(parsed, channel, bounds=bounds)
         await connection.version()
         yield connection
 
@@ -103,34 +104,36 @@ class Connection(JobCalls):
         version: ProtocolVersion = ProtocolVersion.V3,
         spelling: Spelling = Spelling.PARAMS,
         prepare: PrepareKind = PrepareKind.ADDRESS,
+        bounds: Bounds = DEFAULTS,
     ) -> None:
         self.uri = uri
         self.channel = channel
+        self.bounds = bounds
         self._speaks = (version, spelling, prepare)
         self._domains = domains_pb2_grpc.DomainServiceStub(channel)
         self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
         self._host = host_pb2_grpc.HostServiceStub(channel)
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
         self._transfer = transfer_pb2_grpc.TransferServiceStub(channel)
-        self._phases: PhaseCalls = _phase_calls(channel, version, spelling, prepare)
+        self._phases: PhaseCalls = _phase_calls(channel, self._speaks, bounds)
 
     def speaking(self, path: Path) -> Connection:
         """The same daemon over the same channel, with phases called in the way of `path`."""
         version, spelling, prepare = path.version, path.spelling, path.profile.prepare
         if (version, spelling, prepare) == self._speaks:
             return self
-        return Connection(self.uri, self.channel, version=version, spelling=spelling, prepare=prepare)
+        return Connection(self.uri, self.channel, version=version, spelling=spelling, prepare=prepare, bounds=self.bounds)
 
     # -- the host ---------------------------------------------------------------------------------------------------
 
     async def version(self) -> HostInfo:
         """Who answers."""
-        reply = await self._ask(self._host.GetVersion(host_pb2.GetVersionRequest(), timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(self._host.GetVersion(host_pb2.GetVersionRequest(), timeout=self.bounds.call_s))
         return wire.host_from_wire(reply)
 
     async def capabilities(self) -> HostCapabilities:
         """The drivers that work there, and the features that the daemon announces."""
-        reply = await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=self.bounds.call_s))
         return wire.capabilities_from_wire(reply)
 
     async def answers(self) -> Answers:
@@ -150,13 +153,15 @@ class Connection(JobCalls):
             DefinitionInvalid: it is refused, with every finding.
             AlreadyExists: its name or UUID belongs to another domain.
         """
-        reply = await self._ask(self._domains.DefineDomain(domains_pb2.DefineDomainRequest(xml=xml), timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(
+            self._domains.DefineDomain(domains_pb2.DefineDomainRequest(xml=xml), timeout=self.bounds.call_s)
+        )
         return wire.domain_from_wire(reply.domain)
 
     async def undefine(self, domain: str) -> None:
         """The stored definition is gone; an active domain becomes transient."""
         await self._ask(
-            self._domains.UndefineDomain(domains_pb2.UndefineDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S)
+            self._domains.UndefineDomain(domains_pb2.UndefineDomainRequest(domain=domain), timeout=self.bounds.call_s)
         )
 
     async def start(self, domain: str) -> DomainInfo:
@@ -168,31 +173,37 @@ class Connection(JobCalls):
         return await self._start(domains_pb2.StartDomainRequest(domain=domain, paused=True))
 
     async def _start(self, request: domains_pb2.StartDomainRequest) -> DomainInfo:
-        reply = await self._ask(self._domains.StartDomain(request, timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(self._domains.StartDomain(request, timeout=self.bounds.call_s))
         return wire.domain_from_wire(reply.domain)
 
     async def shutdown(self, domain: str) -> None:
         """The guest has been asked to shut down; whether it obeys is its own business."""
         await self._ask(
-            self._domains.ShutdownDomain(domains_pb2.ShutdownDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S)
+            self._domains.ShutdownDomain(domains_pb2.ShutdownDomainRequest(domain=domain), timeout=self.bounds.call_s)
         )
 
     async def destroy(self, domain: str) -> None:
         """The guest is gone."""
-        await self._ask(self._domains.DestroyDomain(domains_pb2.DestroyDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S))
+        await self._ask(
+            self._domains.DestroyDomain(domains_pb2.DestroyDomainRequest(domain=domain), timeout=self.bounds.call_s)
+        )
 
     async def suspend(self, domain: str) -> None:
         """The guest's CPUs stand still."""
-        await self._ask(self._domains.SuspendDomain(domains_pb2.SuspendDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S))
+        await self._ask(
+            self._domains.SuspendDomain(domains_pb2.SuspendDomainRequest(domain=domain), timeout=self.bounds.call_s)
+        )
 
     async def resume(self, domain: str) -> None:
         """The guest's CPUs run."""
-        await self._ask(self._domains.ResumeDomain(domains_pb2.ResumeDomainRequest(domain=domain), timeout=CALL_TIMEOUT_S))
+        await self._ask(
+            self._domains.ResumeDomain(domains_pb2.ResumeDomainRequest(domain=domain), timeout=self.bounds.call_s)
+        )
 
     async def domains(self, *states: DomainState) -> list[DomainInfo]:
         """All domains by name, or those in one of `states`."""
         request = domains_pb2.ListDomainsRequest(states=[wire.enum_to_wire(state) for state in states])
-        reply = await self._ask(self._domains.ListDomains(request, timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(self._domains.ListDomains(request, timeout=self.bounds.call_s))
         return [wire.domain_from_wire(domain) for domain in reply.domains]
 
     async def domain(self, name: str) -> DomainInfo:
@@ -204,7 +215,7 @@ class Connection(JobCalls):
         return dict((await self._get(name)).devices)
 
     async def _get(self, name: str) -> domains_pb2.GetDomainResponse:
-        return await self._ask(self._domains.GetDomain(domains_pb2.GetDomainRequest(domain=name), timeout=CALL_TIMEOUT_S))
+        return await self._ask(self._domains.GetDomain(domains_pb2.GetDomainRequest(domain=name), timeout=self.bounds.call_s))
 
     async def xml(self, domain: str) -> str:
         """The definition: of the running guest if there is one, else the stored one."""
@@ -215,7 +226,7 @@ class Connection(JobCalls):
         return await self._xml(domains_pb2.DumpDomainXmlRequest(domain=domain, inactive=True))
 
     async def _xml(self, request: domains_pb2.DumpDomainXmlRequest) -> str:
-        return (await self._ask(self._domains.DumpDomainXml(request, timeout=CALL_TIMEOUT_S))).xml
+        return (await self._ask(self._domains.DumpDomainXml(request, timeout=self.bounds.call_s))).xml
 
     async def watch_domains(self) -> AsyncIterator[DomainEvent]:
         """What happens to the domains there from now on; ends with an error when the daemon goes away."""
@@ -258,7 +269,7 @@ class Connection(JobCalls):
             InvalidParameter, NotSupported, NoCommonProtocol: the two daemons do not share what this needs; nothing happened.
             PeerUnreachable: a daemon could not be asked what it can; nothing happened.
         """
-        attempt = attempt or Attempt()
+        attempt = attempt or Attempt(patience=Patience.of(self.bounds))
         uris = uris_of_migrate(flags, uri, str(destination.uri))
         params = _leading_to(params, uris.migration)
         path = await self._path_to(destination, Wanted(flags, params, uris.daemon))
@@ -305,7 +316,7 @@ class Connection(JobCalls):
             FateUnknown: the source does not answer; it goes on by itself, and the same call with the same id joins it.
             VmferryError: the first thing that went wrong; `guest` says where the guest is.
         """
-        attempt = attempt or Attempt()
+        attempt = attempt or Attempt(patience=Patience.of(self.bounds))
         named = params.migrate_uri if params else None
         uris = Uris(uri, named) if named else uris_of_to_uri(flags, uri)
         params = _leading_to(params, uris.migration)
@@ -349,19 +360,19 @@ class Connection(JobCalls):
     async def outcome(self, migration_id: MigrationId) -> Settled:
         """See `vmferry.endpoint.Handover`."""
         request = handover_pb2.GetOutcomeRequest(migration_id=migration_id)
-        reply = await self._ask(self._handover.GetOutcome(request, timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(self._handover.GetOutcome(request, timeout=self.bounds.call_s))
         return Settled(wire.enum_from_wire(Outcome, reply.outcome), reply.state)
 
     async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
         """See `vmferry.endpoint.Handover`."""
         request = handover_pb2.AbortRequest(migration_id=migration_id, why=why)
-        reply = await self._ask(self._handover.Abort(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        reply = await self._ask(self._handover.Abort(request, timeout=self.bounds.call_s), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 
     async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
         """The destination has the source's word; answers what then holds. For daemons."""
         request = handover_pb2.ReleaseRequest(migration_id=migration_id, ticket=ticket, paused_for_us=paused_for_us)
-        reply = await self._ask(self._handover.Release(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        reply = await self._ask(self._handover.Release(request, timeout=self.bounds.call_s), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 
     async def grant(self, migration_id: MigrationId, ticket: bytes, *, proof_secret: bytes, daemon_uri: str) -> bytes:
@@ -369,7 +380,7 @@ class Connection(JobCalls):
         request = transfer_pb2.GrantRequest(
             migration_id=migration_id, ticket=ticket, channel="main", proof_secret=proof_secret, daemon_uri=daemon_uri
         )
-        return (await self._ask(self._transfer.Grant(request, timeout=CALL_TIMEOUT_S))).token
+        return (await self._ask(self._transfer.Grant(request, timeout=self.bounds.call_s))).token
 
 
 def _leading_to(params: MigrationParams | None, uri: str | None) -> MigrationParams:
@@ -390,15 +401,16 @@ def _chosen(choice: Callable[[], Path]) -> Path:
         raise error.located(guest=GuestLocation.SOURCE) from None
 
 
-def _phase_calls(channel: aio.Channel, version: ProtocolVersion, spelling: Spelling, prepare: PrepareKind) -> PhaseCalls:
+def _phase_calls(channel: aio.Channel, speaks: tuple[ProtocolVersion, Spelling, PrepareKind], bounds: Bounds) -> PhaseCalls:
+    version, spelling, prepare = speaks
     through_tunnel = prepare is PrepareKind.TUNNEL
     match version:
         case ProtocolVersion.V1:
-            return V1Calls(legacy_pb2_grpc.MigrationV1ServiceStub(channel))
+            return V1Calls(legacy_pb2_grpc.MigrationV1ServiceStub(channel), bounds)
         case ProtocolVersion.V2:
-            return (TunnelV2Calls if through_tunnel else V2Calls)(legacy_pb2_grpc.MigrationV2ServiceStub(channel))
+            return (TunnelV2Calls if through_tunnel else V2Calls)(legacy_pb2_grpc.MigrationV2ServiceStub(channel), bounds)
         case ProtocolVersion.V3:
             stub = migration_pb2_grpc.MigrationServiceStub(channel)
             if spelling is Spelling.PARAMS:
-                return TunnelParamsCalls(stub) if through_tunnel else ParamsCalls(stub)
-            return TunnelCalls(stub) if through_tunnel else FixedCalls(stub)
+                return (TunnelParamsCalls if through_tunnel else ParamsCalls)(stub, bounds)
+            return (TunnelCalls if through_tunnel else FixedCalls)(stub, bounds)

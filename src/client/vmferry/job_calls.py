@@ -9,7 +9,7 @@ from grpc import aio
 
 from vmferry import wire
 from vmferry.api.v1 import jobs_pb2
-from vmferry.calls import CALL_TIMEOUT_S, Caller, translated
+from vmferry.calls import Caller, translated
 from vmferry.errors import FateUnknown, PeerUnreachable
 from vmferry.model import JobEvent, JobInfo, MigrationId, Outcome
 from vmferry.statistics import JobStats
@@ -32,12 +32,12 @@ class JobCalls(Caller):
         return await self._job(jobs_pb2.GetJobRequest(domain=domain))
 
     async def _job(self, request: jobs_pb2.GetJobRequest) -> JobInfo:
-        return wire.job_from_wire((await self._ask(self._jobs.GetJob(request, timeout=CALL_TIMEOUT_S))).job)
+        return wire.job_from_wire((await self._ask(self._jobs.GetJob(request, timeout=self.bounds.call_s))).job)
 
     async def jobs(self, domain: str = "", *, limit: int = 0) -> list[JobInfo]:
         """The newest `limit` migrations that this host remembers, newest first; all with 0. Of one domain if it is named."""
         request = jobs_pb2.ListJobsRequest(domain=domain, limit=limit)
-        reply = await self._ask(self._jobs.ListJobs(request, timeout=CALL_TIMEOUT_S))
+        reply = await self._ask(self._jobs.ListJobs(request, timeout=self.bounds.call_s))
         return [wire.job_from_wire(job) for job in reply.jobs]
 
     # -- figures under libvirt's names --------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ class JobCalls(Caller):
         return await self._stats(jobs_pb2.GetJobStatsRequest(migration_id=migration_id))
 
     async def _stats(self, request: jobs_pb2.GetJobStatsRequest) -> JobStats:
-        return wire.stats_from_wire(await self._ask(self._jobs.GetJobStats(request, timeout=CALL_TIMEOUT_S)))
+        return wire.stats_from_wire(await self._ask(self._jobs.GetJobStats(request, timeout=self.bounds.call_s)))
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -109,5 +109,5 @@ class JobCalls(Caller):
         return await self._abort(jobs_pb2.AbortJobRequest(migration_id=migration_id, at_once=True))
 
     async def _abort(self, request: jobs_pb2.AbortJobRequest) -> Outcome:
-        reply = await self._ask(self._jobs.AbortJob(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        reply = await self._ask(self._jobs.AbortJob(request, timeout=self.bounds.call_s), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from vmferry import wire
 from vmferry.api.v1 import legacy_pb2, legacy_pb2_grpc
+from vmferry.bounds import Bounds
 from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import InternalError
 from vmferry.model import MigrationId, Outcome
-from vmferry.phase_calls import PHASE_TIMEOUT_S, perform_reply
+from vmferry.phase_calls import perform_reply
 
 
 class V1Calls:
     """Prepare, Perform, Finish."""
 
-    def __init__(self, stub: legacy_pb2_grpc.MigrationV1ServiceAsyncStub) -> None:
+    def __init__(self, stub: legacy_pb2_grpc.MigrationV1ServiceAsyncStub, bounds: Bounds) -> None:
         self._stub = stub
+        self._bounds = bounds
 
     async def begin(self, request: Request) -> Reply:
         """Protocol 1 has no Begin."""
@@ -30,7 +32,7 @@ class V1Calls:
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
         )
-        answer = await self._stub.Prepare(message, timeout=PHASE_TIMEOUT_S)
+        answer = await self._stub.Prepare(message, timeout=self._bounds.phase_s)
         return Reply(MigrationId(answer.migration_id), cookie=answer.cookie, uri=answer.uri)
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
@@ -44,7 +46,7 @@ class V1Calls:
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
         )
-        return await perform_reply(request, self._stub.Perform(message), listener)
+        return await perform_reply(request, self._stub.Perform(message), listener, self._bounds)
 
     async def finish(self, request: Request) -> Reply:
         """See `PhaseCalls`. It is not called after a failure, so it has no verdict."""
@@ -54,7 +56,7 @@ class V1Calls:
             flags=int(request.flags),
             destination_name=request.params.destination_name or "",
         )
-        return _finish_reply(request, await self._stub.Finish(message, timeout=PHASE_TIMEOUT_S))
+        return _finish_reply(request, await self._stub.Finish(message, timeout=self._bounds.phase_s))
 
     async def confirm(self, request: Request) -> Reply:
         """Protocol 1 has no Confirm."""
@@ -64,8 +66,9 @@ class V1Calls:
 class V2Calls:
     """Describe, Prepare, Perform, Finish."""
 
-    def __init__(self, stub: legacy_pb2_grpc.MigrationV2ServiceAsyncStub) -> None:
+    def __init__(self, stub: legacy_pb2_grpc.MigrationV2ServiceAsyncStub, bounds: Bounds) -> None:
         self._stub = stub
+        self._bounds = bounds
 
     async def begin(self, request: Request) -> Reply:
         """Describe takes Begin's place: the definition, without a hold on the domain."""
@@ -75,7 +78,7 @@ class V2Calls:
             flags=int(request.flags),
             destination_name=request.params.destination_name or "",
         )
-        answer = await self._stub.Describe(message, timeout=PHASE_TIMEOUT_S)
+        answer = await self._stub.Describe(message, timeout=self._bounds.phase_s)
         return Reply(MigrationId(answer.migration_id), domain_xml=answer.domain_xml)
 
     async def prepare(self, request: Request) -> Reply:
@@ -88,7 +91,7 @@ class V2Calls:
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
         )
-        answer = await self._stub.Prepare(message, timeout=PHASE_TIMEOUT_S)
+        answer = await self._stub.Prepare(message, timeout=self._bounds.phase_s)
         return Reply(request.migration_id, cookie=answer.cookie, uri=answer.uri)
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
@@ -102,7 +105,7 @@ class V2Calls:
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
         )
-        return await perform_reply(request, self._stub.Perform(message), listener)
+        return await perform_reply(request, self._stub.Perform(message), listener, self._bounds)
 
     async def finish(self, request: Request) -> Reply:
         """See `PhaseCalls`."""
@@ -114,7 +117,7 @@ class V2Calls:
             destination_name=request.params.destination_name or "",
             verdict=wire.enum_to_wire(request.verdict),
         )
-        return _finish_reply(request, await self._stub.Finish(message, timeout=PHASE_TIMEOUT_S))
+        return _finish_reply(request, await self._stub.Finish(message, timeout=self._bounds.phase_s))
 
     async def confirm(self, request: Request) -> Reply:
         """Protocol 2 has no Confirm."""
@@ -133,7 +136,7 @@ class TunnelV2Calls(V2Calls):
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
         )
-        answer = await self._stub.PrepareTunnel(message, timeout=PHASE_TIMEOUT_S)
+        answer = await self._stub.PrepareTunnel(message, timeout=self._bounds.phase_s)
         return Reply(request.migration_id, cookie=answer.cookie)
 
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
+from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.coordinator import End, Heard, Question, Walk, after, first, verdict
 from vmferry.endpoint import Destination, ProgressListener, Reply, Request, Source, ignore_progress
 from vmferry.errors import (
@@ -55,8 +57,13 @@ from vmferry.protocol import Profile
 class Patience:
     """How long a lost reply is asked for again: at most `total_s` seconds, every `delay_s`."""
 
-    total_s: float = 15.0
-    delay_s: float = 0.25
+    total_s: float = DEFAULTS.patience_s
+    delay_s: float = DEFAULTS.patience_pause_s
+
+    @classmethod
+    def of(cls, bounds: Bounds) -> Self:
+        """The patience that `bounds` ask for."""
+        return cls(bounds.patience_s, bounds.patience_pause_s)
 
 
 @dataclass(frozen=True, slots=True)

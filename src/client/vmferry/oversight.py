@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from vmferry import oversight_wire, wire
 from vmferry.api.v1 import oversight_pb2, oversight_pb2_grpc
-from vmferry.calls import CALL_TIMEOUT_S
 from vmferry.client import Connection
 from vmferry.errors import FateUnknown, VmferryError
 from vmferry.evidence import HostEvidence, RecordEvidence
@@ -55,7 +54,7 @@ class Oversight:
         """
         request = oversight_pb2.ExamineRequest(domain=domain)
         return oversight_wire.evidence_from_wire(
-            await self._connection.ask(self._stub.Examine(request, timeout=CALL_TIMEOUT_S))
+            await self._connection.ask(self._stub.Examine(request, timeout=self._connection.bounds.call_s))
         )
 
     async def resolve(self, order: Order) -> RecordEvidence:
@@ -76,7 +75,7 @@ class Oversight:
             who=order.who,
             why=order.why,
         )
-        reply = await self._connection.ask(self._stub.Resolve(request, timeout=CALL_TIMEOUT_S), FateUnknown)
+        reply = await self._connection.ask(self._stub.Resolve(request, timeout=self._connection.bounds.call_s), FateUnknown)
         return oversight_wire.record_from_wire(reply.record)
 
 

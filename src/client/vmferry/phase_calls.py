@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from vmferry import wire
 from vmferry.api.v1 import legacy_pb2, migration_pb2, migration_pb2_grpc
+from vmferry.bounds import Bounds
 from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import FateUnknown
 from vmferry.model import MigrationId, Outcome
 from vmferry.params import MigrationParams
-
-PHASE_TIMEOUT_S = 120.0
-"""The bound of a phase that moves no memory. Perform has none here: the source daemon watches its progress."""
-
 
 PerformEvent: TypeAlias = (
     migration_pb2.PerformResponse
@@ -53,8 +51,9 @@ class PhaseCalls(Protocol):
 class FixedCalls:
     """Begin, Prepare, Perform, Finish, Confirm."""
 
-    def __init__(self, stub: migration_pb2_grpc.MigrationServiceAsyncStub) -> None:
+    def __init__(self, stub: migration_pb2_grpc.MigrationServiceAsyncStub, bounds: Bounds) -> None:
         self._stub = stub
+        self._bounds = bounds
 
     async def begin(self, request: Request) -> Reply:
         """See `PhaseCalls`."""
@@ -66,7 +65,7 @@ class FixedCalls:
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
             destination_xml=request.params.destination_xml or "",
         )
-        return begin_reply(await self._stub.Begin(message, timeout=PHASE_TIMEOUT_S))
+        return begin_reply(await self._stub.Begin(message, timeout=self._bounds.phase_s))
 
     async def prepare(self, request: Request) -> Reply:
         """See `PhaseCalls`."""
@@ -79,7 +78,7 @@ class FixedCalls:
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
         )
-        return prepare_reply(request, await self._stub.Prepare(message, timeout=PHASE_TIMEOUT_S))
+        return prepare_reply(request, await self._stub.Prepare(message, timeout=self._bounds.phase_s))
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
         """See `PhaseCalls`."""
@@ -94,7 +93,7 @@ class FixedCalls:
             destination_daemon_uri=request.destination_daemon_uri,
             destination_xml=request.domain_xml if request.destination_daemon_uri else "",
         )
-        return await perform_reply(request, self._stub.Perform(message), listener)
+        return await perform_reply(request, self._stub.Perform(message), listener, self._bounds)
 
     async def finish(self, request: Request) -> Reply:
         """See `PhaseCalls`."""
@@ -106,7 +105,7 @@ class FixedCalls:
             destination_name=request.params.destination_name or "",
             verdict=wire.enum_to_wire(request.verdict),
         )
-        return finish_reply(request, await self._stub.Finish(message, timeout=PHASE_TIMEOUT_S))
+        return finish_reply(request, await self._stub.Finish(message, timeout=self._bounds.phase_s))
 
     async def confirm(self, request: Request) -> Reply:
         """See `PhaseCalls`."""
@@ -116,7 +115,7 @@ class FixedCalls:
             flags=int(request.flags),
             verdict=wire.enum_to_wire(request.verdict),
         )
-        return confirm_reply(request, await self._stub.Confirm(message, timeout=PHASE_TIMEOUT_S))
+        return confirm_reply(request, await self._stub.Confirm(message, timeout=self._bounds.phase_s))
 
 
 class TunnelCalls(FixedCalls):
@@ -132,15 +131,16 @@ class TunnelCalls(FixedCalls):
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
         )
-        answer = await self._stub.PrepareTunnel(message, timeout=PHASE_TIMEOUT_S)
+        answer = await self._stub.PrepareTunnel(message, timeout=self._bounds.phase_s)
         return Reply(request.migration_id, cookie=answer.cookie)
 
 
 class ParamsCalls:
     """BeginParams, PrepareParams, PerformParams, FinishParams, ConfirmParams."""
 
-    def __init__(self, stub: migration_pb2_grpc.MigrationServiceAsyncStub) -> None:
+    def __init__(self, stub: migration_pb2_grpc.MigrationServiceAsyncStub, bounds: Bounds) -> None:
         self._stub = stub
+        self._bounds = bounds
 
     async def begin(self, request: Request) -> Reply:
         """See `PhaseCalls`."""
@@ -150,7 +150,7 @@ class ParamsCalls:
             flags=int(request.flags),
             params=wire.params_to_wire(request.params),
         )
-        return begin_reply(await self._stub.BeginParams(message, timeout=PHASE_TIMEOUT_S))
+        return begin_reply(await self._stub.BeginParams(message, timeout=self._bounds.phase_s))
 
     async def prepare(self, request: Request) -> Reply:
         """See `PhaseCalls`. Begin's XML takes the place of `destination_xml` (specification 1.6 step 6)."""
@@ -161,7 +161,7 @@ class ParamsCalls:
             flags=int(request.flags),
             params=wire.params_to_wire(params),
         )
-        return prepare_reply(request, await self._stub.PrepareParams(message, timeout=PHASE_TIMEOUT_S))
+        return prepare_reply(request, await self._stub.PrepareParams(message, timeout=self._bounds.phase_s))
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
         """See `PhaseCalls`. Prepare's URI takes the place of `migrate_uri`."""
@@ -173,7 +173,7 @@ class ParamsCalls:
             params=wire.params_to_wire(_rewritten(request)),
             destination_daemon_uri=request.destination_daemon_uri,
         )
-        return await perform_reply(request, self._stub.PerformParams(message), listener)
+        return await perform_reply(request, self._stub.PerformParams(message), listener, self._bounds)
 
     async def finish(self, request: Request) -> Reply:
         """See `PhaseCalls`. `destination_name` is mandatory here (specification 1.6 step 10)."""
@@ -186,7 +186,7 @@ class ParamsCalls:
             params=wire.params_to_wire(params),
             verdict=wire.enum_to_wire(request.verdict),
         )
-        return finish_reply(request, await self._stub.FinishParams(message, timeout=PHASE_TIMEOUT_S))
+        return finish_reply(request, await self._stub.FinishParams(message, timeout=self._bounds.phase_s))
 
     async def confirm(self, request: Request) -> Reply:
         """See `PhaseCalls`."""
@@ -197,7 +197,7 @@ class ParamsCalls:
             params=wire.params_to_wire(_rewritten(request)),
             verdict=wire.enum_to_wire(request.verdict),
         )
-        return confirm_reply(request, await self._stub.ConfirmParams(message, timeout=PHASE_TIMEOUT_S))
+        return confirm_reply(request, await self._stub.ConfirmParams(message, timeout=self._bounds.phase_s))
 
 
 class TunnelParamsCalls(ParamsCalls):
@@ -211,7 +211,7 @@ class TunnelParamsCalls(ParamsCalls):
             flags=int(request.flags),
             params=wire.params_to_wire(replace(request.params, destination_xml=request.domain_xml)),
         )
-        answer = await self._stub.PrepareTunnelParams(message, timeout=PHASE_TIMEOUT_S)
+        answer = await self._stub.PrepareTunnelParams(message, timeout=self._bounds.phase_s)
         return Reply(request.migration_id, cookie=answer.cookie)
 
 
@@ -234,13 +234,17 @@ async def perform_reply(
     request: Request,
     events: AsyncIterable[PerformEvent],
     listener: ProgressListener,
+    bounds: Bounds,
 ) -> Reply:
     """What Perform answered in the end; `listener` has heard every step before.
 
+    A transfer may take hours, so the call as a whole has no bound: the source's daemon watches its progress, and here it is
+    bounded how long the daemon may say nothing.
+
     Raises:
-        FateUnknown: the stream ended without a result.
+        FateUnknown: the stream ended without a result, or said nothing for too long.
     """
-    async for event in events:
+    async for event in _bounded(events, bounds.perform_silence_s):
         if event.WhichOneof("event") == "result":
             result = event.result
             return Reply(
@@ -252,6 +256,19 @@ async def perform_reply(
             )
         listener(wire.progress_from_wire(event.progress))
     raise FateUnknown("perform ended without a result")
+
+
+async def _bounded(events: AsyncIterable[PerformEvent], silence_s: float) -> AsyncIterator[PerformEvent]:
+    iterator = aiter(events)
+    while True:
+        try:
+            async with asyncio.timeout(silence_s):
+                event = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise FateUnknown(f"perform has said nothing for {silence_s:g} s", remedy="look at the source's daemon") from None
+        yield event
 
 
 def finish_reply(request: Request, message: migration_pb2.FinishResponse | migration_pb2.FinishParamsResponse) -> Reply:

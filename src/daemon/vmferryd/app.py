@@ -209,7 +209,7 @@ async def _context(
         journal=Journal(database, surroundings.witness),
         domains=Domains(Store(database), drivers),
         drivers=drivers,
-        peers=Peers(config.keepalive.options(), _own_credentials(config), surroundings.dial),
+        peers=Peers(config.as_client, _own_credentials(config), surroundings.dial),
         board=Board(surroundings.clock, config.limits.remembered_migrations),
         clock=surroundings.clock,
         limits=config.limits,
@@ -249,7 +249,7 @@ async def _drivers(config: Config, surroundings: Surroundings) -> tuple[DriverRe
 
 def _qemu(config: Config) -> Callable[[Clock], QemuDriver]:
     section = config.qemu
-    settings = QemuConfig(start_timeout_s=section.start_timeout_s, stop_timeout_s=section.stop_timeout_s)
+    settings = QemuConfig(**section.model_dump(exclude={"enabled", "emulator"}))
     if section.emulator is not None:
         settings = replace(settings, emulator=section.emulator)
     return lambda clock: QemuDriver(settings, config.run_directory / "guests", clock)

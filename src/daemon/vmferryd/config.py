@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from vmferry.bounds import Bounds
 from vmferry.channel import DEFAULT_SOCKET, ChannelOptions, Transport, Uri, parse_uri
 from vmferry.errors import InvalidParameter, Violation, VmferryError
 from vmferry.features import Feature
@@ -25,7 +26,7 @@ OTHER_FEATURES = frozenset({Feature.MIGRATION_P2P, Feature.MIGRATE_CHANGE_PROTEC
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class Keepalive(_Section):
@@ -44,8 +45,15 @@ class QemuSection(_Section):
 
     enabled: bool = True
     emulator: Path | None = None
-    start_timeout_s: float = Field(20.0, gt=0)
-    stop_timeout_s: float = Field(5.0, gt=0)
+    start_timeout_s: float = Field(20.0, gt=0, description="from the start of a QEMU until its monitor answers")
+    stop_timeout_s: float = Field(5.0, gt=0, description="for a QEMU to end by itself, and again after it was killed")
+    monitor_timeout_s: float = Field(5.0, gt=0, description="for a monitor to greet; another client may hold it")
+    command_timeout_s: float = Field(30.0, gt=0, description="for the answer to one command of a monitor")
+    cancel_timeout_s: float = Field(30.0, gt=0, description="for a cancelled transfer to reach its end")
+    yank_after_s: float = Field(2.0, gt=0, description="for a transfer to react before its channel is shut under it")
+    settle_timeout_s: float = Field(2.0, gt=0, description="for a QEMU to settle its own state after a transfer's end")
+    statistics_timeout_s: float = Field(1.0, gt=0, description="for fresh figures of a transfer")
+    look_timeout_s: float = Field(2.0, gt=0, description="for one look at the processes of the host, or at an image")
 
 
 class AnnounceSection(_Section):
@@ -171,6 +179,20 @@ class Config(_Section):
     @property
     def _speaks_tls(self) -> bool:
         return self.reached_at.transport is Transport.TLS
+
+    @property
+    def as_client(self) -> Bounds:
+        """The bounds of this daemon where it asks another one."""
+        return Bounds(
+            keepalive_s=self.keepalive.interval_s,
+            keepalive_timeout_s=self.keepalive.timeout_s,
+            reconnect_first_s=self.limits.reconnect_first_s,
+            reconnect_longest_s=self.limits.reconnect_longest_s,
+            call_s=self.limits.peer_call_s,
+            phase_s=self.limits.peer_phase_s,
+            patience_s=self.limits.doubt_s,
+            patience_pause_s=self.limits.resolver_first_s,
+        )
 
     @property
     def reached_at(self) -> Uri:

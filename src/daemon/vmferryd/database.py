@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from vmferry.errors import StorageFailed
+from vmferryd.limits import Limits
 from vmferryd.wal import lost_commits
 
 SCHEMA_VERSION = 2
@@ -55,8 +56,8 @@ DIGESTED = {
 }
 """The columns that a row's digest covers, by table: SQLite's own check sees damage to its structure, not to a value."""
 
-BOUND_S = 30.0
-"""How long the disk may take for one piece of work, unless the configuration says otherwise (`limits.journal_s`)."""
+BOUND_S = Limits().journal_s
+"""How long the disk may take for one piece of work, unless the configuration says otherwise."""
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], None]

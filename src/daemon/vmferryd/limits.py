@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Limits(BaseModel):
     """Seconds, unless the name says otherwise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     phase_lease_s: float = Field(60.0, gt=0, description="how long a coordinator may think between two phases")
     coordinator_grace_s: float = Field(
@@ -23,6 +23,12 @@ class Limits(BaseModel):
         30.0, gt=0, description="how long the peer of a data connection may be silent in its kernel"
     )
     transfer_stall_s: float = Field(30.0, gt=0, description="how long a transfer may make no progress at all")
+    longest_pause_s: float = Field(
+        30.0,
+        gt=0,
+        description="how long a guest that is moved live may stand still until it can be released, or else it runs on at the "
+        "source; and once more, after the last part was sent, until the source asks for an end or says: in doubt",
+    )
     let_go_s: float = Field(30.0, gt=0, description="how long the last part may take while the guest stands still")
     finish_s: float = Field(60.0, gt=0, description="how long Finish waits for the state to be loaded")
     journal_s: float = Field(
@@ -33,6 +39,11 @@ class Limits(BaseModel):
     )
     doubt_s: float = Field(10.0, gt=0, description="how long Perform and Confirm ask a silent peer before they say: in doubt")
     peer_call_s: float = Field(5.0, gt=0, description="how long one question to the other daemon may take")
+    peer_phase_s: float = Field(
+        120.0, gt=0, description="how long one phase may take that this daemon asks of the destination (peer-to-peer)"
+    )
+    reconnect_first_s: float = Field(0.2, gt=0, description="the first pause before a lost connection is tried again")
+    reconnect_longest_s: float = Field(2.0, gt=0, description="the longest pause before a lost connection is tried again")
     peer_silence_s: float = Field(
         15.0,
         gt=0,

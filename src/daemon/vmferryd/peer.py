@@ -86,7 +86,7 @@ class PeerToPeer:
                     _Told(connection.speaking(path)),
                     replace(request, flags=path.flags, domain_xml="", destination_daemon_uri=""),
                     listener=walk.hear,
-                    patience=Patience(self._context.limits.doubt_s),
+                    patience=Patience.of(connection.bounds),
                 )
             except VmferryError as error:
                 await self._source.call_off(request.migration_id, error)

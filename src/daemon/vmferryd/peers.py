@@ -10,6 +10,7 @@ from typing import Protocol
 
 from grpc import aio
 
+from vmferry.bounds import Bounds
 from vmferry.channel import ChannelOptions, Credentials, Transport, Uri, open_channel, parse_uri
 from vmferry.client import Connection
 from vmferry.endpoint import Settled
@@ -39,8 +40,8 @@ OpenChannel = Callable[[Uri, ChannelOptions, Credentials | None], aio.Channel]
 class Peers:
     """One connection for each peer, kept while the daemon lives."""
 
-    def __init__(self, options: ChannelOptions, credentials: Credentials | None, dial: OpenChannel = open_channel) -> None:
-        self._options = options
+    def __init__(self, bounds: Bounds, credentials: Credentials | None, dial: OpenChannel = open_channel) -> None:
+        self._bounds = bounds
         self._credentials = credentials
         self._dial = dial
         self._connections: dict[str, Connection] = {}
@@ -54,7 +55,7 @@ class Peers:
         connection = self._connections.get(uri)
         if connection is None:
             parsed = parse_uri(uri)
-            connection = self._connections[uri] = Connection(parsed, self.channel(parsed))
+            connection = self._connections[uri] = Connection(parsed, self.channel(parsed), bounds=self._bounds)
         return connection
 
     @asynccontextmanager
@@ -77,11 +78,11 @@ class Peers:
             InvalidParameter: the URI is none of ours.
         """
         parsed = parse_uri(uri)
-        return Connection(parsed, self.channel(parsed))
+        return Connection(parsed, self.channel(parsed), bounds=self._bounds)
 
     def channel(self, uri: Uri) -> aio.Channel:
         """A channel of its own to the daemon at `uri`: bulk data does not stand in the way of control calls."""
-        return self._dial(uri, self._options, self._credentials)
+        return self._dial(uri, ChannelOptions.of(self._bounds), self._credentials)
 
     async def close(self) -> None:
         """Every connection is closed."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from vmferry.channel import ChannelOptions, parse_uri
+from vmferry.bounds import Bounds
+from vmferry.channel import parse_uri
 from vmferry.errors import InvalidParameter
 from vmferryd.peers import Peers, advertised
 
 
 async def test_one_connection_for_each_peer() -> None:
     """A peer that is asked twice is asked over one connection, until all are closed."""
-    peers = Peers(ChannelOptions(), None)
+    peers = Peers(Bounds(), None)
     first = peers.at("vmferry+unix:///nowhere")
     assert first is peers.at("vmferry+unix:///nowhere")
     assert first is not peers.at("vmferry+unix:///elsewhere")
@@ -23,7 +24,7 @@ async def test_one_connection_for_each_peer() -> None:
 async def test_bad_uri() -> None:
     """A URI that is none of ours is refused, not dialled."""
     with pytest.raises(InvalidParameter):
-        Peers(ChannelOptions(), None).at("")
+        Peers(Bounds(), None).at("")
 
 
 @pytest.mark.parametrize("text", ["vmferry+unix:///a", "vmferry+tcp://10.0.0.1:2", "vmferry+tls://host:3"])

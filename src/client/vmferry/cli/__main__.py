@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 
 # gRPC writes its own lines to standard error about connections that fail; the error tree says the same in our words.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
+from vmferry.bounds import DEFAULTS, ENVIRONMENT
 from vmferry.cli import domains, domjob, events, host, jobs, migration, oversight, pki
 from vmferry.cli.exits import help_text
 from vmferry.cli.running import DEFAULT_URI, Output, RootGroup, Session
@@ -47,12 +49,24 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
     show_default=True,
     help="For people, or JSON.",
 )
+@click.option(
+    "--bound", "bounds", metavar="NAME=SECONDS", multiple=True,
+    help=f"How long to wait for something; may be repeated. ${ENVIRONMENT} has the same, with commas.",
+)  # fmt: skip
 @click.option("--debug", is_flag=True, help="Errors come with a traceback.")
 @click.version_option(host.client_version(), "--version", message="vmferry %(version)s")
 @click.pass_context
-def main(context: click.Context, uri: str, output: str, debug: bool) -> None:  # noqa: ARG001, FBT001 - read by RootGroup
+def main(
+    context: click.Context,
+    uri: str,
+    output: str,
+    bounds: tuple[str, ...],
+    debug: bool,  # noqa: ARG001, FBT001 - read by RootGroup
+) -> None:
     """Moves running virtual machines between hosts."""
-    context.obj = Session(uri, Output(output), context.obj or connect)
+    given = [setting for setting in os.environ.get(ENVIRONMENT, "").split(",") if setting]
+    chosen = DEFAULTS.changed([*given, *bounds])
+    context.obj = Session(uri, Output(output), context.obj or partial(connect, bounds=chosen), chosen)
 
 
 for _module in (domains, events, migration, jobs, domjob, oversight, host, pki):

@@ -20,7 +20,7 @@ from vmferry.cli.progress import Mark
 from vmferry.client import Connection
 from vmferry.errors import FateUnknown, MigrationNotFound, VmferryError
 from vmferry.flags import NONE, Flag
-from vmferry.migrate import Migrated
+from vmferry.migrate import Migrated, Patience
 from vmferry.model import GuestLocation, MigrationId, Outcome, Phase, Progress
 from vmferry.params import MigrationParams
 
@@ -118,7 +118,7 @@ class Conductor:
     async def _walk(self) -> Migrated | VmferryError:
         """The result as a value: an error must not tear the group down."""
         order = self.order
-        attempt = Attempt(order.migration_id, self._hear)
+        attempt = Attempt(order.migration_id, self._hear, Patience.of(self.source.bounds))
         move: Callable[..., Awaitable[Migrated]]
         if isinstance(self.destination, str):
             move = partial(self.source.migrate_to_uri, order.domain, self.destination)

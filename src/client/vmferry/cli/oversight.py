@@ -38,19 +38,14 @@ CODES: Mapping[Verdict, ExitCode] = {
 }
 """What `where` exits with."""
 
-HOST_TIMEOUT_S = 10.0
-
 
 @click.command()
 @click.argument("name")
 @click.option(
     "--hosts", metavar="A,B,…", help="The hosts to ask, as URIs or names.  [default: the daemon of --connect and its peers]"
 )  # fmt: skip
-@click.option(
-    "--timeout", "timeout_s", type=float, default=HOST_TIMEOUT_S, show_default=True, help="Seconds until a host is silent."
-)
 @asynchronous
-async def where(session: Session, name: str, hosts: str | None, timeout_s: float) -> ExitCode:
+async def where(session: Session, name: str, hosts: str | None) -> ExitCode:
     r"""Where the guest is, whether that is safe, and what to do now.
 
     Asks every host at once and changes nothing; it is safe at any time, also during a migration. Without --hosts it asks the
@@ -65,9 +60,9 @@ async def where(session: Session, name: str, hosts: str | None, timeout_s: float
     """
     asked = [str(uri) for uri in read_hosts(hosts, parse_uri(session.uri))]
     with render.waiting(f"asking {', '.join(asked)}"):
-        seen = await looks(session.other_daemon, asked, name, timeout_s)
+        seen = await looks(session.other_daemon, asked, name, session.bounds.look_s)
         if hosts is None:
-            seen += await looks(session.other_daemon, peers_of(seen), name, timeout_s)
+            seen += await looks(session.other_daemon, peers_of(seen), name, session.bounds.look_s)
     found = judge(name, seen)
     code = CODES[found.verdict]
     if session.json:

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol
 
 import click
 
+from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.channel import DEFAULT_SOCKET
 from vmferry.cli import render
 from vmferry.cli.exits import ExitCode, exit_code
@@ -51,6 +52,7 @@ class Session:
     uri: str
     output: Output
     connector: Connector
+    bounds: Bounds = DEFAULTS
 
     @property
     def json(self) -> bool:

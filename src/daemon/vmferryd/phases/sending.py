@@ -50,6 +50,7 @@ class Sending:
     statistics: Statistics = field(default_factory=Statistics)
     stopped_s: float | None = None
     disk_failed: bool = False
+    paused_by_user: bool = False
     _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     _io_error: asyncio.Event = field(default_factory=asyncio.Event)
     _why: str = ""
@@ -76,15 +77,17 @@ class Sending:
         Raises:
             MigrationCancelled: `cancel` was called.
             TransferStopped: with ABORT_ON_ERROR, when an I/O error has stopped the guest.
-            TimedOut: nothing moved for too long.
+            TimedOut: nothing moved for too long, or a guest that is moved live stood still for too long.
             VmferryError: whatever else went wrong; `outgoing.cancel` is owed.
         """
         unsubscribe = self.guest.subscribe(self._heard)
         # A connection of its own: one that is kept may still be waiting before it tries a daemon again that was away.
         peer = self.context.peers.dial(route.daemon_uri)
         try:
-            sending, watch = self._send(route, peer, opening, settings), self._watch(peer, opening)
-            await self._first(sending, self._cancellation(), self._stall(), self._disk_error(), watch)
+            watches = [self._cancellation(), self._stall(), self._disk_error(), self._watch(peer, opening)]
+            if settings.live:
+                watches.append(self._pause())
+            await self._first(self._send(route, peer, opening, settings), *watches)
             self._refuse_disk_error()  # one that came with the last round counts as well (specification 1.13)
         except TransferFailed as failed:
             raise self._explained(failed) from None
@@ -259,6 +262,21 @@ class Sending:
                     remedy="check the network between the hosts and the destination",
                 )
 
+    async def _pause(self) -> None:
+        """Raises when the guest has stood still for too long and cannot be released; it shall run on here.
+
+        Whoever paused it on purpose, and a disk that failed, may keep it still for as long as the transfer takes.
+        """
+        bound_s = self.context.limits.longest_pause_s
+        while True:
+            await self.context.clock.sleep(self.context.limits.progress_s)
+            on_purpose = self.paused_by_user or self._io_error.is_set()
+            if not on_purpose and self.paused_for_us > bound_s * 1e6:
+                raise TimedOut(
+                    f"the guest stood still for {bound_s:g} s and could not be released",
+                    remedy="look at the hypervisor's log and at the network; a larger downtime does not help here",
+                )
+
     @staticmethod
     async def _first(*works: Coroutine[Any, Any, None]) -> None:
         """The first of `works` has ended, and its error is raised; the others are cancelled and have ended too."""
@@ -284,6 +302,8 @@ class Sending:
     def _heard(self, event: GuestEvent) -> None:
         if event.kind is EventKind.STOPPED:
             self.stopped_s = event.at_s
+        if event.kind is EventKind.RESUMED:
+            self.stopped_s = None
         if event.kind is EventKind.IO_ERROR:
             self.disk_failed, self._said = True, event.detail
             self._io_error.set()

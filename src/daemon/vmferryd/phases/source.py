@@ -285,7 +285,15 @@ class SourceMigration:
             self._fail(error)
             return SourceEvent.DOUBT
         self._note_figures(sending.statistics)
+        self._context.tasks.spawn(self._bound_the_pause(), f"pause of {self.record.migration_id}")
         return None
+
+    async def _bound_the_pause(self) -> None:
+        """A guest whose last part was sent does not stand still for ever: the source asks for an end, or says: in doubt."""
+        await self._context.clock.sleep(self._context.limits.longest_pause_s)
+        if self.state is SourceState.RELEASED:
+            log.warning("pause_too_long", migration_id=self.record.migration_id, peer=self.record.peer_uri)
+            await self.settle()
 
     async def _give_word(self, sending: Sending) -> None:
         """The destination has the source's word, and need not wait for Finish (handover rule 8)."""

@@ -13,6 +13,7 @@ class QemuConfig:
     Attributes:
         emulator: used for a definition that names none.
         start_timeout_s: from the start of the process until its monitor answers.
+        recognise_timeout_s: from the start of the process until the kernel shows its arguments.
         stop_timeout_s: for a process to end by itself after `quit`, and again after it was killed.
         monitor_timeout_s: for the monitor to greet a second connection; another client may hold it.
         command_timeout_s: for the answer to one monitor command.
@@ -39,6 +40,7 @@ class QemuConfig:
 
     emulator: Path = Path("/usr/bin/qemu-system-x86_64")
     start_timeout_s: float = 20.0
+    recognise_timeout_s: float = 1.0
     stop_timeout_s: float = 5.0
     monitor_timeout_s: float = 5.0
     command_timeout_s: float = 30.0
@@ -61,3 +63,7 @@ class QemuConfig:
     stop_ahead_s: float = 0.025
     log_tail_bytes: int = 2048
     bridge_helper: Path = Path("/usr/lib/qemu/qemu-bridge-helper")
+
+
+DEFAULTS = QemuConfig()
+"""What holds where nothing is configured."""

@@ -117,8 +117,10 @@ class Monitor:
         self._closed = True
         self._raw.close()
         # Whatever ended the session was told to those who waited for an answer; nobody is left to hear it here.
+        # A process that was stopped takes no bytes: its session is not waited for.
         with contextlib.suppress(Exception):
-            await self._client.disconnect()
+            async with asyncio.timeout(self._config.stop_timeout_s):
+                await self._client.disconnect()
 
     async def _hand_over(self, channel: socket.socket, name: str) -> None:
         with contextlib.suppress(DriverRefused):

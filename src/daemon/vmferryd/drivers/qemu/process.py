@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Self
 
 from vmferry.errors import DriverLost, DriverRefused
+from vmferryd.drivers.qemu.config import DEFAULTS
 
 LOG_NAME = "qemu.log"
 RECORD_NAME = "process.json"
 _PROC = Path("/proc")
-_RECOGNISABLE_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,14 @@ class QemuProcess:
         self._watching: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def spawn(cls, argv: Sequence[str], directory: Path, mark: str, descriptors: Mapping[int, int]) -> Self:
+    def spawn(
+        cls,
+        argv: Sequence[str],
+        directory: Path,
+        mark: str,
+        descriptors: Mapping[int, int],
+        within_s: float = DEFAULTS.recognise_timeout_s,
+    ) -> Self:
         """The process runs, and its identity is on record in `directory`.
 
         Args:
@@ -64,6 +71,7 @@ class QemuProcess:
             directory: exists; receives the log and the record.
             mark: an element of `argv` that no other process has.
             descriptors: the child's number of each descriptor that it inherits, by ours.
+            within_s: how long the kernel may take to show the child's arguments.
 
         Raises:
             DriverRefused: the program cannot be run.
@@ -90,7 +98,7 @@ class QemuProcess:
             raise DriverRefused(
                 f"{argv[0]} cannot be run: {error.strerror}", remedy="Install QEMU, or name another emulator."
             ) from error
-        _wait_until_recognisable(pid, mark)
+        _wait_until_recognisable(pid, mark, within_s)
         started = _started_ticks(pid)
         identity = ProcessIdentity(pid, -1 if started is None else started, mark)
         _write_record(directory, identity)
@@ -220,13 +228,13 @@ def _search(mark: str) -> Iterator[ProcessIdentity]:
                 yield ProcessIdentity(int(entry.name), started, mark)
 
 
-def _wait_until_recognisable(pid: int, mark: str) -> None:
+def _wait_until_recognisable(pid: int, mark: str, within_s: float) -> None:
     """The process shows its mark, or has ended.
 
     The kernel lets the parent of a spawned process go on a moment before it shows the child's arguments; whoever looked in
     that moment would take the child for a stranger.
     """
-    give_up_s = time.monotonic() + _RECOGNISABLE_WITHIN_S
+    give_up_s = time.monotonic() + within_s
     while not _has_mark(pid, mark) and _started_ticks(pid) is not None and time.monotonic() < give_up_s:
         os.sched_yield()
 

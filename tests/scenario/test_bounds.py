@@ -1,0 +1,92 @@
+"""A guest that stands still does so for a bounded time, and whoever waits is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from scenario.by_hand import ByHand
+from scenario.test_departures import hung
+from support.daemons import NAME, TwoHosts
+from support.waiting import eventually
+from vmferry.bounds import DEFAULTS
+from vmferry.endpoint import Request
+from vmferry.errors import FateUnknown, TimedOut, VmferryError
+from vmferry.flags import Flag
+from vmferry.model import DomainState, GuestLocation, Outcome, Phase, StateReason, new_migration_id
+from vmferry.phase_calls import perform_reply
+from vmferryd.drivers.memory import FaultKind, Verb
+
+
+async def test_a_guest_that_cannot_be_released_runs_on(two_hosts: TwoHosts) -> None:
+    """A transfer that hangs while the guest stands still is given up within the bound, although bytes were sent before."""
+    two_hosts.source.limit(longest_pause_s=0.2, transfer_stall_s=600.0)
+    await two_hosts.source.restart()
+    two_hosts.source.machine.faults.once(Verb.HELD, FaultKind.HANG)
+    with pytest.raises(TimedOut, match=r"stood still for 0\.2 s") as caught:
+        await two_hosts.migrate()
+    assert GuestLocation.SOURCE is caught.value.guest
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()
+
+
+async def test_a_guest_that_is_sent_paused_may_stand_still(two_hosts: TwoHosts) -> None:
+    """Whoever asks for a migration that is not live wants the guest to stand still as long as it takes."""
+    two_hosts.source.limit(longest_pause_s=0.05)
+    await two_hosts.source.restart()
+    moving = await hung(two_hosts.source, Verb.HELD, lambda: two_hosts.migrate(Flag(0)))
+    await asyncio.wait([moving], timeout=0.3)
+    assert not moving.done()
+    two_hosts.source.machine.faults.release()
+    await moving
+    await two_hosts.lives(two_hosts.destination)
+
+
+async def test_a_destination_that_never_takes_the_guest(two_hosts: TwoHosts) -> None:
+    """A guest that stood still for too long after its last part was sent is taken back, once the destination agrees."""
+    two_hosts.source.limit(longest_pause_s=0.2, phase_lease_s=600.0)
+    await two_hosts.source.restart()
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    _deaf(two_hosts)
+    await walk.perform()
+    await two_hosts.lives(two_hosts.source)
+    assert "aborted" == await two_hosts.destination.state(walk.migration_id)
+
+
+async def test_a_destination_that_falls_silent(two_hosts: TwoHosts) -> None:
+    """If it does not answer either, the guest is said to be in doubt within the bound, without any client."""
+    two_hosts.source.limit(longest_pause_s=0.2, phase_lease_s=600.0)
+    await two_hosts.source.restart()
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    _deaf(two_hosts)
+    await walk.perform()
+    await two_hosts.destination.stop()
+
+    async def in_doubt() -> bool:
+        domain = await two_hosts.source.connection.domain(NAME)
+        return (domain.state, domain.reason) == (DomainState.PAUSED, StateReason.IN_DOUBT)
+
+    await eventually(in_doubt)
+    await two_hosts.destination.start()
+    await two_hosts.lives_somewhere()
+
+
+async def test_a_perform_that_says_nothing() -> None:
+    """A client does not wait for ever for a source that is there and says nothing: its fate is unknown."""
+
+    async def silence() -> AsyncIterator[object]:
+        await asyncio.Event().wait()
+        yield
+
+    request = Request(new_migration_id(), NAME)
+    with pytest.raises(FateUnknown, match="has said nothing"):
+        await perform_reply(request, silence(), lambda _: None, DEFAULTS.changed(["perform_silence_s=0.05"]))  # type: ignore[arg-type]
+
+
+def _deaf(two_hosts: TwoHosts) -> None:
+    async def release(*_: object) -> Outcome:
+        raise VmferryError("the word was lost on its way")
+
+    two_hosts.destination.daemon.destination.release = release  # type: ignore[method-assign]
