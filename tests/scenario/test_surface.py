@@ -49,7 +49,7 @@ async def test_reflection(two_hosts: TwoHosts) -> None:
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     listed = {service.name async for reply in call for service in reply.list_services_response.service}
     assert set(NAMES) <= listed
-    assert 9 == len(NAMES)
+    assert 10 == len(NAMES)
 
 
 async def test_errors_carry_their_identity(two_hosts: TwoHosts) -> None:

@@ -32,6 +32,7 @@ from vmferry.api.v1 import (
     migration_pb2_grpc,
     transfer_pb2,
     transfer_pb2_grpc,
+    tuning_pb2_grpc,
 )
 from vmferry.attempt import Attempt, in_one_call, seen
 from vmferry.bounds import DEFAULTS, Bounds
@@ -68,6 +69,7 @@ from vmferry.negotiation import (
 from vmferry.params import MigrationParams
 from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls, TunnelCalls, TunnelParamsCalls
 from vmferry.protocol import PrepareKind, ProtocolVersion, Spelling
+from vmferry.tuning_calls import TuningCalls
 
 
 @asynccontextmanager
@@ -87,7 +89,7 @@ async def connect(
         yield connection
 
 
-class Connection(JobCalls):
+class Connection(JobCalls, TuningCalls):
     """One daemon. It is also an endpoint of the engine: a source and a destination.
 
     `version`, `spelling` and `prepare` say which calls the phases are; `migrate` and `migrate_to_uri` find out by themselves
@@ -115,6 +117,7 @@ class Connection(JobCalls):
         self._host = host_pb2_grpc.HostServiceStub(channel)
         self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
         self._transfer = transfer_pb2_grpc.TransferServiceStub(channel)
+        self._tuning = tuning_pb2_grpc.TuningServiceStub(channel)
         self._phases: PhaseCalls = _phase_calls(channel, self._speaks, bounds)
 
     def speaking(self, path: Path) -> Connection:

@@ -50,6 +50,7 @@ class Entry:
     state: DomainState = DomainState.SHUTOFF
     reason: StateReason = StateReason.UNKNOWN
     holder: MigrationId | None = None
+    max_speed_mib_per_s: int | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     unsubscribe: Callable[[], None] | None = None
 

@@ -52,8 +52,9 @@ class Domains:
 
     async def load(self) -> None:
         """Every stored domain is here; guests that still run are adopted, and what is left of the others is gone."""
+        speeds = await self._store.speeds()
         for stored in await self._store.all():
-            entry = Entry(stored.uuid, stored.name)
+            entry = Entry(stored.uuid, stored.name, max_speed_mib_per_s=speeds.get(stored.uuid))
             entry.persistent = parse(stored.persistent_xml) if stored.persistent_xml else None
             self._entries[stored.uuid] = entry
             if stored.live_xml and stored.plan:
@@ -254,6 +255,15 @@ class Domains:
         """The domain is in the state that its guest is in; `running` is the reason if it runs."""
         state, reason = _STATES.get(run_state, (DomainState.PAUSED, StateReason.UNKNOWN))
         self.mark(entry, state, running if state is DomainState.RUNNING else reason)
+
+    async def keep_speed(self, entry: Entry, mib_per_s: int | None) -> None:
+        """The domain's migrations send no more than that; None is unlimited.
+
+        Raises:
+            StorageFailed: nothing has changed.
+        """
+        await self._store.keep_speed(entry.uuid, mib_per_s)
+        entry.max_speed_mib_per_s = mib_per_s
 
     async def save(self, entry: Entry) -> None:
         """The domain is stored as it is here.

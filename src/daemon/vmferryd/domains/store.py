@@ -47,6 +47,7 @@ class Store:
         def apply(connection: sqlite3.Connection) -> None:
             if domain.empty:
                 connection.execute("DELETE FROM domain WHERE uuid = ?", (domain.uuid,))
+                connection.execute("DELETE FROM host WHERE name = ?", (_SPEED + domain.uuid,))
             else:
                 connection.execute("INSERT OR REPLACE INTO domain VALUES (?, ?, ?, ?, ?, ?)", (*row, digest(row)))
 
@@ -59,6 +60,29 @@ class Store:
             StorageFailed: nothing has changed.
         """
         await self._database.write(self.change(domain))
+
+    async def keep_speed(self, uuid: str, mib_per_s: int | None) -> None:
+        """The most that migrations of that domain send is what is stored; None is unlimited.
+
+        Raises:
+            StorageFailed: nothing has changed.
+        """
+
+        def apply(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM host WHERE name = ?", (_SPEED + uuid,))
+            if mib_per_s is not None:
+                connection.execute("INSERT INTO host VALUES (?, ?)", (_SPEED + uuid, str(mib_per_s)))
+
+        await self._database.write(apply)
+
+    async def speeds(self) -> dict[str, int]:
+        """The most that migrations send, in MiB/s, of every domain where it is limited, by UUID."""
+
+        def query(connection: sqlite3.Connection) -> dict[str, int]:
+            rows = connection.execute("SELECT name, value FROM host WHERE name LIKE ?", (_SPEED + "%",))
+            return {name.removeprefix(_SPEED): int(value) for name, value in rows}
+
+        return await self._database.read(query)
 
     async def all(self) -> list[StoredDomain]:
         """Every stored domain, by name.
@@ -77,6 +101,9 @@ def stored_domains(connection: sqlite3.Connection) -> list[StoredDomain]:
     """
     return [_read(row) for row in connection.execute(f"SELECT {_COLUMNS} FROM domain ORDER BY name")]  # noqa: S608
 
+
+_SPEED = "max-speed "
+"""What the host remembers under this name and a domain's UUID is that domain's."""
 
 _COLUMNS = ", ".join((*DIGESTED["domain"], "digest"))
 

@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -15,6 +15,7 @@ import structlog
 from vmferry.channel import parse_uri
 from vmferry.client import Connection
 from vmferry.errors import (
+    DriverRefused,
     MigrationCancelled,
     NotFound,
     NotSupported,
@@ -26,7 +27,7 @@ from vmferry.errors import (
 )
 from vmferry.flags import NONE, Flag
 from vmferry.model import JobType, Statistics
-from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings
+from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.phases.context import Context
 from vmferryd.transfer import sockets
 from vmferryd.transfer.outgoing import Opening, OutgoingTunnel, open_tunnel
@@ -49,6 +50,7 @@ class Sending:
     outgoing: OutgoingGuest = field(init=False)
     statistics: Statistics = field(default_factory=Statistics)
     stopped_s: float | None = None
+    settings: SendSettings = field(default_factory=SendSettings)
     disk_failed: bool = False
     paused_by_user: bool = False
     _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,6 +73,22 @@ class Sending:
         """How long the guest has stood still; 0 when it did not run before."""
         return 0 if self.stopped_s is None else int((self.context.clock.monotonic() - self.stopped_s) * 1e6)
 
+    async def tune(self, change: Tuning) -> None:
+        """The transfer obeys the values that are given, also if it has not begun yet.
+
+        Raises:
+            DriverRefused: the hypervisor takes no such value; nothing has changed.
+        """
+        before = self.settings
+        if change.max_bandwidth_bytes_per_s is not None:
+            # First what a transfer that begins now takes, then the one that goes on: none slips through.
+            self.settings = replace(before, max_bandwidth_bytes_per_s=change.max_bandwidth_bytes_per_s or None)
+        try:
+            await self.guest.tune(change)
+        except DriverRefused:
+            self.settings = before
+            raise
+
     async def until_held(self, route: Route, opening: Opening, settings: SendSettings) -> None:
         """All but the last part is sent, and the guest stands still.
 
@@ -80,6 +98,7 @@ class Sending:
             TimedOut: nothing moved for too long, or a guest that is moved live stood still for too long.
             VmferryError: whatever else went wrong; `outgoing.cancel` is owed.
         """
+        self.settings = settings
         unsubscribe = self.guest.subscribe(self._heard)
         # A connection of its own: one that is kept may still be waiting before it tries a daemon again that was away.
         peer = self.context.peers.dial(route.daemon_uri)
@@ -87,7 +106,7 @@ class Sending:
             watches = [self._cancellation(), self._stall(), self._disk_error(), self._watch(peer, opening)]
             if settings.live:
                 watches.append(self._pause())
-            await self._first(self._send(route, peer, opening, settings), *watches)
+            await self._first(self._send(route, peer, opening), *watches)
             self._refuse_disk_error()  # one that came with the last round counts as well (specification 1.13)
         except TransferFailed as failed:
             raise self._explained(failed) from None
@@ -117,18 +136,18 @@ class Sending:
             self.statistics = await self.outgoing.statistics()
         return self.statistics
 
-    async def _send(self, route: Route, peer: Connection, opening: Opening, settings: SendSettings) -> None:
+    async def _send(self, route: Route, peer: Connection, opening: Opening) -> None:
         if route.address is None:
-            await self._send_through_tunnel(route, opening, settings)
+            await self._send_through_tunnel(route, opening)
             self.told(route, "")
         else:
-            await self._send_natively(route, peer, opening, settings)
+            await self._send_natively(route, peer, opening)
         await self.outgoing.held()
         if self._silence is not None:
             # Who lets go now may have to wait for that daemon with a guest that stands still.
             raise self._gone()
 
-    async def _send_natively(self, route: Route, peer: Connection, opening: Opening, settings: SendSettings) -> None:
+    async def _send_natively(self, route: Route, peer: Connection, opening: Opening) -> None:
         """The hypervisors share a connection, and no daemon sees what goes through it; or the tunnel takes its place."""
         try:
             connection = await self._connect(route, peer, opening)
@@ -137,11 +156,11 @@ class Sending:
                 raise
             said = f"{error.message} ({error.detail})" if error.detail else error.message
             log.warning("tunnel_instead", migration_id=opening.migration_id, error=said)
-            await self._send_through_tunnel(route.tunnel, opening, settings)
+            await self._send_through_tunnel(route.tunnel, opening)
             self.told(route.tunnel, f"the guest goes through the connection between the daemons, which is slower: {said}")
             return
         try:
-            await self.outgoing.send(connection, settings)
+            await self.outgoing.send(connection, self.settings)
         except BaseException:
             connection.close()
             raise
@@ -164,10 +183,10 @@ class Sending:
             raise TransferFailed("no answer from the destination's daemon", detail=str(error)) from None
         return await sockets.connect(route.address, token, limits)
 
-    async def _send_through_tunnel(self, route: Route, opening: Opening, settings: SendSettings) -> None:
+    async def _send_through_tunnel(self, route: Route, opening: Opening) -> None:
         tunnel = await self._open_tunnel(route, opening)
         try:
-            await self.outgoing.send(tunnel.hypervisor, settings)
+            await self.outgoing.send(tunnel.hypervisor, self.settings)
         except BaseException:
             tunnel.hypervisor.close()
             await tunnel.close()

@@ -44,6 +44,9 @@ HONOURED_PARAMS = frozenset(
 )
 """The parameters that this daemon acts upon, by their attribute."""
 
+MAX_MIB_PER_S = ((1 << 63) - 1) >> 20
+"""libvirt's greatest bandwidth: unlimited."""
+
 _MEBIBYTE = 1 << 20
 
 
@@ -52,12 +55,21 @@ def asked(request: Request) -> MigrationParams:
     return replace(request.params, migrate_uri=request.params.migrate_uri or request.uri or None)
 
 
-def send_settings(flags: Flag, params: MigrationParams) -> SendSettings:
-    """How the source's driver is to send."""
-    bandwidth = params.bandwidth_mib_per_s
+def bytes_per_s(mib_per_s: int | None) -> int | None:
+    """A bandwidth as drivers take it; None is unlimited."""
+    return None if mib_per_s in (None, 0, MAX_MIB_PER_S) else mib_per_s * _MEBIBYTE
+
+
+def mib_per_s(bytes_per_s: int | None) -> int:
+    """A driver's bandwidth as users know it."""
+    return MAX_MIB_PER_S if not bytes_per_s else max(1, bytes_per_s // _MEBIBYTE)
+
+
+def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | None = None) -> SendSettings:
+    """How the source's driver is to send; `kept_mib_per_s` is what the domain keeps for migrations that name no bandwidth."""
     return SendSettings(
         live=Flag.LIVE in flags,
-        max_bandwidth_bytes_per_s=bandwidth * _MEBIBYTE if bandwidth else None,
+        max_bandwidth_bytes_per_s=bytes_per_s(params.bandwidth_mib_per_s or kept_mib_per_s),
         auto_converge=Flag.AUTO_CONVERGE in flags,
         auto_converge_initial_percent=params.auto_converge_initial_percent,
         auto_converge_increment_percent=params.auto_converge_increment_percent,

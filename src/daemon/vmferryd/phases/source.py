@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import structlog
 
@@ -29,7 +30,7 @@ from vmferry.errors import (
 from vmferry.flags import Flag
 from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
 from vmferryd.domains.entry import Entry
-from vmferryd.drivers.base import Guest, RunState, SendSettings
+from vmferryd.drivers.base import Guest, RunState, SendSettings, Tuning
 from vmferryd.jobs.decisions import (
     UNRELEASED,
     Wish,
@@ -105,6 +106,22 @@ class SourceMigration:
         return source_outcome(self.state)
 
     # -- what is asked of it ----------------------------------------------------------------------------------------
+
+    @property
+    def bandwidth_bytes_per_s(self) -> int | None:
+        """The most that is sent; None is unlimited."""
+        return (self._sending.settings if self._sending is not None else self._settings).max_bandwidth_bytes_per_s
+
+    async def tune(self, change: Tuning) -> None:
+        """This migration obeys the values that are given, until its end.
+
+        Raises:
+            DriverRefused: the hypervisor takes no such value; nothing has changed.
+        """
+        if self._sending is not None:
+            await self._sending.tune(change)
+        elif change.max_bandwidth_bytes_per_s is not None:
+            self._settings = replace(self._settings, max_bandwidth_bytes_per_s=change.max_bandwidth_bytes_per_s or None)
 
     def perform(self, route: Route, settings: SendSettings) -> asyncio.Task[None]:
         """The transfer runs, whoever listens; a second call joins the first. The task never fails: see `failure`."""

@@ -20,6 +20,7 @@ from vmferry.flags import Flag
 from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
+from vmferryd.drivers.base import SendSettings
 from vmferryd.jobs.decisions import UNRELEASED, source_confirms
 from vmferryd.jobs.job import SourceEvent
 from vmferryd.jobs.journal import Record
@@ -196,7 +197,7 @@ class SourcePhases:
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
                 route = await self._ready_or_ended(migration, request)
-                migration.perform(route, send_settings(request.flags, request.params))
+                migration.perform(route, self._send_settings(migration.record, request))
             task = migration.performing
             if task is not None:
                 async for job in self._until_done(migration, task):
@@ -424,6 +425,21 @@ class SourcePhases:
         finally:
             if migration.state.final and migration.record.settled:
                 self._migrations.pop(migration.record.migration_id, None)
+
+    def _send_settings(self, record: Record, request: Request) -> SendSettings:
+        entry = self._context.domains.by_uuid(record.domain_uuid)
+        return send_settings(request.flags, request.params, entry.max_speed_mib_per_s if entry is not None else None)
+
+    def has(self, migration_id: MigrationId) -> bool:
+        """It is a migration away from this host, and not over."""
+        return migration_id in self._migrations
+
+    def sending(self, migration_id: MigrationId) -> SourceMigration | None:
+        """The migration, if its guest is being sent now."""
+        migration = self._migrations.get(migration_id)
+        if migration is None or migration.performing is None or migration.performing.done():
+            return None
+        return migration
 
     def of_domain(self, domain: str) -> list[SourceMigration]:
         """The migrations of a domain, by its name or UUID, that are not over."""

@@ -30,6 +30,8 @@ from vmferry.api.v1 import (
     oversight_pb2,
     oversight_pb2_grpc,
     transfer_pb2,
+    tuning_pb2,
+    tuning_pb2_grpc,
 )
 from vmferry.channel import Credentials, Transport, Uri
 from vmferry.errors import InvalidParameter
@@ -40,6 +42,7 @@ from vmferryd.phases.context import Context
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.phases.tuning import Tunings
 from vmferryd.rpc import transfer
 from vmferryd.rpc.announced import Announced
 from vmferryd.rpc.coordination import Coordination
@@ -51,11 +54,22 @@ from vmferryd.rpc.jobs import JobService
 from vmferryd.rpc.legacy import MigrationV1Service, MigrationV2Service
 from vmferryd.rpc.migration import MigrationService
 from vmferryd.rpc.oversight import OversightService
+from vmferryd.rpc.tuning import TuningService
+
+_FILES = (
+    domains_pb2,
+    handover_pb2,
+    host_pb2,
+    jobs_pb2,
+    legacy_pb2,
+    migration_pb2,
+    oversight_pb2,
+    transfer_pb2,
+    tuning_pb2,
+)
 
 NAMES = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
-    for module in (domains_pb2, handover_pb2, host_pb2, jobs_pb2, legacy_pb2, migration_pb2, oversight_pb2, transfer_pb2)
-    for name in module.DESCRIPTOR.services_by_name
+    file.DESCRIPTOR.services_by_name[name].full_name for file in _FILES for name in file.DESCRIPTOR.services_by_name
 )
 """Every service of the contract."""
 
@@ -104,6 +118,8 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
     legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(destination, performing), server)
     legacy_pb2_grpc.add_MigrationV2ServiceServicer_to_server(MigrationV2Service(source, destination, performing), server)
     oversight_pb2_grpc.add_OversightServiceServicer_to_server(OversightService(context, served.oversight), server)
+    tunings = Tunings(context.domains, context.drivers, source)
+    tuning_pb2_grpc.add_TuningServiceServicer_to_server(TuningService(tunings), server)
     server.add_generic_rpc_handlers((transfer.handler(destination, errors),))
     _add_health(server)
     reflection.enable_server_reflection((*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -213,6 +213,34 @@ class FakeDaemon(Connection):
         async for event in self.watch(ID, after=after):
             yield event
 
+    async def set_max_downtime(self, domain: str, downtime_ms: int) -> None:
+        self._called(f"set_max_downtime {domain} {downtime_ms}")
+
+    async def max_downtime_ms(self, domain: str) -> int:
+        self._called(f"max_downtime_ms {domain}")
+        return 300
+
+    async def set_max_speed(self, domain: str, mib_per_s: int) -> None:
+        self._called(f"set_max_speed {domain} {mib_per_s}")
+
+    async def set_max_postcopy_speed(self, domain: str, mib_per_s: int) -> None:
+        self._called(f"set_max_postcopy_speed {domain} {mib_per_s}")
+
+    async def max_speed_mib_per_s(self, domain: str) -> int:
+        self._called(f"max_speed_mib_per_s {domain}")
+        return 8796093022207
+
+    async def max_postcopy_speed_mib_per_s(self, domain: str) -> int:
+        self._called(f"max_postcopy_speed_mib_per_s {domain}")
+        return 5
+
+    async def set_compression_cache(self, domain: str, cache_bytes: int) -> None:
+        self._called(f"set_compression_cache {domain} {cache_bytes}")
+
+    async def compression_cache_bytes(self, domain: str) -> int:
+        self._called(f"compression_cache_bytes {domain}")
+        return 64 * MIB
+
     async def ask_job_to_end(self, migration_id: MigrationId) -> Outcome:
         self._called("ask_job_to_end")
         return Outcome.PENDING

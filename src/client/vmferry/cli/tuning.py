@@ -1,0 +1,78 @@
+"""`migrate-setspeed` and its siblings: what migrations of a domain obey, under libvirt's names (specification 7.4)."""
+
+from __future__ import annotations
+
+import click
+
+from vmferry.cli import render
+from vmferry.cli.domjob import scaled
+from vmferry.cli.running import Session, asynchronous
+
+POSTCOPY = click.option("--postcopy", is_flag=True, help="After the switch to post-copy. Not available in this version.")
+
+
+@click.command(name="migrate-setmaxdowntime")
+@click.argument("name")
+@click.argument("downtime_ms", metavar="MS", type=click.IntRange(min=1))
+@asynchronous
+async def setmaxdowntime(session: Session, name: str, downtime_ms: int) -> None:
+    """The guest's switch to another host may take so many milliseconds.
+
+    A migration that goes on obeys at once, and forgets it when it ends.
+    """
+    async with session.daemon() as daemon:
+        await daemon.set_max_downtime(name, downtime_ms)
+
+
+@click.command(name="migrate-getmaxdowntime")
+@click.argument("name")
+@asynchronous
+async def getmaxdowntime(session: Session, name: str) -> None:
+    """How long the guest's switch to another host may take, in milliseconds."""
+    async with session.daemon() as daemon:
+        downtime_ms = await daemon.max_downtime_ms(name)
+    click.echo(render.as_json({"name": name, "max_downtime_ms": downtime_ms}) if session.json else downtime_ms)
+
+
+@click.command(name="migrate-setspeed")
+@POSTCOPY
+@click.argument("name")
+@click.argument("mib_per_s", metavar="MIB_PER_S", type=click.IntRange(min=0, max=(1 << 64) - 1))
+@asynchronous
+async def setspeed(session: Session, name: str, mib_per_s: int, postcopy: bool) -> None:  # noqa: FBT001 - click's option
+    """Migrations of the domain send no more than so many MiB/s, unless they name a bandwidth. 0 is unlimited.
+
+    Kept with the domain, also while it is off. A migration that goes on obeys at once, and forgets it when it ends.
+    """
+    async with session.daemon() as daemon:
+        await (daemon.set_max_postcopy_speed if postcopy else daemon.set_max_speed)(name, mib_per_s)
+
+
+@click.command(name="migrate-getspeed")
+@POSTCOPY
+@click.argument("name")
+@asynchronous
+async def getspeed(session: Session, name: str, postcopy: bool) -> None:  # noqa: FBT001 - click's option
+    """What migrations of the domain send at most, in MiB/s; 8796093022207 is unlimited."""
+    async with session.daemon() as daemon:
+        mib_per_s = await (daemon.max_postcopy_speed_mib_per_s if postcopy else daemon.max_speed_mib_per_s)(name)
+    click.echo(render.as_json({"name": name, "max_speed_mib_per_s": mib_per_s}) if session.json else mib_per_s)
+
+
+@click.command(name="migrate-compcache")
+@click.option("--size", "cache_bytes", metavar="BYTES", type=click.IntRange(min=1), help="Set it first: a power of two.")
+@click.argument("name")
+@asynchronous
+async def compcache(session: Session, name: str, cache_bytes: int | None) -> None:
+    """The size of the cache with which xbzrle finds what has changed of a page."""
+    async with session.daemon() as daemon:
+        if cache_bytes is not None:
+            await daemon.set_compression_cache(name, cache_bytes)
+        known_bytes = await daemon.compression_cache_bytes(name)
+    if session.json:
+        click.echo(render.as_json({"name": name, "compression_cache_bytes": known_bytes}))
+    else:
+        click.echo(f"Compression cache: {scaled(known_bytes)}")
+
+
+COMMANDS: tuple[click.Command, ...] = (setmaxdowntime, getmaxdowntime, setspeed, getspeed, compcache)

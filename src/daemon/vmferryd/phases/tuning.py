@@ -1,0 +1,147 @@
+"""What users set for the migrations of a domain, before them and while one goes on (specification 5.6).
+
+=====================  ==================================  ==========================================================
+value                  without a migration                 while the guest is sent
+=====================  ==================================  ==========================================================
+longest pause          the guest's, while it runs here     this migration's
+most that is sent      the domain's, kept in the journal   this migration's
+compression cache      the guest's, while it runs here     this migration's
+=====================  ==================================  ==========================================================
+
+What is this migration's ends with it: afterwards what was before holds again.
+"""
+
+from __future__ import annotations
+
+from vmferry.errors import InvalidParameter, InvalidState, NotSupported
+from vmferry.model import StateReason
+from vmferryd.domains.entry import Entry
+from vmferryd.domains.registry import Domains
+from vmferryd.drivers.base import DriverFeature, Guest, Tuning
+from vmferryd.drivers.registry import DriverRegistry
+from vmferryd.phases.settings import MAX_MIB_PER_S, bytes_per_s, mib_per_s
+from vmferryd.phases.source import SourceMigration
+from vmferryd.phases.source_phases import SourcePhases
+
+LONGEST_DOWNTIME_MS = 2_000_000
+"""QEMU takes no longer one."""
+
+
+class Tunings:
+    """The values of every domain of this host."""
+
+    def __init__(self, domains: Domains, drivers: DriverRegistry, source: SourcePhases) -> None:
+        self._domains = domains
+        self._drivers = drivers
+        self._source = source
+
+    # -- the longest pause --------------------------------------------------------------------------------------------
+
+    async def set_max_downtime(self, domain: str, downtime_ms: int) -> None:
+        """The guest's switch to another host may take so long.
+
+        Raises:
+            InvalidParameter: it is no length that a pause can have.
+            InvalidState: the guest is not active here.
+        """
+        if not 1 <= downtime_ms <= LONGEST_DOWNTIME_MS:
+            raise InvalidParameter(
+                f"a longest pause of {downtime_ms} ms is not possible", remedy=f"say 1 to {LONGEST_DOWNTIME_MS} ms"
+            )
+        await self._guest(self._domains.find(domain)).tune(Tuning(max_downtime_ms=downtime_ms))
+
+    async def max_downtime_ms(self, domain: str) -> int:
+        """How long the guest's switch to another host may take, as the user has it.
+
+        Raises:
+            InvalidState: the guest is not active here.
+        """
+        return (await self._guest(self._domains.find(domain)).tuning()).max_downtime_ms or 0
+
+    # -- the most that is sent ----------------------------------------------------------------------------------------
+
+    async def set_max_speed(self, domain: str, speed_mib_per_s: int) -> None:
+        """Migrations of the domain send no more than that, unless they name a bandwidth; 0 is unlimited.
+
+        Raises:
+            InvalidParameter: it is more than a number of bytes can be.
+            StorageFailed: nothing has changed.
+        """
+        if not 0 <= speed_mib_per_s <= MAX_MIB_PER_S:
+            raise InvalidParameter(
+                f"a bandwidth of {speed_mib_per_s} MiB/s overflows", remedy=f"say 0 to {MAX_MIB_PER_S}, which is unlimited"
+            )
+        entry = self._domains.find(domain)
+        sending = self._sending(entry)
+        if sending is not None:
+            await sending.tune(Tuning(max_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0))
+        else:
+            kept = None if bytes_per_s(speed_mib_per_s) is None else speed_mib_per_s
+            await self._domains.keep_speed(entry, kept)
+
+    def max_speed_mib_per_s(self, domain: str) -> int:
+        """What the migration that goes on sends at most, else what the next one will."""
+        entry = self._domains.find(domain)
+        sending = self._sending(entry)
+        if sending is not None:
+            return mib_per_s(sending.bandwidth_bytes_per_s)
+        return entry.max_speed_mib_per_s or MAX_MIB_PER_S
+
+    # -- the compression cache ----------------------------------------------------------------------------------------
+
+    async def set_compression_cache(self, domain: str, cache_bytes: int) -> None:
+        """Xbzrle's cache of this guest has that size.
+
+        Raises:
+            InvalidState: the guest is not active here.
+            NotSupported: this hypervisor has no xbzrle.
+            DriverRefused: it takes no such size.
+        """
+        await self._compressing(domain).tune(Tuning(xbzrle_cache_bytes=cache_bytes))
+
+    async def compression_cache_bytes(self, domain: str) -> int:
+        """The size of xbzrle's cache.
+
+        Raises:
+            InvalidState, NotSupported: see `set_compression_cache`.
+        """
+        return (await self._compressing(domain).tuning()).xbzrle_cache_bytes or 0
+
+    # -- small things -------------------------------------------------------------------------------------------------
+
+    def _guest(self, entry: Entry) -> Guest:
+        guest = self._domains.active(entry)
+        if entry.holder is not None and not self._source.has(entry.holder):
+            raise InvalidState(
+                f"the guest of domain {entry.name} is still on its way here",
+                remedy="ask the host that it comes from, or wait until it has arrived",
+                migration_id=entry.holder,
+            )
+        if entry.reason is StateReason.IN_DOUBT:
+            self._domains.refuse_if_held(entry)
+        return guest
+
+    def _compressing(self, domain: str) -> Guest:
+        entry = self._domains.find(domain)
+        guest = self._guest(entry)
+        capabilities = self._drivers.capabilities(self._domains.driver(entry.definition).name)
+        if DriverFeature.XBZRLE not in capabilities.features:
+            raise NotSupported(
+                f"the {capabilities.name} driver ({capabilities.version}) does not compress by xbzrle", remedy="leave it out"
+            )
+        return guest
+
+    def _sending(self, entry: Entry) -> SourceMigration | None:
+        """The migration that sends this guest now."""
+        return None if entry.holder is None else self._source.sending(entry.holder)
+
+
+def refuse_postcopy() -> None:
+    """Nothing is set.
+
+    Raises:
+        NotSupported: always; there is no post-copy yet.
+    """
+    raise NotSupported(
+        "there is no bandwidth of post-copy: post-copy is not available in this version", remedy="leave the flag out"
+    )

@@ -1,0 +1,145 @@
+"""What migrations of a domain obey: set before, set while one goes on, and what is left of it afterwards (5.6)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from support.daemons import NAME, TwoHosts
+from support.waiting import eventually
+from vmferry.errors import DomainNotFound, InvalidParameter, InvalidState, NotSupported, VmferryError
+from vmferry.flags import Flag
+from vmferry.model import MigrationId, new_migration_id
+from vmferry.params import MigrationParams
+from vmferryd.drivers.memory import FaultKind, Verb
+
+UNLIMITED = 8_796_093_022_207
+DEFAULT_DOWNTIME_MS = 300
+
+
+async def sending(hosts: TwoHosts, params: MigrationParams | None = None) -> tuple[MigrationId, asyncio.Task[object]]:
+    """A migration whose first round has been sent, and which then waits."""
+    hosts.source.machine.faults.once(Verb.ROUND, FaultKind.HANG)
+    migration_id = new_migration_id()
+    moving = asyncio.create_task(hosts.migrate(Flag.LIVE, params, migration_id=migration_id))
+    await eventually(lambda: hosts.source.machine.faults.hanging == 1)
+    return migration_id, moving
+
+
+async def fails(hosts: TwoHosts, moving: asyncio.Task[object], migration_id: MigrationId) -> None:
+    """The migration ends here, and the guest is at the source."""
+    await hosts.source.connection.abort_job(migration_id)
+    hosts.source.machine.faults.release()
+    with pytest.raises(VmferryError):
+        await moving
+    await hosts.lives(hosts.source)
+
+
+async def test_speed_is_kept_with_the_domain(two_hosts: TwoHosts) -> None:
+    """A speed is kept for a domain that runs and for one that does not, through restarts, until the domain is gone."""
+    ask = two_hosts.source.connection
+    assert UNLIMITED == await ask.max_speed_mib_per_s(NAME)
+    await ask.set_max_speed(NAME, 7)
+    await ask.destroy(NAME)
+    await two_hosts.source.restart()
+    ask = two_hosts.source.connection
+    assert 7 == await ask.max_speed_mib_per_s(NAME)
+    xml = await ask.xml(NAME)
+    await ask.undefine(NAME)
+    await ask.define(xml)
+    assert UNLIMITED == await ask.max_speed_mib_per_s(NAME)
+
+
+@pytest.mark.parametrize("unlimited", [0, UNLIMITED])
+async def test_speed_without_a_bound(two_hosts: TwoHosts, unlimited: int) -> None:
+    """0 and libvirt's greatest number both mean no bound; a greater one is refused."""
+    ask = two_hosts.source.connection
+    await ask.set_max_speed(NAME, 7)
+    await ask.set_max_speed(NAME, unlimited)
+    assert UNLIMITED == await ask.max_speed_mib_per_s(NAME)
+    with pytest.raises(InvalidParameter, match="overflows"):
+        await ask.set_max_speed(NAME, UNLIMITED + 1)
+
+
+async def test_a_migration_obeys_the_kept_speed(two_hosts: TwoHosts) -> None:
+    """A migration without a bandwidth of its own takes the domain's, and one with its own does not."""
+    ask = two_hosts.source.connection
+    await ask.set_max_speed(NAME, 7)
+    for params, wanted in ((None, 7), (MigrationParams(bandwidth_mib_per_s=9), 9)):
+        migration_id, moving = await sending(two_hosts, params)
+        assert wanted << 20 == two_hosts.source.guest().sender.limits.bandwidth_bytes_per_s
+        assert wanted == await ask.max_speed_mib_per_s(NAME)
+        await fails(two_hosts, moving, migration_id)
+    assert 7 == await ask.max_speed_mib_per_s(NAME)
+
+
+async def test_speed_while_it_goes_on(two_hosts: TwoHosts) -> None:
+    """A speed that is set while the guest is sent is obeyed at once, can be asked, and is forgotten at the end."""
+    ask = two_hosts.source.connection
+    migration_id, moving = await sending(two_hosts)
+    await ask.set_max_speed(NAME, 3)
+    assert 3 << 20 == two_hosts.source.guest().sender.limits.bandwidth_bytes_per_s
+    assert 3 == await ask.max_speed_mib_per_s(NAME)
+    await ask.set_max_speed(NAME, 0)
+    assert two_hosts.source.guest().sender.limits.bandwidth_bytes_per_s is None
+    await fails(two_hosts, moving, migration_id)
+    assert UNLIMITED == await ask.max_speed_mib_per_s(NAME)
+
+
+async def test_speed_before_the_transfer_has_begun(two_hosts: TwoHosts) -> None:
+    """A speed that is set between Perform's beginning and the first byte is obeyed by the transfer."""
+    two_hosts.source.machine.faults.once(Verb.SEND, FaultKind.HANG)
+    moving = asyncio.create_task(two_hosts.migrate())
+    await eventually(lambda: two_hosts.source.machine.faults.hanging == 1)
+    await two_hosts.source.connection.set_max_speed(NAME, 3)
+    assert 3 == await two_hosts.source.connection.max_speed_mib_per_s(NAME)
+    two_hosts.source.machine.faults.release()
+    await moving
+
+
+async def test_longest_pause(two_hosts: TwoHosts) -> None:
+    """The longest pause is the guest's while it runs, and the migration's while it is sent; a failure puts it back."""
+    ask = two_hosts.source.connection
+    assert DEFAULT_DOWNTIME_MS == await ask.max_downtime_ms(NAME)
+    await ask.set_max_downtime(NAME, 500)
+    await two_hosts.source.restart()
+    ask = two_hosts.source.connection
+    assert 500 == await ask.max_downtime_ms(NAME)
+    migration_id, moving = await sending(two_hosts)
+    assert 500 == await ask.max_downtime_ms(NAME)
+    await ask.set_max_downtime(NAME, 40)
+    assert 40 == await ask.max_downtime_ms(NAME) == two_hosts.source.guest().sender.limits.downtime_ms
+    await fails(two_hosts, moving, migration_id)
+    assert 500 == await ask.max_downtime_ms(NAME)
+    for impossible in (0, 2_000_001):
+        with pytest.raises(InvalidParameter):
+            await ask.set_max_downtime(NAME, impossible)
+
+
+async def test_who_is_asked(two_hosts: TwoHosts) -> None:
+    """An inactive domain has no pause, a guest that has not arrived is the source's to tune, and nobody has none."""
+    _, moving = await sending(two_hosts)
+    there = two_hosts.destination.connection
+    for call in (there.max_downtime_ms(NAME), there.set_max_downtime(NAME, 5)):
+        with pytest.raises(InvalidState, match="on its way"):
+            await call
+    two_hosts.source.machine.faults.release()
+    await moving
+    assert DEFAULT_DOWNTIME_MS == await there.max_downtime_ms(NAME)
+    here = two_hosts.source.connection
+    with pytest.raises(InvalidState, match="not active"):
+        await here.set_max_downtime(NAME, 5)
+    with pytest.raises(DomainNotFound):
+        await here.set_max_speed("nobody", 5)
+
+
+async def test_what_does_not_exist(two_hosts: TwoHosts) -> None:
+    """Post-copy's bandwidth, and a compression cache where nothing compresses, are refused with the reason."""
+    ask = two_hosts.source.connection
+    for call in (ask.set_max_postcopy_speed(NAME, 5), ask.max_postcopy_speed_mib_per_s(NAME)):
+        with pytest.raises(NotSupported, match="post-copy"):
+            await call
+    for call in (ask.set_compression_cache(NAME, 1 << 20), ask.compression_cache_bytes(NAME)):
+        with pytest.raises(NotSupported, match="xbzrle"):
+            await call
