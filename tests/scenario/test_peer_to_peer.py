@@ -179,7 +179,8 @@ async def test_what_the_destination_is_told(two_hosts: TwoHosts) -> None:
         ({"domain": "nobody"}, VmferryError),
         ({"destination_daemon_uri": "qemu+ssh://host/system"}, InvalidParameter),
         ({"destination_daemon_uri": "vmferry+unix:///nowhere/at/all"}, PeerUnreachable),
-        ({"flags": P2P | Flag.OFFLINE}, NotSupported),
+        ({"flags": P2P | Flag.OFFLINE}, InvalidParameter),
+        ({"flags": P2P | Flag.TLS}, NotSupported),
     ],
 )
 @pytest.mark.parametrize("spelling", Spelling)

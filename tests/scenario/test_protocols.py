@@ -259,7 +259,7 @@ async def test_features_follow_from_the_configuration(two_hosts: TwoHosts, what:
         if number in what.get("protocols", [1, 2, 3])
     }
     expected |= {Feature.MIGRATION_PARAMS} if what.get("params", True) else set()
-    expected |= {Feature(number) for number in what.get("features", [4, 7, 11])}
+    expected |= {Feature(number) for number in what.get("features", [4, 7, 11, 12])}
     connection = two_hosts.source.connection
     assert expected == set((await connection.capabilities()).features)
     stub = host_pb2_grpc.HostServiceStub(connection.channel)
@@ -271,8 +271,8 @@ async def test_features_follow_from_the_configuration(two_hosts: TwoHosts, what:
 
 def test_feature_that_does_not_exist_is_not_announced() -> None:
     """A daemon does not announce what it cannot do."""
-    with pytest.raises(InvalidParameter, match="MIGRATION_OFFLINE"):
-        load(None, {"announce": {"features": [7, 12]}})
+    with pytest.raises(InvalidParameter, match="FD_PASSING"):
+        load(None, {"announce": {"features": [7, 8]}})
     with pytest.raises(InvalidParameter, match=r"announce\.protocols"):
         load(None, {"announce": {"protocols": [4]}})
 

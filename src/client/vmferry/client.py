@@ -385,6 +385,17 @@ class Connection(JobCalls, TuningCalls):
         )
         return (await self._ask(self._transfer.Grant(request, timeout=self.bounds.call_s))).token
 
+    async def request_release(self, migration_id: MigrationId, ticket: bytes, daemon_uri: str) -> bytes:
+        """The source of a definition has recorded its word; answers the secret that the outcome is signed with. For daemons.
+
+        Raises:
+            PermissionRefused: the ticket is not this migration's.
+            PhaseOutOfOrder: the migration has ended there, or is none of a definition alone.
+        """
+        request = handover_pb2.RequestReleaseRequest(migration_id=migration_id, ticket=ticket, daemon_uri=daemon_uri)
+        reply = await self._ask(self._handover.RequestRelease(request, timeout=self.bounds.call_s), FateUnknown)
+        return reply.proof_secret
+
 
 def _leading_to(params: MigrationParams | None, uri: str | None) -> MigrationParams:
     """The parameters, with `uri` as the migration's if there is one."""

@@ -16,7 +16,7 @@ from vmferry.errors import InvalidParameter, NotSupported, PermissionRefused, Vi
 from vmferry.flags import NONE, STORAGE, Flag
 from vmferry.flags import names as flag_names
 from vmferry.model import Side
-from vmferry.params import MigrationParams, given, scheme
+from vmferry.params import PARAMETERS, MigrationParams, given, scheme
 
 LIBVIRT_CODES: Mapping[str, type[VmferryError]] = {
     "INVALID_ARG": InvalidParameter,
@@ -160,6 +160,14 @@ _DIRECT = _facts(Fact.TO_URI_CALL, Fact.DIRECT_OFFERED)
 _PARALLEL_METHODS = _facts(Fact.METHOD_ZLIB, Fact.METHOD_ZSTD)
 _OTHER_METHODS = _facts(Fact.METHOD_XBZRLE, Fact.METHOD_MT)
 
+_ABOUT_MEMORY = (
+    Flag.COMPRESSED | Flag.ABORT_ON_ERROR | Flag.AUTO_CONVERGE | Flag.RDMA_PIN_ALL
+    | Flag.POSTCOPY | Flag.POSTCOPY_RESUME | Flag.PARALLEL | Flag.ZEROCOPY
+)  # fmt: skip
+_MEMORY_PARAMETERS = frozenset(
+    row.name for row in PARAMETERS if row.name.startswith(("compression", "auto_converge", "parallel", "bandwidth."))
+)
+
 # One row is one combination: name, places, libvirt's code, message, remedy; then when it applies.
 # fmt: off
 RULES: tuple[CombinationRule, ...] = (
@@ -207,6 +215,32 @@ RULES: tuple[CombinationRule, ...] = (
     CombinationRule("offline-tunnelled", _D, "OPERATION_INVALID",
                     "without a guest there is no state to tunnel", "leave out TUNNELLED",
                     flags=Flag.OFFLINE | Flag.TUNNELLED),
+    CombinationRule("offline-memory", _S, "",
+                    "no memory is moved without a guest", "leave out what is about memory, or OFFLINE",
+                    flags=Flag.OFFLINE, any_flag=_ABOUT_MEMORY, differs=_NEVER_SILENT),
+    CombinationRule("offline-memory-parameters", _S, "",
+                    "no memory is moved without a guest", "leave out what is about memory, or OFFLINE",
+                    flags=Flag.OFFLINE, any_parameter=_MEMORY_PARAMETERS, differs=_NEVER_SILENT),
+    CombinationRule("offline-addresses", _S, "",
+                    "no hypervisor listens, and images travel between the daemons", "leave out the addresses, or OFFLINE",
+                    flags=Flag.OFFLINE,
+                    any_parameter=_names("migrate_uri", "listen_address", "graphics_uri", "disks_port", "disks_uri"),
+                    differs=_NEVER_SILENT),
+    CombinationRule("offline-bandwidth", _S, "",
+                    "a definition alone takes no bandwidth", "leave out bandwidth, or add one of the copy-storage flags",
+                    flags=Flag.OFFLINE, no_flag=STORAGE, any_parameter=_names("bandwidth"), differs=_NEVER_SILENT),
+    CombinationRule("offline-two-definitions", _S, "",
+                    "without a guest there is one definition, the one that is kept", "give one of the two",
+                    flags=Flag.OFFLINE, parameters=_names("destination_xml", "persistent_xml"),
+                    differs="libvirt ignores persistent_xml without a word; vmferry never does."),
+    CombinationRule("offline-target-zero", _S, "",
+                    "offline the images at the destination are always new, and so all zeroes",
+                    "leave out migrate_disks_target_zero",
+                    flags=Flag.OFFLINE, any_parameter=_names("migrate_disks_target_zero"),
+                    differs="libvirt copies no disks."),
+    CombinationRule("offline-synchronous-writes", _S, "",
+                    "nobody writes to the disks of a domain that does not run", "leave it out",
+                    flags=Flag.OFFLINE | Flag.NON_SHARED_SYNCHRONOUS_WRITES, differs="libvirt copies no disks."),
     CombinationRule("zerocopy-without-parallel", _S, "OPERATION_INVALID",
                     "only parallel connections can send without a copy", "add PARALLEL",
                     flags=Flag.ZEROCOPY, no_flag=Flag.PARALLEL),

@@ -127,7 +127,7 @@ FLAGS: tuple[FlagRow, ...] = (
     FlagRow(Flag.UNSAFE, "The guest is moved although its disk caching may lose writes on the way.", _SOURCE, "--unsafe"),
     FlagRow(
         Flag.OFFLINE,
-        "Only the definition is moved; no guest runs or is stopped for it.",
+        "Only the definition is moved, and with a copy-storage flag the disks; no guest runs or is stopped for it.",
         _BOTH,
         "--offline",
         Feature.MIGRATION_OFFLINE,

@@ -15,10 +15,21 @@ from urllib.parse import parse_qs, urlsplit
 from vmferry.combinations import LIBVIRT_CODES, RULES, Fact, Place, check, methods
 from vmferry.errors import NoCommonProtocol, NotSupported, Violation, VmferryError
 from vmferry.features import Answers, Feature
-from vmferry.flags import NONE, Flag, destination_flags, source_flags, without
+from vmferry.flags import NONE, STORAGE, Flag, destination_flags, source_flags, without
 from vmferry.model import Side
 from vmferry.params import MigrationParams, p2p_forwarded, to_fixed
-from vmferry.protocol import PROFILES, Profile, ProtocolVersion, Spelling, direct, offline, peer_to_peer, resumed, tunnelled
+from vmferry.protocol import (
+    PROFILES,
+    Profile,
+    ProtocolVersion,
+    Spelling,
+    direct,
+    offline,
+    offline_with_disks,
+    peer_to_peer,
+    resumed,
+    tunnelled,
+)
 
 
 class Mode(enum.StrEnum):
@@ -81,7 +92,7 @@ class Path:
         """
         row = PROFILES[self.version]
         if Flag.OFFLINE in self.flags:
-            row = offline(row)
+            row = offline_with_disks(row) if self.flags & STORAGE else offline(row)
         if Flag.POSTCOPY_RESUME in self.flags:
             row = resumed(row)
         if Flag.TUNNELLED in self.flags:
@@ -154,6 +165,24 @@ DIFFERENCES: tuple[Difference, ...] = (
         "the ladder does not look",
         "they are refused",
         "protocol 1 carries no definition, and neither has a phase after Finish that settles the source",
+    ),
+    Difference(
+        "offline with disks",
+        "refused; no file is copied",
+        "Perform copies the images of a domain that does not run",
+        "a definition whose disks are not there is of no use",
+    ),
+    Difference(
+        "Finish of an offline migration",
+        "the destination keeps the definition when it is told to",
+        "it asks the source first, which records that it cannot decide alone any more",
+        "with UNDEFINE_SOURCE exactly one definition is left, whoever dies",
+    ),
+    Difference(
+        "an offline migration of a domain that runs",
+        "the running guest's definition is sent",
+        "the stored one is sent if there is one",
+        "the destination keeps it for the next start, as the source would",
     ),
     Difference(
         "tunnel over protocol 1",

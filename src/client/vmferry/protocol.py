@@ -159,6 +159,16 @@ def peer_to_peer(profile: Profile) -> Profile:
     return replace(profile, confirming=Confirming.AFTER_FINISH)
 
 
+def offline_with_disks(profile: Profile) -> Profile:
+    """The same protocol without a guest, but with the images of its disks: they are what Perform moves.
+
+    Raises:
+        NotSupported: see `offline`.
+    """
+    offline(profile)
+    return profile
+
+
 def direct(profile: Profile) -> Profile:
     """The same protocol where no daemon receives: one call to the source, which needs nobody, is the whole migration."""
     only = (Phase.PERFORM,)

@@ -21,7 +21,14 @@ from vmferry.negotiation import LADDER
 from vmferry.protocol import ProtocolVersion
 from vmferryd.limits import Limits
 
-OTHER_FEATURES = frozenset({Feature.MIGRATION_P2P, Feature.MIGRATE_CHANGE_PROTECTION, Feature.XML_MIGRATABLE})
+OTHER_FEATURES = frozenset(
+    {
+        Feature.MIGRATION_P2P,
+        Feature.MIGRATE_CHANGE_PROTECTION,
+        Feature.XML_MIGRATABLE,
+        Feature.MIGRATION_OFFLINE,
+    }
+)
 """What this daemon can besides the protocols."""
 
 

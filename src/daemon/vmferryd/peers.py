@@ -32,6 +32,10 @@ class Peer(Protocol):
         """See `vmferry.client.Connection.release`."""
         ...
 
+    async def request_release(self, migration_id: MigrationId, ticket: bytes, daemon_uri: str) -> bytes:
+        """See `vmferry.client.Connection.request_release`."""
+        ...
+
 
 OpenChannel = Callable[[Uri, ChannelOptions, Credentials | None], aio.Channel]
 """See `vmferry.channel.open_channel`."""

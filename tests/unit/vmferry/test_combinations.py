@@ -34,6 +34,7 @@ C, S, D, T = Place.CLIENT, Place.SOURCE, Place.DESTINATION, Place.TOOL
 F, P = Flag, MigrationParams
 UNIX, TCP, RDMA = "unix:///run/m.sock", "tcp://host-b:49152", "rdma://host-b"
 LIVE_POST = F.POSTCOPY | F.LIVE
+OFFLINE = F.OFFLINE | F.PERSIST_DEST
 INVALID, UNSUPPORTED = InvalidParameter, NotSupported
 
 # Specification 3.2, row by row, and the later ones of section 10: rule, where, flags, parameters, facts, error.
@@ -47,6 +48,20 @@ CASES: list[Case] = [
     ("direct-tunnelled", C, F.TUNNELLED, P(), {Fact.TO_URI_CALL, Fact.DIRECT_OFFERED}, INVALID),
     ("direct-persist", C, F.PERSIST_DEST, P(), {Fact.TO_URI_CALL, Fact.DIRECT_OFFERED}, INVALID),
     ("offline-without-persist", S | D, F.OFFLINE, P(), set(), INVALID),
+    ("offline-memory", S, OFFLINE | F.AUTO_CONVERGE, P(), set(), INVALID),
+    ("offline-memory-parameters", S, OFFLINE | F.NON_SHARED_DISK, P(compression=("xbzrle",)), set(), INVALID),
+    ("offline-addresses", S, OFFLINE | F.NON_SHARED_DISK, P(disks_port=1), set(), INVALID),
+    ("offline-bandwidth", S, OFFLINE, P(bandwidth_mib_per_s=1), set(), INVALID),
+    ("offline-two-definitions", S, OFFLINE, P(destination_xml="<a/>", persistent_xml="<a/>"), set(), INVALID),
+    ("offline-target-zero", S, OFFLINE | F.NON_SHARED_INC, P(migrate_disks_target_zero=("vda",)), set(), INVALID),
+    (
+        "offline-synchronous-writes",
+        S,
+        OFFLINE | F.NON_SHARED_DISK | F.NON_SHARED_SYNCHRONOUS_WRITES,
+        P(),
+        set(),
+        INVALID,
+    ),
     ("offline-tunnelled", D, F.OFFLINE | F.PERSIST_DEST | F.TUNNELLED, P(), set(), INVALID),
     ("zerocopy-without-parallel", S, F.ZEROCOPY, P(), set(), INVALID),
     ("zerocopy-tls", S, F.ZEROCOPY | F.PARALLEL | F.TLS, P(), set(), INVALID),
@@ -233,12 +248,13 @@ def test_findings_come_all_at_once_and_the_gravest_names_the_error() -> None:
     flags = F.POSTCOPY | F.OFFLINE | F.ZEROCOPY
     assert [rule.name for rule in broken(flags, P(), S)] == [
         "offline-without-persist",
+        "offline-memory",
         "zerocopy-without-parallel",
         "postcopy-without-live",
     ]
     with pytest.raises(InvalidParameter) as caught:
         check(flags, P(), S)
-    assert len(caught.value.violations) == 3
+    assert len(caught.value.violations) == 4
     assert caught.value.detail == "libvirt: OPERATION_INVALID, ARGUMENT_UNSUPPORTED"
 
 

@@ -18,7 +18,8 @@ from vmferry.cli.running import Session, asynchronous
 from vmferry.client import Connection
 from vmferry.flags import Flag
 from vmferry.model import new_migration_id
-from vmferry.protocol import PROFILES, ProtocolVersion
+from vmferry.negotiation import Mode, Path
+from vmferry.protocol import ProtocolVersion, Spelling
 
 
 @click.command()
@@ -54,7 +55,7 @@ async def _move(session: Session, source: Connection, destination: Connection | 
     else:
         destination_host = (await destination.version()).host_name
     started_s = time.monotonic()
-    phases = PROFILES[ProtocolVersion.V3].phases
+    phases = Path(ProtocolVersion.V3, Spelling.PARAMS, Mode.REGULAR, order.flags).profile.phases
     subject = Subject(order.migration_id, f"{order.domain} from {source_host} to {destination_host}")
     with display.chosen(subject, Tracker(phases, started_s), json=session.json) as shown:
         conductor = Conductor(source, destination, order, shown)

@@ -24,7 +24,6 @@ ALSO_SPELLED = {Flag.TUNNELLED: ("--tunneled",)}
 """Spellings that virsh takes as well."""
 
 NOT_AVAILABLE: Mapping[Flag, str] = {
-    Flag.OFFLINE: "define the domain at the destination with its dumpxml",
     Flag.POSTCOPY: "leave it out, and use --auto-converge for a guest that changes much memory",
     Flag.POSTCOPY_RESUME: "leave it out",
 }

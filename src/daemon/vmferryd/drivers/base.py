@@ -185,7 +185,8 @@ class GuestPlan:
 class SendSettings:
     """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
 
-    A bandwidth of None is unlimited.
+    A bandwidth of None is unlimited. `detect_zeroes` are the targets of disks whose zeroes are recognised while they are
+    copied.
     """
 
     live: bool = True
@@ -196,6 +197,7 @@ class SendSettings:
     auto_converge_increment_percent: int | None = None
     xbzrle: bool = False
     xbzrle_cache_bytes: int | None = None
+    detect_zeroes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

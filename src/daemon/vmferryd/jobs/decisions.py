@@ -139,6 +139,11 @@ def destination_finishes(state: DestinationState, *, alive: bool) -> Destination
     return destination_aborts(state)
 
 
+def definition_finishes(state: DestinationState, *, alive: bool) -> DestinationEvent | None:  # noqa: ARG001 - as its sister
+    """Finish wishes to commit a definition that has no transfer: the source is asked first."""
+    return DestinationEvent.FINISH if state is DestinationState.PREPARED else None
+
+
 def destination_not_loaded(state: DestinationState) -> DestinationEvent | None:
     """The state never comes: the transfer broke, or the hypervisor died."""
     return DestinationEvent.END if state in OPEN else None

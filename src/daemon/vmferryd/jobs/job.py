@@ -45,6 +45,10 @@ needed. The record then ends, for there is nothing left to keep.
 A direct migration has no daemon at its other end, and so nobody but the source's own hypervisor can prove anything: ARRIVED,
 the receiver has acknowledged the whole, stands in for PROVED_COMMITTED, and NEVER_LEFT, the last part was not sent, for
 PROVED_ABORTED. Between the two lies silence, which is no event: then the operator decides.
+
+A migration of a definition alone (OFFLINE) has no Perform, in which the source could write RELEASED. There the destination
+asks for it when Finish comes: its row FINISH leads to REQUEST_RELEASE, the source's row RELEASE_REQUESTED to RELEASED, and
+from then on both tables are the usual ones. With disks it is a transfer like a guest's, by the same tables.
 """
 
 from __future__ import annotations
@@ -55,6 +59,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from vmferry.errors import PhaseOutOfOrder
+from vmferry.flags import STORAGE, Flag
 from vmferry.model import DestinationState, SourceState
 
 
@@ -71,6 +76,7 @@ class SourceEvent(StrEnum):
     CUT = "cut"
     RECOVER = "recover"
     GONE = "gone"
+    RELEASE_REQUESTED = "release-requested"
     ARRIVED = "arrived"
     NEVER_LEFT = "never-left"
     OPERATOR_KEEPS_HERE = "operator-keeps-here"
@@ -124,6 +130,7 @@ class DestinationEffect(StrEnum):
     """
 
     RUN = "run"
+    REQUEST_RELEASE = "request-release"
     DISCARD = "discard"
     ASK_PEER = "ask-peer"
     CLOSE_JOB = "close-job"
@@ -250,25 +257,78 @@ DESTINATION: Mapping[DestinationState, Mapping[DestinationEvent, Destination]] =
 }
 
 
+SOURCE_OF_DEFINITION: Mapping[SourceState, Mapping[SourceEvent, Source]] = {
+    **SOURCE,
+    SourceState.BEGUN: {
+        SourceEvent.RELEASE_REQUESTED: Source(SourceState.RELEASED),
+        SourceEvent.END: Source(SourceState.CANCELLED, (SourceEffect.CLOSE_JOB,)),
+        SourceEvent.RESTARTED: Source(SourceState.CANCELLED, (SourceEffect.CLOSE_JOB,)),
+    },
+    SourceState.PERFORMING: {},
+}
+
+DESTINATION_OF_DEFINITION: Mapping[DestinationState, Mapping[DestinationEvent, Destination]] = {
+    **DESTINATION,
+    DestinationState.PREPARED: {
+        DestinationEvent.FINISH: Destination(DestinationState.PREPARED, (DestinationEffect.REQUEST_RELEASE,)),
+        DestinationEvent.RELEASED: _COMMITTED,
+        DestinationEvent.END: _ABORTED,
+        DestinationEvent.ABORT: _ABORTED,
+        DestinationEvent.RESTARTED: _ABORTED,
+    },
+    DestinationState.RECEIVED: {},
+}
+
+
+class Cargo(StrEnum):
+    """What a migration moves."""
+
+    GUEST = "guest"
+    DEFINITION = "definition"
+    DISKS = "disks"
+
+
+def cargo(flags: Flag) -> Cargo:
+    """What a migration with these flags moves; with the disks of a domain its definition moves, too."""
+    if Flag.OFFLINE not in flags:
+        return Cargo.GUEST
+    return Cargo.DISKS if flags & STORAGE else Cargo.DEFINITION
+
+
+def source_table(moved: Cargo) -> Mapping[SourceState, Mapping[SourceEvent, Source]]:
+    """The source's table."""
+    return SOURCE_OF_DEFINITION if moved is Cargo.DEFINITION else SOURCE
+
+
+def destination_table(moved: Cargo) -> Mapping[DestinationState, Mapping[DestinationEvent, Destination]]:
+    """The destination's table."""
+    return DESTINATION_OF_DEFINITION if moved is Cargo.DEFINITION else DESTINATION
+
+
 def source_step(state: SourceState, event: SourceEvent) -> Source:
-    """What `event` makes of the source's record in `state`.
+    """What `event` makes of the source's record in `state`, for a guest.
 
     Raises:
         PhaseOutOfOrder: the table has no such step; nothing may be done.
     """
-    return _step(SOURCE, state, event)
+    return step(SOURCE, state, event)
 
 
 def destination_step(state: DestinationState, event: DestinationEvent) -> Destination:
-    """What `event` makes of the destination's record in `state`.
+    """What `event` makes of the destination's record in `state`, for a guest.
 
     Raises:
         PhaseOutOfOrder: the table has no such step; nothing may be done.
     """
-    return _step(DESTINATION, state, event)
+    return step(DESTINATION, state, event)
 
 
-def _step(table: Mapping[S, Mapping[E, Step[S, F]]], state: S, event: E) -> Step[S, F]:
+def step(table: Mapping[S, Mapping[E, Step[S, F]]], state: S, event: E) -> Step[S, F]:
+    """What `event` makes of a record in `state`.
+
+    Raises:
+        PhaseOutOfOrder: the table has no such step; nothing may be done.
+    """
     try:
         return table[state][event]
     except KeyError:

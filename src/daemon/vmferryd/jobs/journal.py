@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from vmferry.errors import StorageFailed
 from vmferry.model import DestinationState, JobChange, MigrationId, Phase, Resolution, Side, SourceState, Statistics
 from vmferryd.database import DIGESTED, RESTORE, Change, Database, digest, intact
+from vmferryd.domains.copying import ImageFacts
 from vmferryd.drivers.base import GuestPlan
 
 
@@ -30,7 +31,8 @@ class Record:
     `settled`: the effects of `state` are done. `resolution`: an
     operator decided what nobody could prove. `receiver_uri`: where a hypervisor without a daemon receives the guest; such a
     migration has no peer. `original_name` is the domain's name at the source where it is called otherwise here. `took_ms`
-    has the phases of both hosts, as far as they are known here; `changes` is what watchers were told.
+    has the phases of both hosts, as far as they are known here; `changes` is what watchers were told. `images` are the files
+    that this migration makes here, `disks` the images that it copies from here.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
@@ -65,6 +67,8 @@ class Record:
     coordination_ms: int = 0
     took_ms: Mapping[Phase, int] = field(default_factory=dict)
     changes: tuple[JobChange, ...] = ()
+    images: tuple[str, ...] = ()
+    disks: tuple[ImageFacts, ...] | None = None
 
 
 _RECORDS = TypeAdapter(Record)

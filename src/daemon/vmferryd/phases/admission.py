@@ -20,7 +20,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import BY_FLAG, STORAGE, Flag, names, unknown_bits
-from vmferry.model import Side
+from vmferry.model import DomainState, Side
 from vmferry.params import MigrationParams, given
 from vmferryd.domains.devices import Disk
 from vmferryd.domains.safety import DiskFacts, judge_disk
@@ -125,6 +125,13 @@ def of_peer(peer: Side, capabilities: frozenset[str] | None, flags: Flag, params
             yield Objection(NotSupported, Violation(need.subject, f"the {peer}'s hypervisor cannot do it", "leave it out"))
 
 
+def of_older_protocol(flags: Flag) -> Iterator[Objection]:
+    """What protocols 1 and 2 cannot carry, whoever calls them by hand."""
+    if Flag.OFFLINE in flags:
+        text = "protocols 1 and 2 cannot move a definition without its guest"
+        yield Objection(NotSupported, Violation("OFFLINE", text, "let both daemons announce protocol 3"))
+
+
 # -- the guest -------------------------------------------------------------------------------------------------------
 
 _MOVABLE = (RunState.RUNNING, RunState.PAUSED, RunState.GONE_OVER, RunState.IO_ERROR)
@@ -148,6 +155,13 @@ def of_guest(name: str, probe: GuestProbe, flags: Flag, driver: DriverCapabiliti
     for blocker in probe.blockers:
         remedy = "take the device away that it is about, and try again"
         yield Objection(InvalidState, Violation(name, f"the hypervisor says: {blocker}", remedy))
+
+
+def of_activity(name: str, state: DomainState) -> Iterator[Objection]:
+    """What keeps the images of a domain from being copied as they are."""
+    if state.active:
+        text = f"the guest is {state}, and images that it may write to cannot be copied"
+        yield Objection(InvalidState, Violation(name, text, "shut it down, or move its definition alone"))
 
 
 def of_disks(disks: Mapping[str, tuple[Disk, DiskFacts]]) -> Iterator[Objection]:

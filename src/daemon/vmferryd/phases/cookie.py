@@ -18,6 +18,7 @@ from lxml import etree
 
 from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
+from vmferryd.domains.copying import ImageFacts
 from vmferryd.transfer.routes import DataOffer, Otherwise
 
 ROOT = "vmferry-migration"
@@ -32,8 +33,8 @@ class Cookie:
     reaches the sender's. `ticket` opens the data channel. `data` says that the sender can do without the tunnel, and where it
     waits; None when it does not say. `capabilities` are what the sender's hypervisor can, None when it does not say.
     `outcome` with its `signature` is the destination's word. `persistent_xml` is the definition that the destination is to
-    store; `definition_xml` the one that it took from its own store, since none was sent. `took_ms` has the phases that have
-    run.
+    store; `definition_xml` the one that it took from its own store, since none was sent. `disks` are the images that are to
+    be copied; None when none of them is the migration's business. `took_ms` has the phases that have run.
     """
 
     migration_id: MigrationId
@@ -50,6 +51,7 @@ class Cookie:
     statistics: Statistics | None = None
     persistent_xml: str = ""
     definition_xml: str = ""
+    disks: tuple[ImageFacts, ...] | None = None
     features: frozenset[str] = frozenset()
     took_ms: Mapping[Phase, int] = field(default_factory=dict)
 
@@ -274,6 +276,29 @@ def _read_definition(cookie: Cookie, element: etree._Element) -> Cookie:
     return replace(cookie, definition_xml=element.text or "")
 
 
+def _disks(cookie: Cookie) -> etree._Element | None:
+    if cookie.disks is None:
+        return None
+    element = etree.Element("disks")
+    for image in cookie.disks:
+        sizes = {"size": str(image.size_bytes), "allocated": str(image.allocated_bytes)}
+        etree.SubElement(element, "disk", {"target": image.target, **sizes, "backing": image.backing})
+    return element
+
+
+def _read_disks(cookie: Cookie, element: etree._Element) -> Cookie:
+    try:
+        images = tuple(
+            ImageFacts(
+                disk.get("target", ""), int(disk.get("size", "")), int(disk.get("allocated", "0")), disk.get("backing", "")
+            )
+            for disk in element.iterfind("disk")
+        )
+    except ValueError as error:
+        raise CookieRefused(f"the cookie has a size that is no number: {error}") from None
+    return replace(cookie, disks=images)
+
+
 def _document(name: str, xml: str) -> etree._Element | None:
     if not xml:
         return None
@@ -302,7 +327,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("daemon", Need.OPTIONAL, _PREPARE | _PERFORM | _FINISH | _CONFIRM,
             "where the sender's daemon answers", _daemon, _read_daemon),
     Section("channel", Need.OPTIONAL, _PREPARE | _PERFORM,
-            "a one-time ticket: Prepare's opens the data channel", _channel, _read_channel),
+            "a ticket: Prepare's opens the data channel, an offline Begin's asks for the release", _channel, _read_channel),
     Section("data", Need.OPTIONAL, _PREPARE | _PERFORM,
             "the sender can do without the tunnel; where a destination waits for data", _data, _read_data),
     Section("capabilities", Need.OPTIONAL, _PREPARE | _PERFORM,
@@ -311,6 +336,8 @@ SECTIONS: tuple[Section, ...] = (
             "the definition that the destination is to keep", _persistent, _read_persistent),
     Section("definition", Need.MANDATORY, _PERFORM,
             "protocol 1: the definition that the destination took from its own store", _definition, _read_definition),
+    Section("disks", Need.MANDATORY, _PREPARE,
+            "offline: the images to copy, with size, allocated bytes, and the file beneath", _disks, _read_disks),
     Section("statistics", Need.OPTIONAL, _FINISH | _CONFIRM,
             "the transfer's figures, by their names", _statistics, _read_statistics),
     Section("took", Need.OPTIONAL, _PREPARE | _PERFORM | _FINISH | _CONFIRM,

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from vmferry.errors import HostIncompatible, Violation
+from vmferry.endpoint import Request
+from vmferry.errors import HostIncompatible, InvalidParameter, NotSupported, Violation
+from vmferry.flags import Flag
+from vmferry.model import Side
 from vmferry.params import MigrationParams
 from vmferryd.domains.compatibility import abi_differences
+from vmferryd.domains.copying import ImageFacts, Refusal, select
 from vmferryd.domains.devices import Disk, DiskType
 from vmferryd.domains.entry import Entry, parse, violations
 from vmferryd.domains.filesystems import Reach, reaches_of
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.safety import DiskFacts
 from vmferryd.drivers.base import DriverCapabilities, DriverFeature
-from vmferryd.phases.admission import Objection
+from vmferryd.jobs.job import Cargo, cargo
+from vmferryd.phases import admission
+from vmferryd.phases.admission import Objection, of_activity, of_disks
+from vmferryd.phases.context import Context
+from vmferryd.phases.settings import asked
+from vmferryd.transfer.images import examine
 
 Settle = Callable[[DomainDefinition], Awaitable[DomainDefinition]]
 """A driver's way to make a definition explicit."""
@@ -23,11 +32,56 @@ Settle = Callable[[DomainDefinition], Awaitable[DomainDefinition]]
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """`definition` is what the guest gets; `persistent` what is to be kept of it, None when only the guest's own could be."""
+    """`definition` is what the guest gets; `persistent` what is to be kept of it, None when only the guest's own could be.
+
+    `images` are copied; None where disks are not the migration's business.
+    """
 
     definition: DomainDefinition
     persistent: DomainDefinition | None
     objections: tuple[Objection, ...] = ()
+    images: tuple[ImageFacts, ...] | None = None
+
+
+async def departing(context: Context, entry: Entry, request: Request) -> Departure:
+    """What leaves of a domain that can be moved as asked.
+
+    Raises:
+        InvalidState: its guest is to be moved, and it has none; or see `admission.refuse`.
+        DefinitionInvalid: a replacement is refused, with every finding.
+        InvalidParameter, NotSupported, HostIncompatible, MigrationUnsafe: see `admission.refuse`.
+    """
+    if Flag.OFFLINE in request.flags:
+        return await _departing_offline(context, entry, request)
+    guest = context.domains.active(entry)
+    driver = context.domains.driver(entry.definition)
+    departure = await leaving(entry, request.params, driver.settle)
+    capabilities = context.drivers.capabilities(driver.name)
+    unsafe = () if Flag.UNSAFE in request.flags else of_disks(await disk_facts(entry.definition, capabilities))
+    admission.refuse(
+        (
+            *admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities),
+            *admission.of_guest(entry.name, await guest.probe(), request.flags, capabilities),
+            *departure.objections,
+            *unsafe,
+        )
+    )
+    return departure
+
+
+async def _departing_offline(context: Context, entry: Entry, request: Request) -> Departure:
+    """Whether the guest runs matters to the images alone."""
+    driver = context.domains.driver(entry.definition)
+    departure = await leaving_offline(entry, request.params, driver.settle)
+    capabilities = context.drivers.capabilities(driver.name)
+    objections = [*admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities), *departure.objections]
+    if cargo(request.flags) is Cargo.DISKS:
+        selection = select(entry.definition, request.params.migrate_disks)
+        images, problems = await images_of(selection.disks, request.flags)
+        objections += [*of_activity(entry.name, entry.state), *objections_to(selection.refusals), *problems]
+        departure = replace(departure, images=images)
+    admission.refuse(objections)
+    return departure
 
 
 async def leaving(entry: Entry, params: MigrationParams, settle: Settle) -> Departure:
@@ -44,6 +98,35 @@ async def leaving(entry: Entry, params: MigrationParams, settle: Settle) -> Depa
         live or entry.definition,
         kept or live or entry.persistent,
         (*_differences(entry, live, "destination_xml"), *_differences(entry, kept, "persistent_xml")),
+    )
+
+
+async def leaving_offline(entry: Entry, params: MigrationParams, settle: Settle) -> Departure:
+    """What `params` make of a domain whose definition moves alone: what is sent is what the destination keeps.
+
+    Raises:
+        DefinitionInvalid: a replacement is refused, with every finding.
+    """
+    departure = await leaving(entry, params, settle)
+    return Departure(departure.persistent or departure.definition, None, departure.objections)
+
+
+async def images_of(disks: tuple[Disk, ...], flags: Flag) -> tuple[tuple[ImageFacts, ...], tuple[Objection, ...]]:
+    """The images of `disks` as they are on this host's disks, and what keeps one from being copied."""
+    whole = Flag.NON_SHARED_DISK in flags
+    found = [await asyncio.to_thread(examine, disk, whole=whole) for disk in disks]
+    images = tuple(image for image in found if isinstance(image, ImageFacts))
+    return images, objections_to(image for image in found if isinstance(image, Refusal))
+
+
+def objections_to(refusals: Iterable[Refusal]) -> tuple[Objection, ...]:
+    """The same, as what speaks against a migration."""
+    return tuple(
+        Objection(
+            InvalidParameter if refusal.is_mistake else NotSupported,
+            Violation(f"disk {refusal.target}", refusal.problem, refusal.remedy),
+        )
+        for refusal in refusals
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,10 +22,12 @@ import structlog
 
 from vmferry.errors import (
     DriverLost,
+    FateUnknown,
     MigrationCancelled,
     NotSupported,
     PermissionRefused,
     PhaseOutOfOrder,
+    TimedOut,
     TransferFailed,
     VmferryError,
 )
@@ -36,6 +39,7 @@ from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import IncomingGuest, RunState
 from vmferryd.jobs.decisions import (
     LOADED,
+    definition_finishes,
     destination_abandoned,
     destination_aborts,
     destination_answered,
@@ -44,13 +48,14 @@ from vmferryd.jobs.decisions import (
     destination_not_loaded,
     destination_released,
 )
-from vmferryd.jobs.job import DestinationEffect, DestinationEvent, destination_step
+from vmferryd.jobs.job import Cargo, DestinationEffect, DestinationEvent, cargo, destination_table
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
+from vmferryd.phases.disk_receiving import IncomingDisks
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
-from vmferryd.transfer import tickets
+from vmferryd.transfer import images, tickets
 from vmferryd.transfer.doors import Berth, remove_stale_socket
 from vmferryd.transfer.sockets import spoken
 
@@ -82,6 +87,7 @@ class DestinationMigration:
         self.failure: VmferryError | None = None
         self.incoming: IncomingGuest | None = None
         self.berth: Berth | None = None
+        self.disks: IncomingDisks | None = None
         self.persistent: DomainDefinition | None = parse(record.persistent_xml) if record.persistent_xml else None
         self._loading: asyncio.Task[None] | None = None
         self._begun = False
@@ -92,10 +98,11 @@ class DestinationMigration:
         self.machine: Machine[DestinationState, DestinationEvent, DestinationEffect] = Machine(
             context,
             record,
-            destination_step,
+            destination_table(cargo(Flag(record.flags))),
             {
                 DestinationEffect.RUN: self._run,
                 DestinationEffect.DISCARD: self._discard,
+                DestinationEffect.REQUEST_RELEASE: self._request_release,
                 DestinationEffect.ASK_PEER: self._ask_peer,
                 DestinationEffect.CLOSE_JOB: self._close_job,
             },
@@ -154,13 +161,14 @@ class DestinationMigration:
         self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)
         return self.berth.grant(self._connected)
 
-    def _waiting(self, ticket: bytes) -> IncomingGuest:
-        """The guest that waits for its state, for the source of this migration."""
+    def _waiting(self, ticket: bytes) -> IncomingGuest | IncomingDisks:
+        """What waits for its state, for the source of this migration."""
         if not tickets.matches(ticket, self.record.ticket):
             raise PermissionRefused("the ticket for the data channel is wrong or used up")
-        if self.state is not DestinationState.PREPARED or self.incoming is None or self._begun:
+        incoming = self.incoming or self.disks
+        if self.state is not DestinationState.PREPARED or incoming is None or self._begun:
             raise PhaseOutOfOrder(f"the migration is {self.state}: no guest waits for its state")
-        return self.incoming
+        return incoming
 
     def _connected(self, connection: socket.socket) -> None:
         """`connection` has proved itself, and is the guest's as soon as its first byte is there."""
@@ -198,6 +206,9 @@ class DestinationMigration:
         """The record is final if the state came within its time; a state that did not come is not waited for again."""
         if self._loading is not None:
             await asyncio.wait([self._loading], timeout=self._context.limits.finish_s)
+        if cargo(Flag(self.record.flags)) is Cargo.DEFINITION:
+            await self._go_on(definition_finishes, "finish")
+            return
         if self.state is DestinationState.PREPARED:
             self.fail(TransferFailed("the guest's state did not arrive"))
         await self._go_on(destination_finishes, "finish")
@@ -294,7 +305,7 @@ class DestinationMigration:
         log.info("data_connection", migration_id=migration_id)
         await self._load(self.incoming, connection)
 
-    async def _load(self, incoming: IncomingGuest, channel: socket.socket) -> None:
+    async def _load(self, incoming: IncomingGuest | IncomingDisks, channel: socket.socket) -> None:
         try:
             await incoming.receive(channel)
         except VmferryError as error:
@@ -318,6 +329,9 @@ class DestinationMigration:
         await self.machine.decide(lambda state: decision(state, alive=alive), why)
 
     async def _alive(self) -> bool:
+        """The guest lives; where none is moved, nothing can die."""
+        if self.record.plan is None:
+            return True
         guest = self.entry.guest if self.entry is not None else None
         return guest is not None and (await guest.probe()).run_state is not RunState.GONE
 
@@ -334,9 +348,11 @@ class DestinationMigration:
         A tombstone takes the domain back: a commit that the disk did not answer in time may be there before it.
         """
         entry = self.entry
-        if state.outcome.at_destination and entry is not None and entry.live is not None:
+        if entry is None:
+            return ()
+        if state.outcome.at_destination and (entry.live is not None or self.record.plan is None):
             return (self._context.domains.change(entry, self.persistent),)
-        if state is DestinationState.ABORTED and entry is not None and entry.plan in (None, self.record.plan):
+        if state is DestinationState.ABORTED and entry.plan in (None, self.record.plan):
             return (self._context.domains.change_without_guest(entry),)
         return ()
 
@@ -349,6 +365,7 @@ class DestinationMigration:
         if resolution is not None and resolution.keep is Keep.THERE:
             await self._give_up(entry)
             return
+        await self._for_images(images.keep)
         self._context.domains.keep(entry, self.persistent)
         if entry.guest is None or entry.plan != self.record.plan:
             return
@@ -374,14 +391,46 @@ class DestinationMigration:
             await self._context.domains.lost(entry, StateReason.FAILED)
 
     async def _discard(self) -> None:
-        """Nothing is left of the guest that waited here."""
+        """Nothing is left of the guest that waited here, or of the images that came."""
         record = self.record
+        if self.disks is not None:
+            await self.disks.end()
+        await self._for_images(images.remove)
         if self.incoming is not None:
             await self.incoming.guest.destroy()
         if record.plan is not None:
             await self._context.drivers.named(record.plan.driver).discard(record.plan)
-        if self.entry is not None and self.entry.plan in (None, record.plan):
+        if record.plan is not None and self.entry is not None and self.entry.plan in (None, record.plan):
             await self._context.domains.forget_incoming(self.entry)
+
+    async def _for_images(self, work: Callable[[tuple[str, ...], str], None]) -> None:
+        if self.record.images:
+            await asyncio.to_thread(work, self.record.images, self.record.migration_id)
+
+    async def _request_release(self) -> DestinationEvent:
+        """The source's word for a definition that has no transfer, as the event that follows; without it this ends here."""
+        try:
+            async with asyncio.timeout(self._context.limits.peer_call_s):
+                secret = await self._released_at_source()
+        except TimeoutError:
+            self.fail(TimedOut("the source did not release the definition in time", remedy="check the network to it"))
+            return DestinationEvent.ABORT
+        except VmferryError as error:
+            self.fail(error)
+            return DestinationEvent.ABORT
+        self.machine.note(proof_secret=secret)
+        return DestinationEvent.RELEASED
+
+    async def _released_at_source(self) -> bytes:
+        """The source's secret. A lost reply is asked for again; the request may be repeated."""
+        record = self.record
+        peer = self._context.peers.at(record.peer_uri)
+        while True:
+            try:
+                return await peer.request_release(record.migration_id, record.ticket, self._context.identity.daemon_uri)
+            except FateUnknown as error:
+                log.info("no_release", migration_id=record.migration_id, error=str(error))
+            await self._context.clock.sleep(self._context.limits.resolver_first_s)
 
     async def _ask_peer(self) -> DestinationEvent | None:
         """The source's own word, as the event that follows; None when it does not give it. No error is an answer."""
@@ -391,7 +440,7 @@ class DestinationMigration:
                 settled = await self._context.peers.at(record.peer_uri).outcome(record.migration_id)
         except (VmferryError, TimeoutError) as silence:
             log.warning("no_answer", migration_id=record.migration_id, peer=record.peer_uri, error=str(silence))
-            if self.entry is not None:
+            if self.entry is not None and self.entry.live is not None:
                 self._context.domains.mark(self.entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
         alive = await self._alive()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,6 @@ import structlog
 
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
-    BY_REASON,
     DomainNotFound,
     InvalidState,
     MigrationAborted,
@@ -39,13 +38,16 @@ from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import refuse_violations
 from vmferryd.jobs.decisions import LOADED, destination_restarted
-from vmferryd.jobs.job import DestinationEvent
+from vmferryd.jobs.job import Cargo, DestinationEvent, cargo
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import admission
 from vmferryd.phases import cookie as cookies
+from vmferryd.phases.arrival import announced_whole, arriving
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.destination import DestinationMigration
+from vmferryd.phases.destination_words import prepared, recorded, tombstone
+from vmferryd.phases.disk_receiving import IncomingDisks
 from vmferryd.phases.settings import asked, receive_settings
 from vmferryd.transfer import tickets
 from vmferryd.transfer.addresses import Arrangement, OwnSocket
@@ -95,6 +97,7 @@ class DestinationPhases:
 
     async def prepare_without_cookie(self, request: Request) -> Reply:
         """As `prepare`, where no cookie says who the source is: the source itself does when it opens the data channel."""
+        admission.refuse(admission.of_older_protocol(request.flags))
         return await self._once(request, lambda: self._prepare(request, parse(request.domain_xml), _Sender()))
 
     async def prepare_stored(self, request: Request) -> Reply:
@@ -123,11 +126,43 @@ class DestinationPhases:
         own_host_uuid = self._context.identity.host_uuid
         expected = Expected(request.migration_id, own_host_uuid, definition.name, str(definition.uuid))
         cookie = cookies.decode(request.cookie, Phase.PREPARE, expected)
-        native = cookie.data is not None
-        sender = _Sender(cookie.daemon_uri, cookie.persistent_xml, cookie.capabilities, took_ms=cookie.took_ms, native=native)
+        if Flag.OFFLINE in request.flags:
+            return await self._prepare_offline(request, definition, cookie)
+        sender = _Sender(
+            cookie.daemon_uri,
+            cookie.persistent_xml,
+            cookie.capabilities,
+            definition.name,
+            took_ms=cookie.took_ms,
+            native=cookie.data is not None,
+        )
         return await self._prepare(request, definition, sender)
 
+    async def _prepare_offline(self, request: Request, sent: DomainDefinition, cookie: Cookie) -> Reply:
+        """Whatever is needed for the definition to be kept is there and recorded, and room for the images is made."""
+        definition = replace(sent, name=request.params.destination_name or sent.name)
+        driver = self._context.domains.driver(definition)
+        capabilities = self._context.drivers.capabilities(driver.name)
+        arrival = await arriving(definition, cookie)
+        objections = admission.of_request(Side.DESTINATION, request.flags, asked(request), capabilities)
+        admission.refuse((*objections, *arrival.objections, *announced_whole(request.flags, cookie)))
+        definition = await driver.settle(definition)
+        entry = await self._claimed(definition, request.migration_id)
+        record = replace(
+            prepared(request, entry, definition, domain_xml.format(definition), self._context.clock.wall()),
+            peer_uri=cookie.daemon_uri,
+            original_name=cookie.name,
+            ticket=cookie.ticket or tickets.new_ticket(),
+            images=arrival.paths,
+        )
+        migration = await self._recorded(record, entry)
+        if cargo(request.flags) is Cargo.DISKS:
+            migration.disks = IncomingDisks(arrival.paths, record.migration_id, self._context.limits)
+            await self._or_ended(migration, migration.disks.create())
+        return self._prepared(migration)
+
     async def _prepare_stored(self, request: Request) -> Reply:
+        admission.refuse(admission.of_older_protocol(request.flags))
         name = request.params.destination_name or request.domain
         try:
             xml = self._context.domains.stored_xml(self._context.domains.find(name))
@@ -153,9 +188,16 @@ class DestinationPhases:
         await refuse_violations(driver, definition)
         persistent = self._to_store(request, sender, definition)
         entry = await self._claimed(definition, request.migration_id)
-        record = self._record(request, sender, definition, entry)
-        migration = await self._recorded(replace(record, persistent_xml=persistent, data_path=_path(arrangement)), entry)
-        await self._accept(migration, request, definition, arrangement)
+        record = replace(
+            prepared(request, entry, definition, persistent, self._context.clock.wall()),
+            plan=driver.plan(definition),
+            peer_uri=sender.daemon_uri,
+            original_name=sender.original_name,
+            ticket=tickets.new_ticket(),
+            data_path=_path(arrangement),
+        )
+        migration = await self._recorded(record, entry)
+        await self._or_ended(migration, self._accept(migration, request, definition, arrangement))
         prepare_ms = round((self._context.clock.monotonic() - begun_s) * 1000)
         migration.machine.note(took_ms={**sender.took_ms, Phase.PREPARE: prepare_ms})
         return self._prepared(migration)
@@ -202,23 +244,6 @@ class DestinationPhases:
             )
         return entry
 
-    def _record(self, request: Request, sender: _Sender, definition: DomainDefinition, entry: Entry) -> Record:
-        return Record(
-            migration_id=request.migration_id,
-            side=Side.DESTINATION,
-            state=DestinationState.PREPARED,
-            domain_uuid=entry.uuid,
-            domain_name=entry.name,
-            started_s=self._context.clock.wall(),
-            flags=int(request.flags),
-            definition_xml=domain_xml.format(definition),
-            plan=self._context.domains.driver(definition).plan(definition),
-            peer_uri=sender.daemon_uri,
-            original_name=sender.original_name,
-            ticket=tickets.new_ticket(),
-            phase=Phase.PREPARE,
-        )
-
     async def _recorded(self, record: Record, entry: Entry) -> DestinationMigration:
         migration = DestinationMigration(self._context, record, entry)
         try:
@@ -240,12 +265,16 @@ class DestinationPhases:
         assert entry is not None  # noqa: S101 - just claimed
         assert plan is not None  # noqa: S101 - just recorded
         driver = self._context.domains.driver(definition)
+        migration.berth = None if arrangement is None else await self._context.doors.open(arrangement)
+        incoming = await driver.accept(plan, definition, receive_settings(request.flags, request.params))
+        self._context.domains.activate(entry, definition, plan, incoming.guest)
+        self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
+        migration.incoming = incoming
+
+    async def _or_ended(self, migration: DestinationMigration, work: Awaitable[None]) -> None:
+        """`work` is done, or a tombstone stands and nothing is left."""
         try:
-            migration.berth = None if arrangement is None else await self._context.doors.open(arrangement)
-            incoming = await driver.accept(plan, definition, receive_settings(request.flags, request.params))
-            self._context.domains.activate(entry, definition, plan, incoming.guest)
-            self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
-            migration.incoming = incoming
+            await work
         except VmferryError as error:
             migration.fail(error)
             await migration.machine.drive_unless_final(DestinationEvent.END)
@@ -254,18 +283,19 @@ class DestinationPhases:
     def _prepared(self, migration: DestinationMigration) -> Reply:
         record = migration.record
         if migration.state is DestinationState.ABORTED:
-            raise self._why(record)
+            raise recorded(record, self._context.identity.host_name)
         uri = migration.berth.uri_out if migration.berth else self._context.identity.daemon_uri
         return Reply(record.migration_id, cookie=cookies.encode(self._offered(migration)), uri=uri)
 
     def _offered(self, migration: DestinationMigration) -> Cookie:
         """What the source needs to send: Prepare's cookie."""
         record, berth = migration.record, migration.berth
+        features = self._context.capabilities(parse(record.definition_xml)).features
         return replace(
             self._context.cookie(record),
             ticket=record.ticket,
             data=berth.offer if berth else None,
-            capabilities=self._context.capabilities(parse(record.definition_xml)).features,
+            capabilities=features if record.plan is not None else None,
             took_ms=record.took_ms,
         )
 
@@ -354,19 +384,7 @@ class DestinationPhases:
         migration = await self._find(migration_id)
         if migration is not None:
             return await migration.abort(why)
-        now_s = self._context.clock.wall()
-        tombstone = Record(
-            migration_id=migration_id,
-            side=Side.DESTINATION,
-            state=DestinationState.ABORTED,
-            domain_uuid="",
-            domain_name="",
-            started_s=now_s,
-            ended_s=now_s,
-            error=why,
-            error_reason=MigrationAborted.reason,
-        )
-        await self._context.journal.write(tombstone)
+        await self._context.journal.write(tombstone(migration_id, why, self._context.clock.wall()))
         return Outcome.ABORTED
 
     # -- restart ---------------------------------------------------------------------------------------------------------
@@ -404,14 +422,17 @@ class DestinationPhases:
             return False
         migration.contradicted = True
         log.error("contradicting_records", migration_id=record.migration_id, here=record.state, there=said.state)
-        if migration.entry is not None:
+        if migration.entry is not None and migration.entry.live is not None:
             self._context.domains.mark(migration.entry, DomainState.PAUSED, StateReason.IN_DOUBT)
         return True
 
     async def _readopt(self, migration: DestinationMigration, record: Record) -> bool:
-        """The loaded guest that waits for a decision belongs to its domain again, if it lives."""
-        assert record.plan is not None  # noqa: S101 - recorded since PREPARED
+        """What is here whole and waits for a decision belongs to its domain again, if it lives."""
         definition = parse(record.definition_xml)
+        if record.plan is None:
+            migration.entry = self._context.domains.claim(definition)
+            self._context.domains.hold(migration.entry, record.migration_id)
+            return True
         driver = self._context.domains.driver(definition)
         guest = await driver.attach(record.plan)
         entry = self._context.domains.claim(definition)
@@ -461,16 +482,6 @@ class DestinationPhases:
                 f"this host has no migration {migration_id} as its destination", remedy="call Prepare first, on this daemon"
             )
         return migration
-
-    def _why(self, record: Record) -> VmferryError:
-        kind = BY_REASON.get(record.error_reason, MigrationAborted)
-        return kind(
-            record.error or "this migration was ended here",
-            migration_id=record.migration_id,
-            guest=GuestLocation.SOURCE,
-            host=self._context.identity.host_name,
-            remedy="start a new migration",
-        )
 
 
 def _path(arrangement: Arrangement | None) -> str:

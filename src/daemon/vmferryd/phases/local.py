@@ -25,9 +25,21 @@ STEPS: Mapping[str, str] = {
 """What each of the source's records means to whoever watches."""
 
 
+STEPS_OF_DISKS: Mapping[str, str] = {
+    SourceState.BEGUN: "opening the data channel",
+    SourceState.PERFORMING: "copying disks",
+    SourceState.RELEASED: "letting the copies of the disks be used",
+    SourceState.CONFIRMED: "the domain belongs to the destination",
+    SourceState.CANCELLED: "the domain stays here",
+}
+"""The same where the disks of a domain are moved that does not run."""
+
+
 def progress_of(job: JobInfo) -> Progress:
-    """A Perform's progress, as the source's job shows it."""
-    return Progress(job.migration_id, Phase.PERFORM, STEPS.get(job.state, job.state), job.statistics)
+    """A Perform's progress, as the source's job shows it. A guest always has memory."""
+    offline = job.statistics.disk_total_bytes and not job.statistics.memory_total_bytes
+    steps = STEPS_OF_DISKS if offline else STEPS
+    return Progress(job.migration_id, Phase.PERFORM, steps.get(job.state, job.state), job.statistics)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from vmferry.model import DestinationState, JobChangeKind, JobInfo, Phase, Side,
 from vmferryd.database import Change
 from vmferryd.jobs.changes import change_between, changed, job_info
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent, SourceEffect, SourceEvent, Step
+from vmferryd.jobs.job import step as next_step
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
 from vmferryd.phases.lease import Lease
@@ -36,7 +37,7 @@ class Machine(Generic[S, E, F]):
     Args:
         context: the daemon.
         record: what is durable already, or will be with `open`.
-        step: the side's table.
+        table: the side's table, for what is moved.
         effects: what carries each effect out; it may answer with the event that follows.
         changes: what is to be written together with a state.
     """
@@ -45,13 +46,13 @@ class Machine(Generic[S, E, F]):
         self,
         context: Context,
         record: Record,
-        step: Callable[[S, E], Step[S, F]],
+        table: Mapping[S, Mapping[E, Step[S, F]]],
         effects: Mapping[F, Callable[[], Awaitable[E | None]]],
         changes: Callable[[S], tuple[Change, ...]] = lambda _: (),
     ) -> None:
         self._context = context
         self._record = record
-        self._step: Callable[[S, E], Step[S, F]] = step
+        self._table: Mapping[S, Mapping[E, Step[S, F]]] = table
         self._effects: Mapping[F, Callable[[], Awaitable[E | None]]] = effects
         self._changes: Callable[[S], tuple[Change, ...]] = changes
         self._lock = asyncio.Lock()
@@ -164,7 +165,7 @@ class Machine(Generic[S, E, F]):
     async def _steps(self, event: E) -> None:
         following: E | None = event
         while following is not None:
-            step = self._step(self.state, following)
+            step = next_step(self._table, self.state, following)
             await self._enter(step)
             following = await self._carry_out(step)
 
@@ -210,7 +211,7 @@ class Machine(Generic[S, E, F]):
             await self._context.clock.sleep(pause_s)
             pause_s = min(limits.resolver_longest_s, 2 * pause_s)
             restarted: Any = SourceEvent.RESTARTED if self._record.side is Side.SOURCE else DestinationEvent.RESTARTED
-            step = self._step(self.state, restarted)
+            step = next_step(self._table, self.state, restarted)
             try:
                 async with self._lock:
                     for effect in step.effects:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import structlog
 
@@ -16,7 +15,6 @@ from vmferry.channel import parse_uri
 from vmferry.client import Connection
 from vmferry.errors import (
     DriverRefused,
-    MigrationCancelled,
     NotFound,
     NotSupported,
     PeerUnreachable,
@@ -29,6 +27,7 @@ from vmferry.flags import NONE, Flag
 from vmferry.model import JobType, Statistics
 from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.phases.context import Context
+from vmferryd.phases.watching import Cancellation, first, stalled
 from vmferryd.transfer import sockets
 from vmferryd.transfer.outgoing import Opening, OutgoingTunnel, open_tunnel
 from vmferryd.transfer.routes import Otherwise, Route
@@ -53,9 +52,8 @@ class Sending:
     settings: SendSettings = field(default_factory=SendSettings)
     disk_failed: bool = False
     paused_by_user: bool = False
-    _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    _cancellation: Cancellation = field(default_factory=Cancellation)
     _io_error: asyncio.Event = field(default_factory=asyncio.Event)
-    _why: str = ""
     _said: str = ""
     _tunnel_error: VmferryError | None = None
     _silence: VmferryError | None = None
@@ -65,8 +63,7 @@ class Sending:
 
     def cancel(self, why: str) -> None:
         """`until_held` ends with `MigrationCancelled` unless it has ended already."""
-        self._why = self._why or why
-        self._cancelled.set()
+        self._cancellation.ask(why)
 
     @property
     def paused_for_us(self) -> int:
@@ -103,10 +100,11 @@ class Sending:
         # A connection of its own: one that is kept may still be waiting before it tries a daemon again that was away.
         peer = self.context.peers.dial(route.daemon_uri)
         try:
-            watches = [self._cancellation(), self._stall(), self._disk_error(), self._watch(peer, opening)]
+            moved = stalled(self.context, self._moved)
+            watches = [self._cancellation.asked(), moved, self._disk_error(), self._watch(peer, opening)]
             if settings.live:
                 watches.append(self._pause())
-            await self._first(self._send(route, peer, opening), *watches)
+            await first(self._send(route, peer, opening), *watches)
             self._refuse_disk_error()  # one that came with the last round counts as well (specification 1.13)
         except TransferFailed as failed:
             raise self._explained(failed) from None
@@ -206,9 +204,8 @@ class Sending:
         finally:
             await tunnel.close()
 
-    async def _cancellation(self) -> None:
-        await self._cancelled.wait()
-        raise MigrationCancelled(self._why)
+    async def _moved(self) -> int:
+        return (await self.look()).memory_processed_bytes
 
     async def _disk_error(self) -> None:
         """Raises when an I/O error stops the guest and ABORT_ON_ERROR was asked for; else waits for ever."""
@@ -217,9 +214,8 @@ class Sending:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.context.limits.progress_s):
                     await self._io_error.wait()
-            with contextlib.suppress(
-                VmferryError
-            ):  # events only wake, and may be missed; a guest that is lost shows elsewhere
+            # Events only wake, and may be missed; that the guest is lost shows elsewhere.
+            with contextlib.suppress(VmferryError):
                 self.disk_failed |= (await self.guest.probe()).run_state is RunState.IO_ERROR
         await asyncio.Future()
 
@@ -265,22 +261,6 @@ class Sending:
             "the destination's daemon does not answer", remedy="check that vmferryd runs there", detail=said
         )
 
-    async def _stall(self) -> None:
-        """Raises when no byte was sent for too long; QEMU itself would wait for ever (specification 6.6)."""
-        bound_s = self.context.limits.transfer_stall_s
-        processed, since_s = -1, self.context.clock.monotonic()
-        while True:
-            await self.context.clock.sleep(self.context.limits.progress_s)
-            now_s = self.context.clock.monotonic()
-            statistics = await self.look()
-            if statistics.memory_processed_bytes != processed:
-                processed, since_s = statistics.memory_processed_bytes, now_s
-            elif now_s - since_s > bound_s:
-                raise TimedOut(
-                    f"the transfer made no progress for {bound_s:g} s",
-                    remedy="check the network between the hosts and the destination",
-                )
-
     async def _pause(self) -> None:
         """Raises when the guest has stood still for too long and cannot be released; it shall run on here.
 
@@ -295,20 +275,6 @@ class Sending:
                     f"the guest stood still for {bound_s:g} s and could not be released",
                     remedy="look at the hypervisor's log and at the network; a larger downtime does not help here",
                 )
-
-    @staticmethod
-    async def _first(*works: Coroutine[Any, Any, None]) -> None:
-        """The first of `works` has ended, and its error is raised; the others are cancelled and have ended too."""
-        tasks = [asyncio.ensure_future(work) for work in works]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in tasks:  # in their order: of two that have ended, the same one speaks each time
-            if task in done:
-                task.result()
 
     def _explained(self, failed: TransferFailed) -> VmferryError:
         """QEMU only sees its socket close; the tunnel knows why."""

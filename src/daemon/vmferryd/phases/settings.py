@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from vmferry.combinations import methods
 from vmferry.endpoint import Request
-from vmferry.flags import Flag
+from vmferry.flags import STORAGE, Flag
 from vmferry.params import MigrationParams
 from vmferryd.drivers.base import ReceiveSettings, SendSettings
 
@@ -25,6 +25,8 @@ HONOURED = (
     | Flag.COMPRESSED
     | Flag.AUTO_CONVERGE
     | Flag.ABORT_ON_ERROR
+    | Flag.OFFLINE
+    | STORAGE
 )
 """The flags that this daemon acts upon."""
 
@@ -40,6 +42,8 @@ HONOURED_PARAMS = frozenset(
         "compression_xbzrle_cache_bytes",
         "auto_converge_initial_percent",
         "auto_converge_increment_percent",
+        "migrate_disks",
+        "migrate_disks_detect_zeroes",
     }
 )
 """The parameters that this daemon acts upon, by their attribute."""
@@ -75,6 +79,7 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
         auto_converge_increment_percent=params.auto_converge_increment_percent,
         xbzrle=_xbzrle(flags, params),
         xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes,
+        detect_zeroes=frozenset(params.migrate_disks_detect_zeroes),
     )
 
 

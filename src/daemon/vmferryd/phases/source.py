@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import structlog
@@ -25,6 +26,8 @@ from vmferry.errors import (
     DriverLost,
     MigrationAborted,
     MigrationCancelled,
+    PermissionRefused,
+    PhaseOutOfOrder,
     VmferryError,
 )
 from vmferry.flags import Flag
@@ -40,14 +43,16 @@ from vmferryd.jobs.decisions import (
     source_proved,
     source_wishes,
 )
-from vmferryd.jobs.job import SourceEffect, SourceEvent, source_step
+from vmferryd.jobs.job import Cargo, SourceEffect, SourceEvent, cargo, source_table
 from vmferryd.jobs.journal import Record
 from vmferryd.peers import Peer
 from vmferryd.phases.context import Context
+from vmferryd.phases.disk_sending import DiskSending, ImageToSend
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
+from vmferryd.transfer import tickets
 from vmferryd.transfer.outgoing import Opening
 from vmferryd.transfer.routes import Carrier, Route
 
@@ -70,7 +75,7 @@ class SourceMigration:
         self.failure: VmferryError | None = None
         self.performing: asyncio.Task[None] | None = None
         self.performed_s: float | None = None
-        self._sending: Sending | None = None
+        self._sending: Sending | DiskSending | None = None
         self._resolving = False
         self._gone_s: float | None = None
         self._route = Route(Carrier.TUNNEL, record.peer_uri)
@@ -79,7 +84,7 @@ class SourceMigration:
         self.machine: Machine[SourceState, SourceEvent, SourceEffect] = Machine(
             context,
             record,
-            source_step,
+            source_table(cargo(Flag(record.flags))),
             {
                 SourceEffect.SEND: self._send,
                 SourceEffect.LET_GO: self._let_go,
@@ -187,6 +192,23 @@ class SourceMigration:
         if self.state is SourceState.BEGUN:
             await self._end_unreleased()
 
+    async def request_release(self, ticket: bytes, destination_uri: str) -> bytes:
+        """RELEASED is durable, for a definition that moves alone; answers the secret that signs the outcome.
+
+        Raises:
+            PermissionRefused: the ticket is not this migration's.
+            PhaseOutOfOrder: the migration has ended here, or moves more than a definition.
+        """
+        if not tickets.matches(ticket, self.record.ticket) or cargo(Flag(self.record.flags)) is not Cargo.DEFINITION:
+            raise PermissionRefused("only the destination of this migration's definition can ask for its release")
+        with contextlib.suppress(PhaseOutOfOrder):  # a repeated request finds it done
+            await self.machine.drive_with(SourceEvent.RELEASE_REQUESTED, peer_uri=destination_uri)
+        if self.state not in (SourceState.RELEASED, SourceState.CONFIRMED):
+            raise PhaseOutOfOrder(f"the migration is {self.state} at the source", detail=self.record.error)
+        if self.record.peer_uri != destination_uri:
+            raise PermissionRefused(f"the definition was released to {self.record.peer_uri}, and to nobody else")
+        return self.record.proof_secret
+
     async def prove(self, outcome: Outcome) -> None:
         """The destination's own word is known."""
         await self.machine.decide(lambda state: source_proved(state, outcome), f"prove {outcome}")
@@ -274,7 +296,7 @@ class SourceMigration:
         own_uri = self._context.identity.daemon_uri
         opening = Opening(record.migration_id, record.ticket, record.proof_secret, daemon_uri=own_uri)
         try:
-            self._sending = Sending(self._context, self._guest(), self._told, Flag(record.flags))
+            self._sending = self._new_sending()
             if self._cancelled:
                 self._sending.cancel(self._cancelled)
             await self._sending.until_held(self._route, opening, self._settings)
@@ -291,6 +313,20 @@ class SourceMigration:
         log.info("data_channel", migration_id=self.record.migration_id, way=str(route))
         warnings = (*self.record.warnings, warning) if warning else self.record.warnings
         self.machine.note(data_channel=str(route), warnings=warnings)
+
+    def _new_sending(self) -> Sending | DiskSending:
+        flags = Flag(self.record.flags)
+        if cargo(flags) is Cargo.DISKS:
+            return DiskSending(self._context, tuple(self._images()))
+        return Sending(self._context, self._guest(), self._told, flags)
+
+    def _images(self) -> Iterator[ImageToSend]:
+        """The images as they are here, in the order in which the destination expects them."""
+        if self._entry is None:
+            raise DriverLost("the domain of this migration is gone")
+        paths = {disk.target: disk.source_path or "" for disk in self._entry.definition.devices.disks}
+        for image in self.record.disks or ():
+            yield ImageToSend(paths[image.target], image.size_bytes, image.target in self._settings.detect_zeroes)
 
     async def _let_go(self) -> SourceEvent | None:
         sending = self._sending
@@ -312,7 +348,7 @@ class SourceMigration:
             log.warning("pause_too_long", migration_id=self.record.migration_id, peer=self.record.peer_uri)
             await self.settle()
 
-    async def _give_word(self, sending: Sending) -> None:
+    async def _give_word(self, sending: Sending | DiskSending) -> None:
         """The destination has the source's word, and need not wait for Finish (handover rule 8)."""
         record = self.record
         peer = self._context.peers.at(record.peer_uri)
@@ -328,6 +364,8 @@ class SourceMigration:
 
     async def _take_back(self) -> None:
         """The guest is here as it was before; it runs only if it ran, and no I/O error has stopped it."""
+        if isinstance(self._sending, DiskSending):
+            self._sending.close()
         guest = self._copy()
         if guest is None or self._entry is None:
             return
@@ -358,8 +396,13 @@ class SourceMigration:
                 self._note_figures(await self._sending.look())
             await guest.destroy()
             await self._context.domains.lost(self._entry, StateReason.MIGRATED)
-        if Flag.UNDEFINE_SOURCE in Flag(self.record.flags) and self._entry.persistent is not None:
+        if self._forgets(self._entry):
             await self._context.domains.undefine_now(self._entry)
+
+    def _forgets(self, entry: Entry) -> bool:
+        """The stored definition goes, too. One whose domain was moved offline and is active here stays (1.10)."""
+        wished = Flag.UNDEFINE_SOURCE in Flag(self.record.flags)
+        return wished and entry.persistent is not None and entry.live is None
 
     async def _ask_peer(self) -> SourceEvent | None:
         """The destination's own word, as the event that follows; None when it does not give it.
@@ -373,7 +416,7 @@ class SourceMigration:
                 outcome = await self._decided_by(self._context.peers.at(self.record.peer_uri))
         except (VmferryError, TimeoutError) as silence:
             log.warning("no_answer", migration_id=migration_id, peer=self.record.peer_uri, error=str(silence))
-            if self._entry is not None:
+            if self._entry is not None and self._copy() is not None:
                 self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
         return source_proved(self.state, outcome)
@@ -393,7 +436,9 @@ class SourceMigration:
                 return said.outcome
 
     async def _is_gone(self) -> bool:
-        """Nothing is left of the copy here. One that cannot be reached may be there."""
+        """Nothing is left of the copy here. One that cannot be reached may be there; a definition cannot die."""
+        if self.record.plan is None:
+            return False
         if self._entry is None or self._entry.plan != self.record.plan:
             return True
         guest = self._entry.guest

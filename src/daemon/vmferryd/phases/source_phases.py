@@ -22,15 +22,14 @@ from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.drivers.base import SendSettings
 from vmferryd.jobs.decisions import UNRELEASED, source_confirms
-from vmferryd.jobs.job import SourceEvent
+from vmferryd.jobs.job import Cargo, SourceEvent, cargo
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import admission
 from vmferryd.phases import cookie as cookies
-from vmferryd.phases.admission import of_disks
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
-from vmferryd.phases.departure import Departure, disk_facts, leaving
-from vmferryd.phases.settings import asked, send_settings
+from vmferryd.phases.departure import Departure, departing
+from vmferryd.phases.settings import send_settings
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_words import GUEST_AT, in_doubt, recorded, refuse_another_guest
 from vmferryd.transfer import tickets
@@ -74,29 +73,14 @@ class SourcePhases:
             DomainNotFound, InvalidState: see there.
             InvalidParameter, NotSupported: the request asks for what cannot be honoured.
         """
-        departure = await self._movable(self._context.domains.find(request.domain), request)
+        admission.refuse(admission.of_older_protocol(request.flags))
+        departure = await departing(self._context, self._context.domains.find(request.domain), request)
         return Reply(request.migration_id, domain_xml=domain_xml.format(departure.definition))
-
-    async def _movable(self, entry: Entry, request: Request) -> Departure:
-        """The definitions to send, of a guest that can be moved as asked."""
-        guest = self._context.domains.active(entry)
-        driver = self._context.domains.driver(entry.definition)
-        departure = await leaving(entry, request.params, driver.settle)
-        capabilities = self._context.drivers.capabilities(driver.name)
-        unsafe = () if Flag.UNSAFE in request.flags else of_disks(await disk_facts(entry.definition, capabilities))
-        admission.refuse(
-            (
-                *admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities),
-                *admission.of_guest(entry.name, await guest.probe(), request.flags, capabilities),
-                *departure.objections,
-                *unsafe,
-            )
-        )
-        return departure
 
     async def _open(self, entry: Entry, request: Request) -> Reply:
         begun_s = self._context.clock.monotonic()
-        record = self._new_record(request, entry, await self._movable(entry, request))
+        departure = await departing(self._context, entry, request)
+        record = self._new_record(request, entry, departure)
         self._context.domains.hold(entry, record.migration_id)
         migration = SourceMigration(self._context, record, entry)
         try:
@@ -110,6 +94,7 @@ class SourcePhases:
 
     def _new_record(self, request: Request, entry: Entry, departure: Departure) -> Record:
         persistent = domain_xml.format(departure.persistent) if departure.persistent else ""
+        offline = Flag.OFFLINE in request.flags
         return Record(
             migration_id=request.migration_id,
             side=Side.SOURCE,
@@ -119,10 +104,12 @@ class SourcePhases:
             started_s=self._context.clock.wall(),
             flags=int(request.flags),
             was_running=entry.state is DomainState.RUNNING,
-            plan=entry.plan,
+            plan=None if offline else entry.plan,
             definition_xml=domain_xml.format(departure.definition),
             persistent_xml=persistent if Flag.PERSIST_DEST in request.flags else "",
             proof_secret=tickets.new_secret(),
+            ticket=tickets.new_ticket() if cargo(request.flags) is Cargo.DEFINITION else b"",
+            disks=departure.images,
         )
 
     def _begun_before(self, record: Record, request: Request) -> Reply:
@@ -134,11 +121,15 @@ class SourcePhases:
         return self._begun(record)
 
     def _begun(self, record: Record) -> Reply:
+        moved = cargo(Flag(record.flags))
+        features = self._context.capabilities(parse(record.definition_xml)).features
         cookie = replace(
             self._context.cookie(record),
             persistent_xml=record.persistent_xml,
-            data=DataOffer() if self._context.doors.native else None,
-            capabilities=self._context.capabilities(parse(record.definition_xml)).features,
+            data=DataOffer() if self._context.doors.native and moved is Cargo.GUEST else None,
+            capabilities=features if moved is Cargo.GUEST else None,
+            ticket=record.ticket if moved is Cargo.DEFINITION else b"",
+            disks=record.disks,
             took_ms=record.took_ms,
         )
         return Reply(record.migration_id, cookie=cookies.encode(cookie), domain_xml=record.definition_xml)
@@ -164,6 +155,7 @@ class SourcePhases:
             InDoubt: the destination does not answer; the paused copy is kept, and the source goes on asking.
             VmferryError: what went wrong; `guest` says where the guest is. The destination was told, if it could be.
         """
+        admission.refuse(admission.of_older_protocol(request.flags))
         sender = Expected(request.migration_id, self._context.identity.host_uuid)
         cookie = cookies.decode(request.cookie, Phase.PERFORM, sender)
         try:
@@ -384,6 +376,10 @@ class SourcePhases:
         migration = await self._find(migration_id)
         return None if migration is None else Settled(migration.outcome, migration.state.value)
 
+    async def request_release(self, migration_id: MigrationId, ticket: bytes, destination_uri: str) -> bytes:
+        """See `SourceMigration.request_release`."""
+        return await (await self._get(migration_id)).request_release(ticket, destination_uri)
+
     async def abort(self, migration_id: MigrationId, why: str) -> Outcome | None:
         """The migration has ended if it still could; None when there is no record.
 
@@ -471,7 +467,8 @@ class SourcePhases:
     def _location(self, migration: SourceMigration) -> GuestLocation:
         """Where the guest is; nowhere when it died with its hypervisor."""
         entry = self._context.domains.by_uuid(migration.record.domain_uuid)
-        if migration.state is SourceState.CANCELLED and (entry is None or entry.live is None):
+        moved_guest = migration.record.plan is not None
+        if moved_guest and migration.state is SourceState.CANCELLED and (entry is None or entry.live is None):
             return GuestLocation.NOWHERE
         return GUEST_AT[migration.state]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmferry.errors import BY_REASON, CookieRefused, HostIncompatible, InDoubt, MigrationAborted, VmferryError
+from vmferry.flags import Flag
 from vmferry.model import GuestLocation, Phase, SourceState
 from vmferryd.domains.compatibility import abi_differences
 from vmferryd.domains.entry import parse, violations
+from vmferryd.jobs.job import Cargo, cargo
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.cookie import Cookie
 
@@ -40,10 +42,17 @@ def refuse_another_guest(cookie: Cookie, record: Record) -> None:
         )
 
 
+_DOUBTS = {
+    Cargo.GUEST: "the guest's last part was sent, and the destination does not say whether it took the guest",
+    Cargo.DEFINITION: "the definition was released, and the destination does not say whether it keeps it",
+    Cargo.DISKS: "the disks were sent, and the destination does not say whether it keeps them",
+}
+
+
 def in_doubt(record: Record, failure: VmferryError | None, host_name: str) -> InDoubt:
     """Past the point of no return nobody says what holds; `failure` is what led there."""
     return InDoubt(
-        "the guest's last part was sent, and the destination does not say whether it took the guest",
+        _DOUBTS[cargo(Flag(record.flags))],
         remedy="nothing: this host goes on asking and keeps its paused copy; if the other host is gone for good, "
         "fence it and resolve the domain by hand",
         migration_id=record.migration_id,

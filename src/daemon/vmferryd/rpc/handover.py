@@ -47,3 +47,11 @@ class HandoverService(handover_pb2_grpc.HandoverServiceServicer):
         """See handover.proto."""
         outcome = await self._destination.release(migration_id(request.migration_id), request.ticket, request.paused_for_us)
         return handover_pb2.ReleaseResponse(outcome=wire.enum_to_wire(outcome))
+
+    async def RequestRelease(
+        self, request: handover_pb2.RequestReleaseRequest, context: Context
+    ) -> handover_pb2.RequestReleaseResponse:
+        """See handover.proto."""
+        asked = migration_id(request.migration_id)
+        secret = await self._source.request_release(asked, request.ticket, request.daemon_uri)
+        return handover_pb2.RequestReleaseResponse(proof_secret=secret)

@@ -81,8 +81,8 @@ def test_a_mode_that_is_not_there_is_refused_and_nobody_is_asked(row):
 
 def test_all_missing_modes_are_named_at_once():
     """All missing modes are named at once."""
-    findings = json.loads(migrated(Hosts(), "--offline", "--postcopy", output="json").stderr)["findings"]
-    assert [finding["subject"] for finding in findings] == ["--offline", "--postcopy"]
+    findings = json.loads(migrated(Hosts(), "--postcopy-resume", "--postcopy", output="json").stderr)["findings"]
+    assert [finding["subject"] for finding in findings] == ["--postcopy", "--postcopy-resume"]
 
 
 @pytest.mark.parametrize(

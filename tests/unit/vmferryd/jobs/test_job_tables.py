@@ -5,17 +5,24 @@ from __future__ import annotations
 import pytest
 
 from vmferry.errors import PhaseOutOfOrder
+from vmferry.flags import NONE, Flag
 from vmferry.model import DestinationState, SourceState
 from vmferryd.jobs.decisions import SERVES
 from vmferryd.jobs.job import (
     DESTINATION,
+    DESTINATION_OF_DEFINITION,
     SOURCE,
+    SOURCE_OF_DEFINITION,
+    Cargo,
     DestinationEffect,
     DestinationEvent,
     SourceEffect,
     SourceEvent,
+    cargo,
     destination_step,
+    destination_table,
     source_step,
+    source_table,
 )
 
 TABLES = [(SOURCE, SourceState.BEGUN), (DESTINATION, DestinationState.PREPARED)]
@@ -156,3 +163,50 @@ def test_what_the_table_does_not_have_is_refused(step, table, events) -> None:
             with pytest.raises(PhaseOutOfOrder) as caught:
                 step(state, event)
             assert all(known in caught.value.detail for known in row)
+
+
+@pytest.mark.parametrize(
+    ("flags", "moved"),
+    [
+        (Flag.LIVE | Flag.NON_SHARED_DISK, Cargo.GUEST),
+        (NONE, Cargo.GUEST),
+        (Flag.OFFLINE, Cargo.DEFINITION),
+        (Flag.OFFLINE | Flag.NON_SHARED_DISK, Cargo.DISKS),
+        (Flag.OFFLINE | Flag.NON_SHARED_INC, Cargo.DISKS),
+    ],
+)
+def test_what_is_moved(flags, moved) -> None:
+    """The flags say what is moved, and that chooses the tables; disks move as a guest does."""
+    assert moved is cargo(flags)
+    definition = moved is Cargo.DEFINITION
+    assert (definition, definition) == (
+        source_table(moved) is SOURCE_OF_DEFINITION,
+        destination_table(moved) is DESTINATION_OF_DEFINITION,
+    )
+
+
+def test_a_definition_is_never_committed_without_the_sources_word() -> None:
+    """The only way to COMMITTED is RELEASED; FINISH only asks, and a restart before it ends the migration."""
+    prepared = DESTINATION_OF_DEFINITION[DestinationState.PREPARED]
+    committing = [event for event, step in prepared.items() if step.state is DestinationState.COMMITTED]
+    assert [DestinationEvent.RELEASED] == committing
+    assert (DestinationEffect.REQUEST_RELEASE,) == prepared[DestinationEvent.FINISH].effects
+    assert DestinationState.ABORTED is prepared[DestinationEvent.RESTARTED].state
+    assert {} == DESTINATION_OF_DEFINITION[DestinationState.RECEIVED]
+
+
+def test_a_definition_is_never_forgotten_without_the_destinations_word() -> None:
+    """The source of a definition releases it on request alone, has no transfer, and then is bound as any other source."""
+    begun = SOURCE_OF_DEFINITION[SourceState.BEGUN]
+    assert {SourceEvent.RELEASE_REQUESTED, SourceEvent.END, SourceEvent.RESTARTED} == set(begun)
+    assert () == begun[SourceEvent.RELEASE_REQUESTED].effects
+    assert {} == SOURCE_OF_DEFINITION[SourceState.PERFORMING]
+    for state in (SourceState.RELEASED, SourceState.CONFIRMED, SourceState.CANCELLED):
+        assert SOURCE[state] == SOURCE_OF_DEFINITION[state]
+
+
+def test_a_guest_is_never_released_on_request() -> None:
+    """The short cut of definitions is not in the tables of guests and disks."""
+    assert all(SourceEvent.RELEASE_REQUESTED not in row for row in SOURCE.values())
+    effects = [effect for row in DESTINATION.values() for step in row.values() for effect in step.effects]
+    assert DestinationEffect.REQUEST_RELEASE not in effects

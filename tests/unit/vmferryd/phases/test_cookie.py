@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
+from vmferryd.domains.copying import ImageFacts
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.cookie import SECTIONS, Cookie, Expected, Need
 from vmferryd.transfer.routes import DataOffer, Otherwise
@@ -29,6 +30,7 @@ FULL = dataclasses.replace(
     persistent_xml="<domain/>",
     definition_xml="<domain/>",
     took_ms={Phase.BEGIN: 3},
+    disks=(ImageFacts("vda", 5, 4), ImageFacts("vdb", 2**40, 0, "/base.qcow2")),
 )
 READERS = (Phase.PREPARE, Phase.PERFORM, Phase.FINISH, Phase.CONFIRM)
 BY_NAME = {section.name: section for section in SECTIONS}
@@ -39,6 +41,7 @@ ATTRIBUTES = {
     "capabilities": ("capabilities",),
     "persistent": ("persistent_xml",),
     "definition": ("definition_xml",),
+    "disks": ("disks",),
     "statistics": ("statistics",),
     "outcome": ("outcome", "signature"),
     "took": ("took_ms",),

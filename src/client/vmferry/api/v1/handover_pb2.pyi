@@ -149,3 +149,50 @@ class ReleaseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
+
+@_typing.final
+class RequestReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    DAEMON_URI_FIELD_NUMBER: _builtins.int
+    migration_id: _builtins.str
+    ticket: _builtins.bytes
+    """The ticket of Begin's cookie."""
+    daemon_uri: _builtins.str
+    """Where the destination's daemon answers."""
+    def __init__(
+        self,
+        *,
+        migration_id: _builtins.str = ...,
+        ticket: _builtins.bytes = ...,
+        daemon_uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["daemon_uri", b"daemon_uri", "migration_id", b"migration_id", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestReleaseRequest: _TypeAlias = RequestReleaseRequest  # noqa: Y015
+
+@_typing.final
+class RequestReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOF_SECRET_FIELD_NUMBER: _builtins.int
+    proof_secret: _builtins.bytes
+    """A secret that the coordinator never sees: the destination signs its outcome with it."""
+    def __init__(
+        self,
+        *,
+        proof_secret: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof_secret", b"proof_secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestReleaseResponse: _TypeAlias = RequestReleaseResponse  # noqa: Y015

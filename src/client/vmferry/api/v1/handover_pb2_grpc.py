@@ -50,6 +50,11 @@ class HandoverServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_handover__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_handover__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.RequestRelease = channel.unary_unary(
+                '/vmferry.api.v1.HandoverService/RequestRelease',
+                request_serializer=vmferry_dot_api_dot_v1_dot_handover__pb2.RequestReleaseRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_handover__pb2.RequestReleaseResponse.FromString,
+                _registered_method=True)
 
 
 class HandoverServiceServicer:
@@ -79,6 +84,14 @@ class HandoverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestRelease(self, request, context):
+        """On the source of a migration that moves a definition alone: asked by the destination, which has everything. The source
+        records that it cannot decide alone any more, and from then on the destination may commit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HandoverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +109,11 @@ def add_HandoverServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_handover__pb2.ReleaseRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_handover__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'RequestRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestRelease,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_handover__pb2.RequestReleaseRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_handover__pb2.RequestReleaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +198,33 @@ class HandoverService:
             '/vmferry.api.v1.HandoverService/Release',
             vmferry_dot_api_dot_v1_dot_handover__pb2.ReleaseRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_handover__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.HandoverService/RequestRelease',
+            vmferry_dot_api_dot_v1_dot_handover__pb2.RequestReleaseRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_handover__pb2.RequestReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

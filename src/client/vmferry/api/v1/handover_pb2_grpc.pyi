@@ -43,6 +43,10 @@ class HandoverServiceStub:
     """On the destination: the source's word that it has released the guest. A destination that holds the whole state may
     then commit without waiting for Finish.
     """
+    RequestRelease: _grpc.UnaryUnaryMultiCallable[_handover_pb2.RequestReleaseRequest, _handover_pb2.RequestReleaseResponse]
+    """On the source of a migration that moves a definition alone: asked by the destination, which has everything. The source
+    records that it cannot decide alone any more, and from then on the destination may commit.
+    """
 
 @_typing.type_check_only
 class HandoverServiceAsyncStub(HandoverServiceStub):
@@ -58,6 +62,10 @@ class HandoverServiceAsyncStub(HandoverServiceStub):
     Release: _aio.UnaryUnaryMultiCallable[_handover_pb2.ReleaseRequest, _handover_pb2.ReleaseResponse]  # type: ignore[assignment]
     """On the destination: the source's word that it has released the guest. A destination that holds the whole state may
     then commit without waiting for Finish.
+    """
+    RequestRelease: _aio.UnaryUnaryMultiCallable[_handover_pb2.RequestReleaseRequest, _handover_pb2.RequestReleaseResponse]  # type: ignore[assignment]
+    """On the source of a migration that moves a definition alone: asked by the destination, which has everything. The source
+    records that it cannot decide alone any more, and from then on the destination may commit.
     """
 
 class HandoverServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +97,16 @@ class HandoverServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_handover_pb2.ReleaseResponse, _abc.Awaitable[_handover_pb2.ReleaseResponse]]:
         """On the destination: the source's word that it has released the guest. A destination that holds the whole state may
         then commit without waiting for Finish.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestRelease(
+        self,
+        request: _handover_pb2.RequestReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_handover_pb2.RequestReleaseResponse, _abc.Awaitable[_handover_pb2.RequestReleaseResponse]]:
+        """On the source of a migration that moves a definition alone: asked by the destination, which has everything. The source
+        records that it cannot decide alone any more, and from then on the destination may commit.
         """
 
 def add_HandoverServiceServicer_to_server(servicer: HandoverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
