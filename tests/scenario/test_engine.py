@@ -12,7 +12,7 @@ import pytest
 
 from scenario.scripted import ID, LOST, REFUSED, Scripted, told, walked
 from vmferry.endpoint import Request
-from vmferry.errors import FateUnknown, PeerUnreachable
+from vmferry.errors import FateUnknown, InDoubt, PeerUnreachable
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated
 from vmferry.model import DomainState, GuestLocation, Outcome, Phase
@@ -38,7 +38,10 @@ async def transcript() -> str:
 
 
 def _scripts(phases: tuple[Phase, ...]) -> list[tuple[str, Scripted]]:
-    scripts = [("nothing fails", Scripted())]
+    scripts = [
+        ("nothing fails", Scripted()),
+        ("perform leaves the source in doubt", Scripted({Phase.PERFORM: [InDoubt("the destination is silent")]})),
+    ]
     for phase in phases:
         scripts += [
             (f"{phase} is refused", Scripted({phase: [REFUSED()]})),
@@ -151,6 +154,15 @@ async def test_no_confirm_after_a_failed_perform() -> None:
 
 
 @pytest.mark.checklist(3)
+async def test_a_doubt_that_the_destination_has_ended() -> None:
+    """A source in doubt gets the destination's tombstone by Confirm, and the client knows where the guest is."""
+    script = Scripted({Phase.PERFORM: [InDoubt("silence", guest=GuestLocation.IN_DOUBT)]}, finish=Outcome.ABORTED)
+    result = await walked(V3, script, REQUEST)
+    assert isinstance(result, InDoubt)
+    assert GuestLocation.SOURCE is result.guest
+    assert script.transcript[-1].startswith("source.confirm cookie=from-finish")
+
+
 async def test_failed_confirm_is_a_warning() -> None:
     """A source that cannot be told keeps nothing from having succeeded."""
     result = await walked(V3, Scripted({Phase.CONFIRM: [REFUSED()]}), REQUEST)

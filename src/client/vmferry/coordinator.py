@@ -52,7 +52,8 @@ class Heard(StrEnum):
     """How a call ended.
 
     COMMITTED and ABORTED answer whether the guest lives at the destination: Finish and TOMBSTONE end in one of them. USELESS
-    is an answer that nothing can follow upon; REFUSED an error that means *it did not happen*; LOST: *it may have*.
+    is an answer that nothing can follow upon; REFUSED an error that means *it did not happen*; LOST: *it may have*, as a
+    source that is in doubt says itself.
     """
 
     ANSWERED = "answered"
@@ -112,7 +113,11 @@ def verdict(walk: Walk, phase: Phase) -> Verdict:
 
 
 def owes(profile: Profile, walk: Walk, phase: Phase) -> bool:
-    """Whether `phase` has to run now. After a failure only what closes an opened side is owed (specification 1.6, 1.7)."""
+    """Whether `phase` has to run now. After a failure only what closes an opened side is owed (specification 1.6, 1.7).
+
+    A Perform that has failed has cleaned up the source alone. One that was lost may have left it in doubt, and then Confirm
+    brings it the destination's word, also where the hosts do not reach each other.
+    """
     if walk.failed is None:
         return True
     lost = walk.failed is Phase.PREPARE and walk.why is Heard.LOST
@@ -121,7 +126,8 @@ def owes(profile: Profile, walk: Walk, phase: Phase) -> bool:
         return profile.finish_on_failure and opened
     if phase is not Phase.CONFIRM or Phase.BEGIN not in walk.answered:
         return False
-    return opened if profile.confirming is Confirming.AFTER_FINISH else walk.failed is not Phase.PERFORM
+    cleaned_up = walk.failed is Phase.PERFORM and walk.why is not Heard.LOST
+    return opened if profile.confirming is Confirming.AFTER_FINISH else not cleaned_up
 
 
 def _onward(profile: Profile, walk: Walk) -> Walk:
@@ -165,7 +171,7 @@ def _unanswered(profile: Profile, walk: Walk, phase: Phase, heard: Heard) -> Wal
     if lost and phase is Phase.PERFORM:
         # The source may be gone with its host. If the destination has the whole guest, a tombstone would lose the last copy.
         return _onward(profile, walk)
-    if lost and phase is Phase.FINISH and walk.failed is not Phase.PREPARE:  # else the guest never left
+    if lost and phase is Phase.FINISH and walk.failed is None:  # after a failure the guest is at the source for certain
         return replace(walk, asking=Question.TOMBSTONE)
     walk = _failed(walk, *_first_failure(profile, walk, phase, heard))
     return replace(walk, asking=Question.FORGET) if lost and phase is Phase.BEGIN else _onward(profile, walk)

@@ -28,6 +28,7 @@ from vmferry.errors import (
     DriverLost,
     DriverRefused,
     FateUnknown,
+    InDoubt,
     InternalError,
     InvalidState,
     MigrationAborted,
@@ -156,7 +157,7 @@ class _Engine:
         except VmferryError as failed:
             phase = asking if isinstance(asking, Phase) else None
             error = failed.located(migration_id=self.request.migration_id, phase=phase)
-            heard = Heard.LOST if isinstance(failed, FateUnknown) else Heard.REFUSED
+            heard = Heard.LOST if isinstance(failed, (FateUnknown, InDoubt)) else Heard.REFUSED
         self._hear(asking, heard, error)
 
     def result(self, end: End) -> Migrated:
@@ -277,6 +278,8 @@ class _Engine:
             self.lost = self.lost or error
         if before.failed is None and self.walk.failed is not None:
             remembered = self.lost or error
+            if self.lost is not None and heard is Heard.ABORTED:
+                self.lost.guest = None  # what the source was in doubt about is known now
             assert remembered is not None  # noqa: S101 - nothing fails without an error
             self.error = remembered.located(migration_id=self.request.migration_id, phase=self.walk.failed)
         elif before.failed is not None and self.walk.failed is None:
