@@ -7,7 +7,7 @@ STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract unit packages check lint types imports fmt proto proto-check proto-lint docs clean
+.PHONY: help setup demo test contract crash unit packages check lint types imports fmt proto proto-check proto-lint docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ contract: $(VENV)/.ready packages ## the drivers' contract on a newer QEMU than 
 
 unit: $(VENV)/.ready ## the tests that need no QEMU
 	$(BIN)/python -m pytest -m "not qemu"
+
+crash: $(VENV)/.ready packages ## every failure of docs/failures.md, on real guests; needs root, takes an hour or two
+	$(BIN)/python -m pytest tests/crash --every-failure --failures docs/failures.jsonl
+	$(BIN)/python docs/generate.py
 
 check: lint types imports proto-lint proto-check ## everything that is checked without running it
 

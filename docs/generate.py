@@ -18,6 +18,9 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from crash import table
 from vmferry import bounds, combinations, errors, features, flags, negotiation, params, protocol
 from vmferry.channel import Uri
 from vmferry.cli.options import NOT_AVAILABLE
@@ -128,6 +131,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "protocols": protocol.as_markdown,
     "cookie": cookie.as_markdown,
     "differences": negotiation.as_markdown,
+    "failures": table.failures,
+    "failure-bounds": table.bounds,
 }
 
 MARKS = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

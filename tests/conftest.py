@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, settings
 
 from support.tools import FORBID_SKIP, skipping_forbidden
 
+pytest.register_assert_rewrite("crash.play")
+
 settings.register_profile("vmferry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vmferry")
 """A busy machine is no finding."""

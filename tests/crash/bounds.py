@@ -21,7 +21,7 @@ LIMITS: dict[str, Any] = {
 }
 """The daemons' `limits`."""
 
-KEEPALIVE_S = 1.0
+KEEPALIVE_S = 1.5
 """How often a silent connection is asked whether it lives, and how long it may take to answer."""
 
 PATIENCE_S = 3.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 
 
 class Way(StrEnum):
@@ -19,8 +20,9 @@ class Way(StrEnum):
 
 
 class Channel(StrEnum):
-    """How the guest's bytes go."""
+    """How the guest's bytes go: over a connection of the hypervisors, which is the default, or through the daemons."""
 
+    NATIVE = "native"
     TUNNEL = "tunnel"
 
 
@@ -145,6 +147,8 @@ class Cell:
     @property
     def for_every_run(self) -> bool:
         """It is played whenever the tests run; the others only when everything is asked for."""
+        if self.channel is Channel.TUNNEL:
+            return self.fault is Fault.KILL and self.moment == HALF
         chosen = _EVERY_RUN.get((self.fault, self.way))
         return chosen is not None and chosen(self)
 
@@ -185,29 +189,35 @@ def _is_between_hosts(cell: Cell) -> bool:
     return cell.part is Part.SOURCE_DESTINATION
 
 
+def _matters(cell: Cell) -> bool:
+    """Where the answer to "who has the guest" changes; daemons also at what they write themselves, clients between phases."""
+    if cell.part is Part.CLIENT and " client calls " in cell.moment:
+        return True
+    is_daemon = cell.part in (Part.SOURCE_DAEMON, Part.DESTINATION_DAEMON)
+    written = f"after {'source' if cell.part.at_source else 'destination'} writes " in cell.moment
+    return cell.moment in CRITICAL or (is_daemon and written)
+
+
 _EVERY_RUN: Mapping[tuple[Fault, Way], Callable[[Cell], bool]] = {
-    (Fault.KILL, Way.REGULAR): lambda cell: (
-        not cell.moment.startswith("before ") and (cell.part is Part.CLIENT or " client " not in cell.moment)
-    ),
-    (Fault.KILL, Way.P2P): lambda cell: cell.moment in (CRITICAL if cell.part is not Part.CLIENT else CRITICAL[:1]),
-    (Fault.STOP, Way.REGULAR): lambda cell: cell.moment in CRITICAL[:2],
+    (Fault.KILL, Way.REGULAR): _matters,
+    (Fault.KILL, Way.P2P): lambda cell: cell.moment in (CRITICAL[0], CRITICAL[2]),
+    (Fault.STOP, Way.REGULAR): lambda cell: cell.moment == HALF,
     (Fault.CUT, Way.REGULAR): lambda cell: cell.moment in (CRITICAL if _is_between_hosts(cell) else CRITICAL[:1]),
     (Fault.CUT, Way.P2P): lambda cell: cell.moment == CRITICAL[1] and _is_between_hosts(cell),
     (Fault.CUT_FORTH, Way.REGULAR): lambda cell: cell.moment == CRITICAL[1] and _is_between_hosts(cell),
     (Fault.CUT_BACK, Way.REGULAR): lambda cell: cell.moment == CRITICAL[1] and _is_between_hosts(cell),
     (Fault.DISK_FULL, Way.REGULAR): lambda cell: not cell.called_off and not cell.moment.endswith(" settled"),
     (Fault.POWER_OFF, Way.REGULAR): lambda cell: cell.moment in CRITICAL,
+    (Fault.POWER_OFF, Way.P2P): lambda cell: cell.moment == CRITICAL[2],
 }
 
 
 def cells() -> Iterator[Cell]:
     """Every cell."""
-    for way in Way:
-        for channel in Channel:
-            for fault, part in _failures():
-                yield from (
-                    Cell(way, channel, fault, part, moment) for moment in MOMENTS if _exists(way, fault, part, moment)
-                )
+    for way, channel in product(Way, Channel):
+        for fault, part in _failures():
+            every = (Cell(way, channel, fault, part, moment) for moment in MOMENTS)
+            yield from filter(_exists, every)
 
 
 def _failures() -> Iterator[tuple[Fault, Part]]:
@@ -220,11 +230,19 @@ def _failures() -> Iterator[tuple[Fault, Part]]:
     yield from ((Fault.POWER_OFF, part) for part in HOSTS)
 
 
-def _exists(way: Way, fault: Fault, part: Part, moment: str) -> bool:
+def _exists(cell: Cell) -> bool:
     """Whether a migration of that way passes the moment, what fails is there then, and that is not another cell's case."""
-    if way is Way.P2P and (" client calls " in moment or part is Part.CLIENT_DESTINATION):
+    if cell.way is Way.P2P and (" client calls " in cell.moment or cell.part is Part.CLIENT_DESTINATION):
         return False
-    return _is_there(part, moment) and _differs(fault, part, moment)
+    if cell.channel is Channel.TUNNEL and not _concerns_the_channel(cell):
+        return False
+    return _is_there(cell.part, cell.moment) and _differs(cell.fault, cell.part, cell.moment)
+
+
+def _concerns_the_channel(cell: Cell) -> bool:
+    """The tunnel is what a daemon, a hypervisor or a network between hosts takes with it while a guest is on its way."""
+    carries = not cell.part.at_client and cell.fault is not Fault.DISK_FULL
+    return cell.way is Way.REGULAR and carries and cell.moment in CRITICAL
 
 
 def _is_there(part: Part, moment: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from crash.stage import Stage, stage
+from support.emulators import truthful_emulator
 from support.guest.build import GuestImage, GuestUnavailable, build_guest
 from support.network import NetworkUnavailable, namespaces_left
 from support.tools import GUEST_CACHE, qemu_missing, skipping_forbidden
@@ -28,7 +29,7 @@ def image() -> GuestImage:
 async def the_stage(image: GuestImage) -> AsyncIterator[Stage]:
     """Two hosts, a client's machine, and a guest."""
     try:
-        async with stage(image) as made:
+        async with stage(image, truthful_emulator()) as made:
             yield made
     except NetworkUnavailable as unavailable:
         _skip(str(unavailable))

@@ -8,20 +8,21 @@ import time
 from dataclasses import dataclass
 
 from crash.bounds import MOMENT_S, SETTLE_S
-from crash.cells import HALF, Cell, Fault, Part, Place, Way
+from crash.cells import HALF, Cell, Channel, Fault, Part, Place, Way
 from crash.faults import Actors, Repair, strike
 from crash.points import Stop
 from crash.results import Result
-from crash.stage import PORT, SLOW_MIB_PER_S, Stage
+from crash.stage import DATA_PORT, PORT, SLOW_MIB_PER_S, Stage
 from support.network import CLIENT
 from support.waiting import POLL_S, eventually
 from vmferry.client import Connection
 from vmferry.errors import VmferryError
-from vmferry.flags import Flag
+from vmferry.flags import NONE, Flag
 from vmferry.model import DomainState
 
 HALF_SENT_BYTES = 25_000_000
 FLAGS = {Way.REGULAR: Flag.LIVE, Way.P2P: Flag.LIVE | Flag.PEER2PEER}
+CHANNEL_FLAGS = {Channel.NATIVE: NONE, Channel.TUNNEL: Flag.TUNNELLED}
 
 
 async def play(cell: Cell, stage: Stage) -> Result:
@@ -36,7 +37,7 @@ async def play(cell: Cell, stage: Stage) -> Result:
     await stage.guest.heard(5)
     slow = SLOW_MIB_PER_S if cell.called_off or cell.moment == HALF else None
     stop, words = _stops(cell, stage)
-    client = await stage.start_client(source, destination, FLAGS[cell.way], slow)
+    client = await stage.start_client(source, destination, FLAGS[cell.way] | CHANNEL_FLAGS[cell.channel], slow)
     actors = Actors(stage, source, destination, client)
     await _come_to(cell, actors, stop)
     struck_s = time.monotonic()
@@ -70,7 +71,10 @@ async def _come_to(cell: Cell, actors: Actors, stop: Stop) -> None:
         AssertionError: it never came there.
     """
     if cell.moment == HALF:
-        await half_sent(actors.source.connection)
+        try:
+            await half_sent(actors.source.connection)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await _evidence(actors)}") from None
         return
     calling = asyncio.create_task(_call_off(actors.source.connection)) if cell.called_off else None
     try:
@@ -189,7 +193,7 @@ async def _told(cell: Cell, client: asyncio.subprocess.Process) -> dict[str, str
 
 async def _check(cell: Cell, actors: Actors, told: dict[str, str]) -> Place:
     """Where the guest is; everything that is promised holds."""
-    place = await _place(actors)
+    place = await _place(cell, actors)
     assert place in cell.places
     if told.get("place") in ("source", "destination"):
         assert told["place"] == place.value or place is Place.LOST, f"the client was told a wrong place: {told}"
@@ -202,10 +206,19 @@ async def _check(cell: Cell, actors: Actors, told: dict[str, str]) -> Place:
     return place
 
 
-async def _place(actors: Actors) -> Place:
-    if await actors.source.runs_guest():
-        return Place.SOURCE
-    return Place.DESTINATION if await actors.destination.runs_guest() else Place.LOST
+async def _place(cell: Cell, actors: Actors) -> Place:
+    """Where the guest runs; a busy daemon may need a moment to say so."""
+    if cell.places == {Place.LOST}:
+        return Place.LOST
+    found: list[Place] = []
+
+    async def seen() -> bool:
+        for place, machine in ((Place.SOURCE, actors.source), (Place.DESTINATION, actors.destination)):
+            found[:] = found or ([place] if await machine.runs_guest() else [])
+        return bool(found)
+
+    await eventually(seen, SETTLE_S, what="the guest runs somewhere")
+    return found[0]
 
 
 def _leaves_nothing(actors: Actors, place: Place) -> None:
@@ -214,7 +227,7 @@ def _leaves_nothing(actors: Actors, place: Place) -> None:
         own = 1 if side is place else 0
         assert own == len(machine.host.hypervisors())
         assert own == len(machine.guest_folders()), f"folders at the {side}: {machine.guest_folders()}"
-        assert {PORT} == actors.stage.net.listening(machine.place)
+        assert {PORT, DATA_PORT} == actors.stage.net.listening(machine.place)
         assert [] == [line for line in actors.stage.net.connected(machine.place) if "qemu" in line]
     assert set() == actors.stage.net.listening(CLIENT)
 

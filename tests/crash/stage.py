@@ -32,6 +32,7 @@ from vmferry.flags import Flag
 from vmferry.model import DomainInfo, DomainState
 
 PORT = 16533
+DATA_PORT = PORT + 1
 TESTS = Path(__file__).parents[1]
 JOURNAL_MIB = 8
 ANSWER_S = 1.0
@@ -185,8 +186,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(image: GuestImage) -> AsyncIterator[Stage]:
+async def stage(image: GuestImage, emulator: str | None) -> AsyncIterator[Stage]:
     """A stage; afterwards nothing of it is left: no process, namespace, mount, or file.
+
+    Args:
+        image: the guest.
+        emulator: the QEMU that runs it; None leaves that to the hosts.
 
     Raises:
         NetworkUnavailable: this machine cannot make namespaces.
@@ -198,7 +203,7 @@ async def stage(image: GuestImage) -> AsyncIterator[Stage]:
         points = Points()
         await stack.enter_async_context(points.listening(directory / "points.sock"))
         machines = [await stack.enter_async_context(_machine(directory, net, place)) for place in (FIRST, SECOND)]
-        guest = await stack.enter_async_context(Resident(image, SETTINGS, MEMORY_MIB, directory))
+        guest = await stack.enter_async_context(Resident(image, SETTINGS, MEMORY_MIB, directory, emulator))
         made = Stage(directory, net, points, (machines[0], machines[1]), guest)
         try:
             yield made

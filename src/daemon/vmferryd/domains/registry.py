@@ -96,8 +96,7 @@ class Domains:
     async def _follow(self, entry: Entry, event: GuestEvent) -> None:
         match event.kind:
             case EventKind.STOPPED if entry.state is DomainState.RUNNING:
-                by_migration = entry.holder is not None and not entry.suspending
-                reason = StateReason.MIGRATION if by_migration else StateReason.USER
+                reason = StateReason.MIGRATION if entry.holder else StateReason.USER
                 self.mark(entry, DomainState.PAUSED, reason)
             case EventKind.RESUMED if entry.state is DomainState.PAUSED and entry.holder is None:
                 self.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
@@ -297,9 +296,9 @@ class Domains:
         self.watchers.tell(entry.name, entry.uuid, removed, entry.holder)
         self.drop_if_empty(entry)
 
-    async def forget_incoming(self, entry: Entry, reason: StateReason) -> None:
+    async def forget_incoming(self, entry: Entry) -> None:
         """The guest that waited in this domain is forgotten; a definition that was stored before stays."""
-        await self._detach(entry, reason)
+        await self._detach(entry, StateReason.FAILED)
 
     async def _detach(self, entry: Entry, reason: StateReason) -> None:
         if entry.unsubscribe:
