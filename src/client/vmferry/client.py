@@ -70,6 +70,7 @@ from vmferry.params import MigrationParams
 from vmferry.phase_calls import FixedCalls, ParamsCalls, PhaseCalls, TunnelCalls, TunnelParamsCalls
 from vmferry.protocol import PrepareKind, ProtocolVersion, Spelling
 from vmferry.tuning_calls import TuningCalls
+from vmferry.wish import RunWish
 
 
 @asynccontextmanager
@@ -364,7 +365,7 @@ class Connection(JobCalls, TuningCalls):
         """See `vmferry.endpoint.Handover`."""
         request = handover_pb2.GetOutcomeRequest(migration_id=migration_id)
         reply = await self._ask(self._handover.GetOutcome(request, timeout=self.bounds.call_s))
-        return Settled(wire.enum_from_wire(Outcome, reply.outcome), reply.state)
+        return Settled(wire.enum_from_wire(Outcome, reply.outcome), reply.state, wire.wish_from_wire(reply.wish))
 
     async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
         """See `vmferry.endpoint.Handover`."""
@@ -372,9 +373,11 @@ class Connection(JobCalls, TuningCalls):
         reply = await self._ask(self._handover.Abort(request, timeout=self.bounds.call_s), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 
-    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
+    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int, wish: RunWish) -> Outcome:
         """The destination has the source's word; answers what then holds. For daemons."""
-        request = handover_pb2.ReleaseRequest(migration_id=migration_id, ticket=ticket, paused_for_us=paused_for_us)
+        request = handover_pb2.ReleaseRequest(
+            migration_id=migration_id, ticket=ticket, paused_for_us=paused_for_us, wish=wire.enum_to_wire(wish)
+        )
         reply = await self._ask(self._handover.Release(request, timeout=self.bounds.call_s), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 

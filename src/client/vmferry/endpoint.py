@@ -12,6 +12,7 @@ from typing import Protocol
 from vmferry.flags import NONE, Flag
 from vmferry.model import DomainInfo, MigrationId, Outcome, Progress, Statistics, Verdict
 from vmferry.params import MigrationParams
+from vmferry.wish import RunWish
 
 ProgressListener = Callable[[Progress], None]
 """Hears each step of a Perform; must not block."""
@@ -63,10 +64,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """An answer to `Outcome`: what holds, and the journal record's word for it."""
+    """An answer to `Outcome`: what holds, and the journal record's word for it. `wish` is the source's."""
 
     outcome: Outcome
     state: str
+    wish: RunWish = RunWish.NONE
 
 
 class Handover(Protocol):

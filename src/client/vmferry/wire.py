@@ -45,6 +45,7 @@ from vmferry.model import (
 from vmferry.params import PARAMETERS, Kind, MigrationParams, read_typed, write_typed
 from vmferry.statistics import BY_NAME, Figure, JobStats
 from vmferry.statistics import Kind as StatisticKind
+from vmferry.wish import RunWish
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -57,6 +58,7 @@ _TWINS: dict[type[StrEnum], tuple[Any, str]] = {
     DomainEventKind: (domains_pb2.DomainEventKind, "DOMAIN_EVENT_KIND_"),
     JobOperation: (jobs_pb2.JobOperation, "JOB_OPERATION_"),
     JobType: (jobs_pb2.JobType, "JOB_TYPE_"),
+    RunWish: (types_pb2.RunWish, "RUN_WISH_"),
     Keep: (oversight_pb2.Keep, "KEEP_"),
     LockState: (oversight_pb2.ImageLockState, "IMAGE_LOCK_STATE_"),
     JobStatus: (jobs_pb2.JobStatus, "JOB_STATUS_"),
@@ -89,6 +91,15 @@ def enum_from_wire(kind: type[E], number: int) -> E:
 def _named(twin: Any) -> EnumTypeWrapper:
     wrapper: EnumTypeWrapper = twin
     return wrapper
+
+
+def wish_from_wire(number: int) -> RunWish:
+    """The wish; a peer that knows of none has none.
+
+    Raises:
+        InvalidParameter: it is unknown to this side, and what is wished for must not be passed over.
+    """
+    return enum_from_wire(RunWish, number) if number else RunWish.NONE
 
 
 def statistics_to_wire(statistics: Statistics) -> types_pb2.Statistics:

@@ -15,6 +15,7 @@ from vmferry.channel import ChannelOptions, Credentials, Transport, Uri, open_ch
 from vmferry.client import Connection
 from vmferry.endpoint import Settled
 from vmferry.model import MigrationId, Outcome
+from vmferry.wish import RunWish
 
 
 class Peer(Protocol):
@@ -28,7 +29,7 @@ class Peer(Protocol):
         """See `vmferry.endpoint.Handover`."""
         ...
 
-    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
+    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int, wish: RunWish) -> Outcome:
         """See `vmferry.client.Connection.release`."""
         ...
 

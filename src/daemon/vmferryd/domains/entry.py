@@ -38,7 +38,10 @@ def violations(findings: tuple[Finding, ...]) -> tuple[Violation, ...]:
 
 @dataclass(slots=True)
 class Entry:
-    """One domain. `live`, `plan`, `guest` and `id` are set together, while it is active."""
+    """One domain. `live`, `plan`, `guest` and `id` are set together, while it is active.
+
+    `suspending`: a user's suspend is under way; what stops the CPUs now is that, also while a migration holds the domain.
+    """
 
     uuid: str
     name: str
@@ -51,6 +54,7 @@ class Entry:
     reason: StateReason = StateReason.UNKNOWN
     holder: MigrationId | None = None
     max_speed_mib_per_s: int | None = None
+    suspending: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     unsubscribe: Callable[[], None] | None = None
 

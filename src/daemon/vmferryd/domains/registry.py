@@ -96,7 +96,8 @@ class Domains:
     async def _follow(self, entry: Entry, event: GuestEvent) -> None:
         match event.kind:
             case EventKind.STOPPED if entry.state is DomainState.RUNNING:
-                reason = StateReason.MIGRATION if entry.holder else StateReason.USER
+                by_migration = entry.holder is not None and not entry.suspending
+                reason = StateReason.MIGRATION if by_migration else StateReason.USER
                 self.mark(entry, DomainState.PAUSED, reason)
             case EventKind.RESUMED if entry.state is DomainState.PAUSED and entry.holder is None:
                 self.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
@@ -296,9 +297,9 @@ class Domains:
         self.watchers.tell(entry.name, entry.uuid, removed, entry.holder)
         self.drop_if_empty(entry)
 
-    async def forget_incoming(self, entry: Entry) -> None:
+    async def forget_incoming(self, entry: Entry, reason: StateReason) -> None:
         """The guest that waited in this domain is forgotten; a definition that was stored before stays."""
-        await self._detach(entry, StateReason.FAILED)
+        await self._detach(entry, reason)
 
     async def _detach(self, entry: Entry, reason: StateReason) -> None:
         if entry.unsubscribe:

@@ -1,20 +1,53 @@
-"""What users do to the domains of this host. A domain that a migration holds is refused, and its holder named."""
+"""What users do to the domains of this host. What a migration holds is refused, and its holder named, or left to that."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from vmferry.errors import InvalidState, VmferryError
-from vmferry.model import DomainState, StateReason
+from vmferry.model import DomainState, MigrationId, StateReason
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import Domains, refuse_violations
 from vmferryd.drivers.base import StartMode
 
 
+class Holders(Protocol):
+    """The migrations that hold domains, as far as users may ask anything of a domain that is held."""
+
+    async def suspend(self, entry: Entry, holder: MigrationId) -> None:
+        """The guest stands still, and does so wherever it lives in the end.
+
+        Raises:
+            DomainBusy: it is not this host's to say.
+            InvalidState: it is too late.
+        """
+        ...
+
+    async def resume(self, entry: Entry, holder: MigrationId) -> None:
+        """The guest runs in the end, wherever it lives.
+
+        Raises:
+            DomainBusy, InvalidState: see `suspend`.
+        """
+        ...
+
+    async def end(self, entry: Entry, holder: MigrationId) -> None:
+        """The migration has ended, and the guest is this host's alone, or was never here.
+
+        Raises:
+            InvalidState: it is too late: the guest lives elsewhere.
+            InDoubt: nobody knows yet.
+        """
+        ...
+
+
 class Verbs:
     """Users' verbs over the domains of this host."""
 
-    def __init__(self, domains: Domains) -> None:
+    def __init__(self, domains: Domains, holders: Holders) -> None:
         self._domains = domains
+        self._holders = holders
 
     async def define(self, xml: str) -> Entry:
         """The definition is stored, with everything explicit.
@@ -93,22 +126,36 @@ class Verbs:
             await self._domains.active(entry).shutdown()
 
     async def destroy(self, entry: Entry) -> None:
-        """The guest is gone."""
+        """The guest is gone. A migration that holds it ends first: nothing is destroyed that may live somewhere else.
+
+        Raises:
+            InvalidState: it is not active here, or its migration cannot be ended any more.
+            InDoubt: the other host of its migration may run it.
+        """
+        if entry.holder is not None:
+            self._domains.active(entry)
+            await self._holders.end(entry, entry.holder)
+            if entry.live is None:
+                return
         async with entry.lock:
             self._domains.refuse_if_held(entry)
             await self._domains.active(entry).destroy()
             await self._domains.lost(entry, StateReason.DESTROYED)
 
     async def suspend(self, entry: Entry) -> None:
-        """The guest's CPUs stand still."""
+        """The guest's CPUs stand still; those of one that migrates away do so wherever it lives in the end."""
         async with entry.lock:
-            self._domains.refuse_if_held(entry)
+            if entry.holder is not None:
+                await self._holders.suspend(entry, entry.holder)
+                return
             await self._domains.active(entry).pause()
             self._domains.mark(entry, DomainState.PAUSED, StateReason.USER)
 
     async def resume(self, entry: Entry) -> None:
-        """The guest's CPUs run."""
+        """The guest's CPUs run; those of one that migrates away do when that has ended, wherever it lives then."""
         async with entry.lock:
-            self._domains.refuse_if_held(entry)
+            if entry.holder is not None:
+                await self._holders.resume(entry, entry.holder)
+                return
             await self._domains.active(entry).resume()
             self._domains.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)

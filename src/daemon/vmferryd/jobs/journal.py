@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vmferry.errors import StorageFailed
 from vmferry.model import DestinationState, JobChange, MigrationId, Phase, Resolution, Side, SourceState, Statistics
+from vmferry.wish import RunWish
 from vmferryd.database import DIGESTED, RESTORE, Change, Database, digest, intact
 from vmferryd.domains.copying import ImageFacts
 from vmferryd.drivers.base import GuestPlan
@@ -26,13 +27,13 @@ class Record:
 
     `plan` is the guest's plan at this host; `definition_xml` what it runs. `ticket` opens the data channel at the
     destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
-    run state that the guest had before, or is to have after. `data_path` is the UNIX socket that the destination makes
-    for the data channel, `data_channel` says in words how the source sends, `warnings` what the user should know.
-    `settled`: the effects of `state` are done. `resolution`: an
-    operator decided what nobody could prove. `receiver_uri`: where a hypervisor without a daemon receives the guest; such a
-    migration has no peer. `original_name` is the domain's name at the source where it is called otherwise here. `took_ms`
-    has the phases of both hosts, as far as they are known here; `changes` is what watchers were told. `images` are the files
-    that this migration makes here, `disks` the images that it copies from here.
+    run state that the guest had before; `wish` what users have asked for since. `data_path` is the UNIX socket that the
+    destination makes for the data channel, `data_channel` says in words how the source sends, `warnings` what the user
+    should know. `settled`: the effects of `state` are done. `resolution`: an operator decided what nobody could prove.
+    `receiver_uri`: where a hypervisor without a daemon receives the guest; such a migration has no peer. `original_name` is
+    the domain's name at the source where it is called otherwise here. `took_ms` has the phases of both hosts, as far as they
+    are known here; `changes` is what watchers were told. `images` are the files that this migration makes here, `disks` the
+    images that it copies from here.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
@@ -69,6 +70,7 @@ class Record:
     changes: tuple[JobChange, ...] = ()
     images: tuple[str, ...] = ()
     disks: tuple[ImageFacts, ...] | None = None
+    wish: RunWish = RunWish.NONE
 
 
 _RECORDS = TypeAdapter(Record)

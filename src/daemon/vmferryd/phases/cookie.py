@@ -18,6 +18,7 @@ from lxml import etree
 
 from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
+from vmferry.wish import RunWish
 from vmferryd.domains.copying import ImageFacts
 from vmferryd.transfer.routes import DataOffer, Otherwise
 
@@ -34,7 +35,8 @@ class Cookie:
     waits; None when it does not say. `capabilities` are what the sender's hypervisor can, None when it does not say.
     `outcome` with its `signature` is the destination's word. `persistent_xml` is the definition that the destination is to
     store; `definition_xml` the one that it took from its own store, since none was sent. `disks` are the images that are to
-    be copied; None when none of them is the migration's business. `took_ms` has the phases that have run.
+    be copied; None when none of them is the migration's business. `took_ms` has the phases that have run. `wish` is what
+    users have asked of the guest's run state since its migration began.
     """
 
     migration_id: MigrationId
@@ -54,6 +56,7 @@ class Cookie:
     disks: tuple[ImageFacts, ...] | None = None
     features: frozenset[str] = frozenset()
     took_ms: Mapping[Phase, int] = field(default_factory=dict)
+    wish: RunWish = RunWish.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,18 @@ def _read_took(cookie: Cookie, element: etree._Element) -> Cookie:
         raise CookieRefused(f"the cookie has a time that is no number: {error}") from None
 
 
+def _wish(cookie: Cookie) -> etree._Element | None:
+    return None if cookie.wish is RunWish.NONE else etree.Element("wish", state=cookie.wish.value)
+
+
+def _read_wish(cookie: Cookie, element: etree._Element) -> Cookie:
+    state = element.get("state", "")
+    try:
+        return replace(cookie, wish=RunWish(state))
+    except ValueError:
+        raise CookieRefused(f"the cookie has an unknown wish {state!r}") from None
+
+
 def _persistent(cookie: Cookie) -> etree._Element | None:
     return _document("persistent", cookie.persistent_xml)
 
@@ -342,6 +357,8 @@ SECTIONS: tuple[Section, ...] = (
             "the transfer's figures, by their names", _statistics, _read_statistics),
     Section("took", Need.OPTIONAL, _PREPARE | _PERFORM | _FINISH | _CONFIRM,
             "how long each phase took, in ms", _took, _read_took),
+    Section("wish", Need.MANDATORY, _FINISH,
+            "a user's suspend or resume since Begin: how the guest is to be in the end", _wish, _read_wish),
     Section("outcome", Need.OPTIONAL, _CONFIRM,
             "the destination's word and its signature", _outcome, _read_outcome),
 )

@@ -33,6 +33,7 @@ from vmferry.errors import (
 )
 from vmferry.flags import Flag
 from vmferry.model import DestinationState, DomainState, Keep, Outcome, Resolution, StateReason
+from vmferry.wish import RunWish
 from vmferryd.database import Change
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
@@ -93,6 +94,8 @@ class DestinationMigration:
         self._begun = False
         self._unspoken: set[socket.socket] = set()
         self._has_word = False
+        self._knows_wish = False
+        self._ends_as = StateReason.FAILED
         self._stopped_s: float | None = None
         self._resolving = False
         self.machine: Machine[DestinationState, DestinationEvent, DestinationEffect] = Machine(
@@ -188,7 +191,7 @@ class DestinationMigration:
         if self._unspoken and self._loading is not None:
             self._loading.cancel()
 
-    async def release(self, ticket: bytes, paused_for_us: int) -> Outcome:
+    async def release(self, ticket: bytes, paused_for_us: int, wish: RunWish) -> Outcome:
         """The source's word is known; with the whole state here that is a commit (handover rule 8).
 
         Raises:
@@ -197,6 +200,7 @@ class DestinationMigration:
         if not tickets.matches(ticket, self.record.ticket):
             raise PermissionRefused("only the source of this migration can release its guest")
         self._has_word = True
+        self.hear_wish(wish)
         if paused_for_us:
             self._stopped_s = self._context.clock.monotonic() - paused_for_us / 1e6
         await self._go_on(destination_released, "release")
@@ -211,7 +215,32 @@ class DestinationMigration:
             return
         if self.state is DestinationState.PREPARED:
             self.fail(TransferFailed("the guest's state did not arrive"))
+        if self.state in LOADED and not self._knows_wish:
+            await self._ask_wish()
         await self._go_on(destination_finishes, "finish")
+
+    def hear_wish(self, wish: RunWish) -> None:
+        """What users asked for at the source is known, and is written with the commit. It was settled with the release."""
+        self._knows_wish = True
+        if not self.state.final:
+            self.machine.note(wish=wish)
+
+    async def _ask_wish(self) -> None:
+        """The source has said what users asked for, if it can: neither its word nor a cookie came with it.
+
+        On silence what was asked for at the beginning holds, and not what somebody asked for since.
+        """
+        record = self.record
+        try:
+            async with asyncio.timeout(self._context.limits.peer_call_s):
+                self.hear_wish((await self._context.peers.at(record.peer_uri).outcome(record.migration_id)).wish)
+        except (VmferryError, TimeoutError) as silence:
+            log.warning("wish_unknown", migration_id=record.migration_id, peer=record.peer_uri, error=str(silence))
+
+    async def destroy(self, why: str) -> Outcome:
+        """As `abort`, for somebody who destroys the domain, or a coordinator that is gone."""
+        self._ends_as = StateReason.DESTROYED
+        return await self.abort(why)
 
     async def abort(self, why: str) -> Outcome:
         """A tombstone stands if nothing was committed; answers what holds."""
@@ -254,7 +283,7 @@ class DestinationMigration:
                 log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
             if event is DestinationEvent.ABORT:
                 with contextlib.suppress(VmferryError):
-                    await self.abort("the coordinator of the migration is gone")
+                    await self.destroy("the coordinator of the migration is gone")
             if event is not None:
                 await self.settle()
         await self.machine.ended()
@@ -369,7 +398,7 @@ class DestinationMigration:
         self._context.domains.keep(entry, self.persistent)
         if entry.guest is None or entry.plan != self.record.plan:
             return
-        if Flag.PAUSED in Flag(self.record.flags):
+        if not self.record.wish.applied_to(Flag.PAUSED not in Flag(self.record.flags)):
             self._context.domains.mark(entry, DomainState.PAUSED, StateReason.USER)
             return
         try:
@@ -401,7 +430,7 @@ class DestinationMigration:
         if record.plan is not None:
             await self._context.drivers.named(record.plan.driver).discard(record.plan)
         if record.plan is not None and self.entry is not None and self.entry.plan in (None, record.plan):
-            await self._context.domains.forget_incoming(self.entry)
+            await self._context.domains.forget_incoming(self.entry, self._ends_as)
 
     async def _for_images(self, work: Callable[[tuple[str, ...], str], None]) -> None:
         if self.record.images:
@@ -443,6 +472,7 @@ class DestinationMigration:
             if self.entry is not None and self.entry.live is not None:
                 self._context.domains.mark(self.entry, DomainState.PAUSED, StateReason.IN_DOUBT)
             return None
+        self.hear_wish(settled.wish)
         alive = await self._alive()
         if not alive:
             self.fail(TransferFailed("the guest died when it was loaded, before it could live here"))

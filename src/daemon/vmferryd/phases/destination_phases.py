@@ -33,6 +33,7 @@ from vmferry.model import (
     StateReason,
     Verdict,
 )
+from vmferry.wish import RunWish
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
@@ -333,6 +334,7 @@ class DestinationPhases:
         if cookie.statistics is not None:
             pause_ms = migration.record.statistics.guest_pause_ms
             migration.machine.note(statistics=cookie.statistics.measured(guest_pause_ms=pause_ms))
+        migration.hear_wish(cookie.wish)
         migration.machine.note(took_ms={**cookie.took_ms, **migration.record.took_ms})
 
     def _finished(self, migration: DestinationMigration) -> Reply:
@@ -370,14 +372,18 @@ class DestinationPhases:
 
     # -- the handover ----------------------------------------------------------------------------------------------------
 
-    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
+    async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int, wish: RunWish) -> Outcome:
         """See `DestinationMigration.release`."""
-        return await (await self._get(migration_id)).release(ticket, paused_for_us)
+        return await (await self._get(migration_id)).release(ticket, paused_for_us, wish)
 
     async def outcome(self, migration_id: MigrationId) -> Settled | None:
         """What this host's journal says as a destination; None when it has no record."""
         migration = await self._find(migration_id)
         return None if migration is None else Settled(migration.state.outcome, migration.state.value)
+
+    async def destroy(self, migration_id: MigrationId, why: str) -> Outcome:
+        """See `DestinationMigration.destroy`."""
+        return await (await self._get(migration_id)).destroy(why)
 
     async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
         """A tombstone stands if nothing was committed, also for a migration that never came here (handover rule 4)."""

@@ -32,6 +32,7 @@ from vmferry.errors import (
 )
 from vmferry.flags import Flag
 from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
+from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings, Tuning
 from vmferryd.jobs.decisions import (
@@ -52,6 +53,8 @@ from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
+from vmferryd.phases.wishes import Wishes
+from vmferryd.phases.word import give_word
 from vmferryd.transfer import tickets
 from vmferryd.transfer.outgoing import Opening
 from vmferryd.transfer.routes import Carrier, Route
@@ -94,6 +97,8 @@ class SourceMigration:
                 SourceEffect.CLOSE_JOB: self._close_job,
             },
         )
+
+        self.wishes = Wishes(context, self.machine, entry, self._paused_by_user)
 
     @property
     def record(self) -> Record:
@@ -331,7 +336,7 @@ class SourceMigration:
     async def _let_go(self) -> SourceEvent | None:
         sending = self._sending
         assert sending is not None  # noqa: S101 - the table has LET_GO only after SEND
-        self._context.tasks.spawn(self._give_word(sending), f"release {self.record.migration_id}")
+        self._context.tasks.spawn(give_word(self._context, self.machine, sending), f"release {self.record.migration_id}")
         try:
             await sending.let_go()
         except VmferryError as error:
@@ -348,20 +353,6 @@ class SourceMigration:
             log.warning("pause_too_long", migration_id=self.record.migration_id, peer=self.record.peer_uri)
             await self.settle()
 
-    async def _give_word(self, sending: Sending | DiskSending) -> None:
-        """The destination has the source's word, and need not wait for Finish (handover rule 8)."""
-        record = self.record
-        peer = self._context.peers.at(record.peer_uri)
-        for pause_s in Backoff(self._context.limits):
-            try:
-                await peer.release(record.migration_id, record.ticket, sending.paused_for_us)
-                return
-            except VmferryError as error:
-                log.info("not_released", migration_id=record.migration_id, error=str(error))
-            if self.state is not SourceState.RELEASED:
-                return
-            await self._context.clock.sleep(pause_s)
-
     async def _take_back(self) -> None:
         """The guest is here as it was before; it runs only if it ran, and no I/O error has stopped it."""
         if isinstance(self._sending, DiskSending):
@@ -373,6 +364,8 @@ class SourceMigration:
             await guest.outgoing().cancel()
             if self._may_run() and (await guest.probe()).run_state in _STANDING:
                 await guest.resume()
+            elif self.record.wish is RunWish.SUSPENDED:
+                await guest.pause()  # a daemon may have died between the wish and its effect
         except DriverLost:
             if (await guest.probe()).run_state is not RunState.GONE:
                 raise  # only its monitor is: the guest may stand still, and is asked again
@@ -382,9 +375,15 @@ class SourceMigration:
         else:
             self._context.domains.mark_as(self._entry, run_state, StateReason.MIGRATION_CANCELED)
 
+    def _paused_by_user(self) -> None:
+        if isinstance(self._sending, Sending):
+            self._sending.paused_by_user = True
+
     def _may_run(self) -> bool:
-        """The guest ran before, and no failed disk has stopped it since."""
-        return self.record.was_running and not (self._sending is not None and self._sending.disk_failed)
+        """The guest ran before, and neither a user nor a failed disk has stopped it since."""
+        return self.record.wish.applied_to(self.record.was_running) and not (
+            self._sending is not None and self._sending.disk_failed
+        )
 
     async def _give_up(self) -> None:
         """Nothing is left of the copy here."""
@@ -431,7 +430,7 @@ class SourceMigration:
                 return await peer.abort(migration_id, str(self.failure or "the source is in doubt"))
             case Wish.COMMIT:
                 log.warning("word_repeated", migration_id=migration_id, hint="the copy here is gone")
-                return await peer.release(migration_id, self.record.ticket, 0)
+                return await peer.release(migration_id, self.record.ticket, 0, self.record.wish)
             case None:
                 return said.outcome
 
@@ -454,6 +453,7 @@ class SourceMigration:
         return now_s - self._gone_s > self._context.limits.let_go_s
 
     async def _close_job(self) -> None:
+        await self.wishes.grant_resume()
         await self.machine.settled()
         try:
             if self._entry is not None:

@@ -249,6 +249,7 @@ class SourcePhases:
             statistics=record.statistics,
             persistent_xml=record.persistent_xml,
             took_ms=record.took_ms,
+            wish=record.wish,
         )
         return Reply(
             record.migration_id, cookie=cookies.encode(cookie), statistics=record.statistics, warnings=record.warnings
@@ -374,7 +375,9 @@ class SourcePhases:
     async def outcome(self, migration_id: MigrationId) -> Settled | None:
         """What this host's journal says as a source; None when it has no record."""
         migration = await self._find(migration_id)
-        return None if migration is None else Settled(migration.outcome, migration.state.value)
+        if migration is None:
+            return None
+        return Settled(migration.outcome, migration.state.value, migration.record.wish)
 
     async def request_release(self, migration_id: MigrationId, ticket: bytes, destination_uri: str) -> bytes:
         """See `SourceMigration.request_release`."""
@@ -426,9 +429,9 @@ class SourcePhases:
         entry = self._context.domains.by_uuid(record.domain_uuid)
         return send_settings(request.flags, request.params, entry.max_speed_mib_per_s if entry is not None else None)
 
-    def has(self, migration_id: MigrationId) -> bool:
-        """It is a migration away from this host, and not over."""
-        return migration_id in self._migrations
+    def running(self, migration_id: MigrationId) -> SourceMigration | None:
+        """The migration away from this host, if it is not over."""
+        return self._migrations.get(migration_id)
 
     def sending(self, migration_id: MigrationId) -> SourceMigration | None:
         """The migration, if its guest is being sent now."""

@@ -111,7 +111,7 @@ class Tunings:
 
     def _guest(self, entry: Entry) -> Guest:
         guest = self._domains.active(entry)
-        if entry.holder is not None and not self._source.has(entry.holder):
+        if entry.holder is not None and self._source.running(entry.holder) is None:
             raise InvalidState(
                 f"the guest of domain {entry.name} is still on its way here",
                 remedy="ask the host that it comes from, or wait until it has arrived",

@@ -20,9 +20,9 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 class DomainService(domains_pb2_grpc.DomainServiceServicer):
     """Domains of this host; docstrings are in domains.proto."""
 
-    def __init__(self, domains: Domains) -> None:
+    def __init__(self, domains: Domains, verbs: Verbs) -> None:
         self._domains = domains
-        self._verbs = Verbs(domains)
+        self._verbs = verbs
 
     async def DefineDomain(
         self, request: domains_pb2.DefineDomainRequest, context: Context

@@ -31,7 +31,10 @@ class HandoverService(handover_pb2_grpc.HandoverServiceServicer):
             settled = await phases.outcome(asked)
             if settled is not None:
                 return handover_pb2.GetOutcomeResponse(
-                    outcome=wire.enum_to_wire(settled.outcome), side=wire.enum_to_wire(side), state=settled.state
+                    outcome=wire.enum_to_wire(settled.outcome),
+                    side=wire.enum_to_wire(side),
+                    state=settled.state,
+                    wish=wire.enum_to_wire(settled.wish),
                 )
         raise MigrationNotFound(f"this host has no record of migration {asked}", remedy="ask the other host")
 
@@ -45,7 +48,8 @@ class HandoverService(handover_pb2_grpc.HandoverServiceServicer):
 
     async def Release(self, request: handover_pb2.ReleaseRequest, context: Context) -> handover_pb2.ReleaseResponse:
         """See handover.proto."""
-        outcome = await self._destination.release(migration_id(request.migration_id), request.ticket, request.paused_for_us)
+        asked, wish = migration_id(request.migration_id), wire.wish_from_wire(request.wish)
+        outcome = await self._destination.release(asked, request.ticket, request.paused_for_us, wish)
         return handover_pb2.ReleaseResponse(outcome=wire.enum_to_wire(outcome))
 
     async def RequestRelease(

@@ -36,10 +36,12 @@ from vmferry.api.v1 import (
 from vmferry.channel import Credentials, Transport, Uri
 from vmferry.errors import InvalidParameter
 from vmferryd.config import Config
+from vmferryd.domains.verbs import Verbs
 from vmferryd.peer import PeerToPeer
 from vmferryd.phases.aborts import Aborts
 from vmferryd.phases.context import Context
 from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.held import Held
 from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.phases.tuning import Tunings
@@ -107,7 +109,8 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
         ("grpc.so_reuseport", 0),
     ]
     server = make([errors, Announced(config.announce)], options)
-    domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains), server)
+    verbs = Verbs(context.domains, Held(source, destination))
+    domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains, verbs), server)
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
     host = HostService(context.identity, context.drivers, served.unavailable, config.announce.announced)
     host_pb2_grpc.add_HostServiceServicer_to_server(host, server)

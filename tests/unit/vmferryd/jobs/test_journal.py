@@ -23,6 +23,7 @@ from vmferry.model import (
     SourceState,
     Statistics,
 )
+from vmferry.wish import RunWish
 from vmferryd.database import Database
 from vmferryd.drivers.base import GuestPlan
 from vmferryd.jobs.journal import Journal, Record, decode, encode
@@ -84,6 +85,7 @@ def records(draw) -> Record:
         error_reason=draw(texts),
         statistics=Statistics(elapsed_ms=draw(figures), guest_pause_ms=draw(figures)),
         elapsed_ms=draw(figures),
+        wish=draw(st.sampled_from(RunWish)),
         took_ms=draw(st.dictionaries(st.sampled_from(Phase), figures)),
         changes=tuple(draw(st.lists(job_changes, max_size=2))),
         resolution=draw(st.none() | resolutions),

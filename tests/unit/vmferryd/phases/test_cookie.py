@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
+from vmferry.wish import RunWish
 from vmferryd.domains.copying import ImageFacts
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.cookie import SECTIONS, Cookie, Expected, Need
@@ -31,6 +32,7 @@ FULL = dataclasses.replace(
     definition_xml="<domain/>",
     took_ms={Phase.BEGIN: 3},
     disks=(ImageFacts("vda", 5, 4), ImageFacts("vdb", 2**40, 0, "/base.qcow2")),
+    wish=RunWish.SUSPENDED,
 )
 READERS = (Phase.PREPARE, Phase.PERFORM, Phase.FINISH, Phase.CONFIRM)
 BY_NAME = {section.name: section for section in SECTIONS}
@@ -45,6 +47,7 @@ ATTRIBUTES = {
     "statistics": ("statistics",),
     "outcome": ("outcome", "signature"),
     "took": ("took_ms",),
+    "wish": ("wish",),
 }
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1, max_size=20)
 made = st.builds(

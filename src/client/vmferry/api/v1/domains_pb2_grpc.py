@@ -125,21 +125,21 @@ class DomainServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DestroyDomain(self, request, context):
-        """The guest is gone.
+        """The guest is gone. A migration that holds the domain ends first; if it is too late for that, nothing happens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SuspendDomain(self, request, context):
-        """The guest's CPUs stand still.
+        """The guest's CPUs stand still. While the domain migrates away, they do so wherever it lives in the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeDomain(self, request, context):
-        """The guest's CPUs run.
+        """The guest's CPUs run. While the domain migrates away: as soon as the migration has ended, wherever it lives then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

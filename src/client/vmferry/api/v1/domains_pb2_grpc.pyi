@@ -42,11 +42,11 @@ class DomainServiceStub:
     ShutdownDomain: _grpc.UnaryUnaryMultiCallable[_domains_pb2.ShutdownDomainRequest, _domains_pb2.ShutdownDomainResponse]
     """The guest has been asked to shut down."""
     DestroyDomain: _grpc.UnaryUnaryMultiCallable[_domains_pb2.DestroyDomainRequest, _domains_pb2.DestroyDomainResponse]
-    """The guest is gone."""
+    """The guest is gone. A migration that holds the domain ends first; if it is too late for that, nothing happens."""
     SuspendDomain: _grpc.UnaryUnaryMultiCallable[_domains_pb2.SuspendDomainRequest, _domains_pb2.SuspendDomainResponse]
-    """The guest's CPUs stand still."""
+    """The guest's CPUs stand still. While the domain migrates away, they do so wherever it lives in the end."""
     ResumeDomain: _grpc.UnaryUnaryMultiCallable[_domains_pb2.ResumeDomainRequest, _domains_pb2.ResumeDomainResponse]
-    """The guest's CPUs run."""
+    """The guest's CPUs run. While the domain migrates away: as soon as the migration has ended, wherever it lives then."""
     ListDomains: _grpc.UnaryUnaryMultiCallable[_domains_pb2.ListDomainsRequest, _domains_pb2.ListDomainsResponse]
     """All domains, by name."""
     GetDomain: _grpc.UnaryUnaryMultiCallable[_domains_pb2.GetDomainRequest, _domains_pb2.GetDomainResponse]
@@ -70,11 +70,11 @@ class DomainServiceAsyncStub(DomainServiceStub):
     ShutdownDomain: _aio.UnaryUnaryMultiCallable[_domains_pb2.ShutdownDomainRequest, _domains_pb2.ShutdownDomainResponse]  # type: ignore[assignment]
     """The guest has been asked to shut down."""
     DestroyDomain: _aio.UnaryUnaryMultiCallable[_domains_pb2.DestroyDomainRequest, _domains_pb2.DestroyDomainResponse]  # type: ignore[assignment]
-    """The guest is gone."""
+    """The guest is gone. A migration that holds the domain ends first; if it is too late for that, nothing happens."""
     SuspendDomain: _aio.UnaryUnaryMultiCallable[_domains_pb2.SuspendDomainRequest, _domains_pb2.SuspendDomainResponse]  # type: ignore[assignment]
-    """The guest's CPUs stand still."""
+    """The guest's CPUs stand still. While the domain migrates away, they do so wherever it lives in the end."""
     ResumeDomain: _aio.UnaryUnaryMultiCallable[_domains_pb2.ResumeDomainRequest, _domains_pb2.ResumeDomainResponse]  # type: ignore[assignment]
-    """The guest's CPUs run."""
+    """The guest's CPUs run. While the domain migrates away: as soon as the migration has ended, wherever it lives then."""
     ListDomains: _aio.UnaryUnaryMultiCallable[_domains_pb2.ListDomainsRequest, _domains_pb2.ListDomainsResponse]  # type: ignore[assignment]
     """All domains, by name."""
     GetDomain: _aio.UnaryUnaryMultiCallable[_domains_pb2.GetDomainRequest, _domains_pb2.GetDomainResponse]  # type: ignore[assignment]
@@ -125,7 +125,7 @@ class DomainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _domains_pb2.DestroyDomainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_domains_pb2.DestroyDomainResponse, _abc.Awaitable[_domains_pb2.DestroyDomainResponse]]:
-        """The guest is gone."""
+        """The guest is gone. A migration that holds the domain ends first; if it is too late for that, nothing happens."""
 
     @_abc_1.abstractmethod
     def SuspendDomain(
@@ -133,7 +133,7 @@ class DomainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _domains_pb2.SuspendDomainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_domains_pb2.SuspendDomainResponse, _abc.Awaitable[_domains_pb2.SuspendDomainResponse]]:
-        """The guest's CPUs stand still."""
+        """The guest's CPUs stand still. While the domain migrates away, they do so wherever it lives in the end."""
 
     @_abc_1.abstractmethod
     def ResumeDomain(
@@ -141,7 +141,7 @@ class DomainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _domains_pb2.ResumeDomainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_domains_pb2.ResumeDomainResponse, _abc.Awaitable[_domains_pb2.ResumeDomainResponse]]:
-        """The guest's CPUs run."""
+        """The guest's CPUs run. While the domain migrates away: as soon as the migration has ended, wherever it lives then."""
 
     @_abc_1.abstractmethod
     def ListDomains(

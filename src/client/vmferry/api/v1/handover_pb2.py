@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vmferry.api.v1 import types_pb2 as vmferry_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvmferry/api/v1/handover.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\")\n\x11GetOutcomeRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\"q\n\x12GetOutcomeResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12\r\n\x05state\x18\x03 \x01(\t\"1\n\x0c\x41\x62ortRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"9\n\rAbortResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\"M\n\x0eReleaseRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x15\n\rpaused_for_us\x18\x03 \x01(\x04\";\n\x0fReleaseResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\"Q\n\x15RequestReleaseRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x12\n\ndaemon_uri\x18\x03 \x01(\t\".\n\x16RequestReleaseResponse\x12\x14\n\x0cproof_secret\x18\x01 \x01(\x0c\x32\xd9\x02\n\x0fHandoverService\x12S\n\nGetOutcome\x12!.vmferry.api.v1.GetOutcomeRequest\x1a\".vmferry.api.v1.GetOutcomeResponse\x12\x44\n\x05\x41\x62ort\x12\x1c.vmferry.api.v1.AbortRequest\x1a\x1d.vmferry.api.v1.AbortResponse\x12J\n\x07Release\x12\x1e.vmferry.api.v1.ReleaseRequest\x1a\x1f.vmferry.api.v1.ReleaseResponse\x12_\n\x0eRequestRelease\x12%.vmferry.api.v1.RequestReleaseRequest\x1a&.vmferry.api.v1.RequestReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvmferry/api/v1/handover.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\")\n\x11GetOutcomeRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\"\x98\x01\n\x12GetOutcomeResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12\r\n\x05state\x18\x03 \x01(\t\x12%\n\x04wish\x18\x04 \x01(\x0e\x32\x17.vmferry.api.v1.RunWish\"1\n\x0c\x41\x62ortRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"9\n\rAbortResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\"t\n\x0eReleaseRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x15\n\rpaused_for_us\x18\x03 \x01(\x04\x12%\n\x04wish\x18\x04 \x01(\x0e\x32\x17.vmferry.api.v1.RunWish\";\n\x0fReleaseResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.vmferry.api.v1.Outcome\"Q\n\x15RequestReleaseRequest\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x12\n\ndaemon_uri\x18\x03 \x01(\t\".\n\x16RequestReleaseResponse\x12\x14\n\x0cproof_secret\x18\x01 \x01(\x0c\x32\xd9\x02\n\x0fHandoverService\x12S\n\nGetOutcome\x12!.vmferry.api.v1.GetOutcomeRequest\x1a\".vmferry.api.v1.GetOutcomeResponse\x12\x44\n\x05\x41\x62ort\x12\x1c.vmferry.api.v1.AbortRequest\x1a\x1d.vmferry.api.v1.AbortResponse\x12J\n\x07Release\x12\x1e.vmferry.api.v1.ReleaseRequest\x1a\x1f.vmferry.api.v1.ReleaseResponse\x12_\n\x0eRequestRelease\x12%.vmferry.api.v1.RequestReleaseRequest\x1a&.vmferry.api.v1.RequestReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,20 +34,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETOUTCOMEREQUEST']._serialized_start=77
   _globals['_GETOUTCOMEREQUEST']._serialized_end=118
-  _globals['_GETOUTCOMERESPONSE']._serialized_start=120
-  _globals['_GETOUTCOMERESPONSE']._serialized_end=233
-  _globals['_ABORTREQUEST']._serialized_start=235
-  _globals['_ABORTREQUEST']._serialized_end=284
-  _globals['_ABORTRESPONSE']._serialized_start=286
-  _globals['_ABORTRESPONSE']._serialized_end=343
-  _globals['_RELEASEREQUEST']._serialized_start=345
-  _globals['_RELEASEREQUEST']._serialized_end=422
-  _globals['_RELEASERESPONSE']._serialized_start=424
-  _globals['_RELEASERESPONSE']._serialized_end=483
-  _globals['_REQUESTRELEASEREQUEST']._serialized_start=485
-  _globals['_REQUESTRELEASEREQUEST']._serialized_end=566
-  _globals['_REQUESTRELEASERESPONSE']._serialized_start=568
-  _globals['_REQUESTRELEASERESPONSE']._serialized_end=614
-  _globals['_HANDOVERSERVICE']._serialized_start=617
-  _globals['_HANDOVERSERVICE']._serialized_end=962
+  _globals['_GETOUTCOMERESPONSE']._serialized_start=121
+  _globals['_GETOUTCOMERESPONSE']._serialized_end=273
+  _globals['_ABORTREQUEST']._serialized_start=275
+  _globals['_ABORTREQUEST']._serialized_end=324
+  _globals['_ABORTRESPONSE']._serialized_start=326
+  _globals['_ABORTRESPONSE']._serialized_end=383
+  _globals['_RELEASEREQUEST']._serialized_start=385
+  _globals['_RELEASEREQUEST']._serialized_end=501
+  _globals['_RELEASERESPONSE']._serialized_start=503
+  _globals['_RELEASERESPONSE']._serialized_end=562
+  _globals['_REQUESTRELEASEREQUEST']._serialized_start=564
+  _globals['_REQUESTRELEASEREQUEST']._serialized_end=645
+  _globals['_REQUESTRELEASERESPONSE']._serialized_start=647
+  _globals['_REQUESTRELEASERESPONSE']._serialized_end=693
+  _globals['_HANDOVERSERVICE']._serialized_start=696
+  _globals['_HANDOVERSERVICE']._serialized_end=1041
 # @@protoc_insertion_point(module_scope)

@@ -43,20 +43,24 @@ class GetOutcomeResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     SIDE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     side: _types_pb2.Side.ValueType
     state: _builtins.str
     """The journal record's word, for example "released"."""
+    wish: _types_pb2.RunWish.ValueType
+    """The source's: see ReleaseRequest."""
     def __init__(
         self,
         *,
         outcome: _types_pb2.Outcome.ValueType = ...,
         side: _types_pb2.Side.ValueType = ...,
         state: _builtins.str = ...,
+        wish: _types_pb2.RunWish.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "side", b"side", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "side", b"side", "state", b"state", "wish", b"wish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,21 +115,25 @@ class ReleaseRequest(_message.Message):
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
     PAUSED_FOR_US_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     ticket: _builtins.bytes
     """The ticket of Prepare's cookie: only the source of this migration has it."""
     paused_for_us: _builtins.int
     """How long the guest has stood still when this was sent, in microseconds: no clocks have to agree."""
+    wish: _types_pb2.RunWish.ValueType
+    """What users have asked of the guest's run state. It is settled with the release, and part of it."""
     def __init__(
         self,
         *,
         migration_id: _builtins.str = ...,
         ticket: _builtins.bytes = ...,
         paused_for_us: _builtins.int = ...,
+        wish: _types_pb2.RunWish.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["migration_id", b"migration_id", "paused_for_us", b"paused_for_us", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["migration_id", b"migration_id", "paused_for_us", b"paused_for_us", "ticket", b"ticket", "wish", b"wish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

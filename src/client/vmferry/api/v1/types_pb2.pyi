@@ -107,6 +107,30 @@ OUTCOME_POSTCOPY: Outcome.ValueType  # 4
 """The guest runs at the destination, for good, and still needs pages of the source."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _RunWish:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunWishEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunWish.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_WISH_UNSPECIFIED: _RunWish.ValueType  # 0
+    RUN_WISH_NONE: _RunWish.ValueType  # 1
+    RUN_WISH_SUSPENDED: _RunWish.ValueType  # 2
+    """Suspended since the migration began: it is to stand still in the end."""
+    RUN_WISH_RESUMED: _RunWish.ValueType  # 3
+    """Resumed since then: it is to run in the end."""
+
+class RunWish(_RunWish, metaclass=_RunWishEnumTypeWrapper):
+    """What users have asked of a guest's run state while it moves. Unspecified is none."""
+
+RUN_WISH_UNSPECIFIED: RunWish.ValueType  # 0
+RUN_WISH_NONE: RunWish.ValueType  # 1
+RUN_WISH_SUSPENDED: RunWish.ValueType  # 2
+"""Suspended since the migration began: it is to stand still in the end."""
+RUN_WISH_RESUMED: RunWish.ValueType  # 3
+"""Resumed since then: it is to run in the end."""
+Global___RunWish: _TypeAlias = RunWish  # noqa: Y015
+
 class _DomainState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
