@@ -247,8 +247,10 @@ def _facts(job: JobInfo) -> list[tuple[str, str]]:
         ("Started", moment(job.started_s)),
         ("Ended", moment(job.ended_s) if job.ended_s is not None else ""),
         ("Other host", job.peer_uri),
+        ("Data", job.data_channel),
         ("Error", job.error),
         ("Reason", job.error_reason),
+        *(("Warning", warning) for warning in job.warnings),
         ("Phases", ", ".join(f"{phase} {duration(job.took_ms[phase])}" for phase in Phase if phase in job.took_ms)),
     ]
 

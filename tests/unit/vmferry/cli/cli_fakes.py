@@ -67,6 +67,8 @@ JOB = JobInfo(
     phase=Phase.CONFIRM,
     started_s=1_700_000_000.0,
     ended_s=1_700_000_008.5,
+    data_channel="tunnel to vmferry+tcp://host-b:16533",
+    warnings=("the guest goes slower than it could",),
     statistics=Statistics(elapsed_ms=8400, memory_total_bytes=1024 * MIB, memory_processed_bytes=1200 * MIB),
 )
 

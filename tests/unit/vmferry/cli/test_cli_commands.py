@@ -173,6 +173,8 @@ def test_a_job_is_found_by_id_by_name_and_by_uuid(which, calls):
     result = hosts.run("job", "info", which)
     assert result.exit_code == 0
     assert "Memory processed:  1.2 GiB" in result.stdout
+    assert "tunnel to vmferry+tcp://host-b:16533" in result.stdout
+    assert "the guest goes slower than it could" in result.stdout
     assert hosts.source.calls == calls
     assert json.loads(Hosts().run("-o", "json", "job", "info", which).stdout)["migration_id"] == ID
 
