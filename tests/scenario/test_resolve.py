@@ -13,6 +13,7 @@ from support.waiting import eventually
 from vmferry.api.v1 import oversight_pb2
 from vmferry.errors import DomainBusy, InvalidParameter, InvalidState, MigrationNotFound, StorageFailed, VmferryError
 from vmferry.evidence import HostEvidence, RecordEvidence
+from vmferry.flags import Flag
 from vmferry.model import DomainState, GuestLocation, Keep, MigrationId, Outcome, Phase, StateReason, new_migration_id
 from vmferry.oversight import Order, Oversight
 from vmferryd.drivers.memory import FaultKind, Verb
@@ -44,7 +45,7 @@ async def source_in_doubt(two_hosts: TwoHosts) -> MigrationId:
     """The source has let the last part go, and the destination went away before it came."""
     migration_id = new_migration_id()
     two_hosts.source.machine.faults.once(Verb.LAST_PART, FaultKind.HANG)
-    moving = asyncio.ensure_future(two_hosts.migrate(migration_id=migration_id))
+    moving = asyncio.ensure_future(two_hosts.migrate(Flag.LIVE | Flag.TUNNELLED, migration_id=migration_id))
     await eventually(lambda: two_hosts.source.machine.faults.hanging == 1)
     await two_hosts.destination.stop()
     two_hosts.source.machine.faults.release()

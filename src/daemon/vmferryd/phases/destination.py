@@ -161,6 +161,7 @@ class DestinationMigration:
         if self.berth is None:
             raise NotSupported("this migration has no data connection", remedy="send it through the tunnel")
         self._give_up_connecting()
+        self.lease.renew()  # the source is there, and is about to connect
         self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)
         return self.berth.grant(self._connected)
 
