@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from crash import table
-from vmferry import bounds, combinations, errors, features, flags, negotiation, params, protocol
+from vmferry import bounds, combinations, errors, features, flags, negotiation, params, protocol, statistics
 from vmferry.channel import Uri
 from vmferry.cli.options import NOT_AVAILABLE
 from vmferryd.config import Config
@@ -127,6 +127,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "parameters": params.as_markdown,
     "honoured-parameters": honoured_parameters,
     "features": features.as_markdown,
+    "statistics": statistics.as_markdown,
     "combinations": combinations.as_markdown,
     "protocols": protocol.as_markdown,
     "cookie": cookie.as_markdown,
