@@ -302,7 +302,7 @@ async def test_what_blocks_a_migration_is_told(stage: Stage, tmp_path: Path) -> 
     await guest.execute("blockdev-add", share)
     blockers = (await guest.probe()).blockers
     assert blockers
-    assert all("vvfat" in blocker for blocker in blockers)
+    assert any("vvfat" in blocker for blocker in blockers), blockers
     await guest.execute("blockdev-del", {"node-name": "share"})
     assert () == (await guest.probe()).blockers
 
