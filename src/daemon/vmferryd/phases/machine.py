@@ -127,6 +127,12 @@ class Machine(Generic[S, E, F]):
         work = self._drive(event)
         await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
 
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[None]:
+        """No event happens meanwhile; each waits until the context is left. `drive` within it would wait for ever."""
+        async with self._lock:
+            yield
+
     async def decide(self, decision: Callable[[S], E | None], why: str) -> None:
         """Like `drive`, with the event that `decision` makes of the state; it is asked when nothing else is under way."""
         work = self._decide(decision)
