@@ -45,6 +45,7 @@ from vmferryd.peers import OpenChannel, Peers, advertised
 from vmferryd.phases.context import Context, Identity, Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.oversight import Oversight
+from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import server as rpc_server
 from vmferryd.transfer.configured import opened
@@ -147,6 +148,7 @@ async def _serving(
     await _recover(context, source, destination)
     await _forget(context)
     context.tasks.spawn(_keep_house(context), "housekeeping")
+    context.tasks.spawn(_look_again(context), "unseen domains")
     oversight = Oversight(context, source, destination)
     await oversight.recall()
     served = rpc_server.Served(context, source, destination, PeerToPeer(context, source), oversight, unavailable)
@@ -184,6 +186,14 @@ async def _keep_house(context: Context) -> None:
     while True:
         await context.clock.sleep(context.limits.housekeeping_s)
         await _forget(context)
+
+
+async def _look_again(context: Context) -> None:
+    """Guests that could not be reached at the start are tried again, until all have been."""
+    for pause_s in Backoff(context.limits):
+        await context.clock.sleep(pause_s)
+        if not await context.domains.look_again():
+            return
 
 
 async def _forget(context: Context) -> None:

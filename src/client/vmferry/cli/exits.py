@@ -42,7 +42,6 @@ REFUSALS: tuple[type[VmferryError], ...] = (
     errors.NotSupported,
     errors.NoCommonProtocol,
     errors.HostIncompatible,
-    errors.MigrationUnsafe,
     errors.PermissionRefused,
     errors.PeerUnreachable,
     errors.DriverRefused,

@@ -40,6 +40,7 @@ def violations(findings: tuple[Finding, ...]) -> tuple[Violation, ...]:
 class Entry:
     """One domain. `live`, `plan`, `guest` and `id` are set together, while it is active.
 
+    `unseen`: its guest could not be reached when the daemon started, so `state` says nothing; `reaching`: it is tried again.
     `suspending`: a user's suspend is under way; what stops the CPUs now is that, also while a migration holds the domain.
     """
 
@@ -56,6 +57,8 @@ class Entry:
     max_speed_mib_per_s: int | None = None
     suspending: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unseen: bool = False
+    reaching: asyncio.Lock = field(default_factory=asyncio.Lock)
     unsubscribe: Callable[[], None] | None = None
 
     def exists(self) -> bool:

@@ -66,8 +66,36 @@ class Domains:
             await self._readopt(entry, live, plan)
         except VmferryError as error:
             log.error("domain_unreachable", domain=entry.name, error=str(error), detail=error.detail)  # noqa: TRY400
-            entry.live, entry.plan = live, plan
+            entry.live, entry.plan, entry.unseen = live, plan, True
             self.mark(entry, DomainState.PAUSED, StateReason.UNKNOWN)
+
+    async def reached(self, entry: Entry) -> Guest | None:
+        """The domain's guest, also one that could not be reached when the daemon started; None when there is none any more.
+
+        Raises:
+            DriverLost, DriverRefused: it still cannot be reached, and may be there.
+        """
+        async with entry.reaching:
+            if entry.guest is None and entry.live is not None and entry.plan is not None:
+                await self._readopt(entry, entry.live, entry.plan)
+        return entry.guest
+
+    async def look_again(self) -> bool:
+        """Guests that could not be reached or looked at are shown as they are, if they can be by now; some still cannot."""
+        unseen = [entry for entry in self._entries.values() if entry.unseen]
+        for entry in unseen:
+            try:
+                await self._look_again(entry)
+            except VmferryError as error:
+                log.warning("domain_unreachable", domain=entry.name, error=str(error), detail=error.detail)
+        return any(entry.unseen for entry in unseen)
+
+    async def _look_again(self, entry: Entry) -> None:
+        guest = await self.reached(entry)
+        run_state = RunState.GONE if guest is None else (await guest.probe()).run_state
+        if entry.guest is guest and entry.holder is None and run_state is not RunState.GONE:
+            self.mark_as(entry, run_state, StateReason.UNKNOWN)
+        entry.unseen = False
 
     async def _readopt(self, entry: Entry, live: DomainDefinition, plan: GuestPlan) -> None:
         driver = self.driver(live)
@@ -80,6 +108,7 @@ class Domains:
         self.activate(entry, live, plan, guest)
         probe = await guest.probe()
         self.mark(entry, *_STATES.get(probe.run_state, (DomainState.PAUSED, StateReason.UNKNOWN)))
+        entry.unseen = False
         log.info("domain_adopted", domain=entry.name, state=entry.state)
 
     async def follow_events(self) -> None:
@@ -198,10 +227,10 @@ class Domains:
         Raises:
             InvalidState: it is not active.
         """
-        if entry.guest is None and entry.live is not None:
+        if entry.live is not None and (entry.guest is None or entry.unseen):
             raise InvalidState(
                 f"the guest of domain {entry.name} could not be reached when vmferryd started",
-                remedy="the log says why (domain_unreachable); start vmferryd again when the cause is gone",
+                remedy="the log says why (domain_unreachable); it is tried again, and can be used when the cause is gone",
             )
         if entry.guest is None:
             raise InvalidState(f"domain {entry.name} is not active", remedy=f"start it with `vmferry start {entry.name}`")

@@ -134,7 +134,9 @@ def of_older_protocol(flags: Flag) -> Iterator[Objection]:
 
 # -- the guest -------------------------------------------------------------------------------------------------------
 
-_MOVABLE = (RunState.RUNNING, RunState.PAUSED, RunState.GONE_OVER, RunState.IO_ERROR)
+_MOVABLE = (RunState.RUNNING, RunState.PAUSED, RunState.IO_ERROR)
+_ANEW = "start it anew, or move its definition with OFFLINE"
+_HELP = {RunState.GONE_OVER: "resume it first: a hypervisor sends a guest only once from where it stands"}
 _BUSY = (TransferState.ACTIVE, TransferState.HELD, TransferState.COMPLETING)
 
 
@@ -142,7 +144,7 @@ def of_guest(name: str, probe: GuestProbe, flags: Flag, driver: DriverCapabiliti
     """What keeps a live guest from being moved (specification 1.9, "allowed" checks)."""
     if probe.run_state not in _MOVABLE:
         text = f"the guest is {probe.run_state} and cannot be moved"
-        yield Objection(InvalidState, Violation(name, text, "start it anew, or move its definition with OFFLINE"))
+        yield Objection(InvalidState, Violation(name, text, _HELP.get(probe.run_state, _ANEW)))
     if probe.transfer_state in _BUSY:
         text = f"a transfer of the guest is {probe.transfer_state} already"
         yield Objection(InvalidState, Violation(name, text, "wait for its end, or end it"))

@@ -397,15 +397,16 @@ class DestinationMigration:
             return
         await self._for_images(images.keep)
         self._context.domains.keep(entry, self.persistent)
-        if entry.guest is None or entry.plan != self.record.plan:
+        guest = await self._context.domains.reached(entry) if entry.plan == self.record.plan else None
+        if guest is None:
             return
         if not self.record.wish.applied_to(Flag.PAUSED not in Flag(self.record.flags)):
             self._context.domains.mark(entry, DomainState.PAUSED, StateReason.USER)
             return
         try:
-            await entry.guest.resume()
+            await guest.resume()
         except DriverLost:
-            if (await entry.guest.probe()).run_state is not RunState.GONE:
+            if (await guest.probe()).run_state is not RunState.GONE:
                 raise  # only its monitor is: the guest is asked again
             await self._context.domains.lost(entry, StateReason.CRASHED)
             return
@@ -416,8 +417,9 @@ class DestinationMigration:
 
     async def _give_up(self, entry: Entry) -> None:
         """Nothing is left of a guest that was committed and never ran: an operator keeps the source's copy."""
-        if entry.guest is not None and entry.plan == self.record.plan:
-            await entry.guest.destroy()
+        guest = await self._context.domains.reached(entry) if entry.plan == self.record.plan else None
+        if guest is not None:
+            await guest.destroy()
             await self._context.domains.lost(entry, StateReason.FAILED)
 
     async def _discard(self) -> None:
@@ -427,7 +429,8 @@ class DestinationMigration:
             await self.disks.end()
         await self._for_images(images.remove)
         if self.incoming is not None:
-            await self.incoming.guest.destroy()
+            with contextlib.suppress(DriverLost):  # its monitor is closed, by the first attempt perhaps; the plan is enough
+                await self.incoming.guest.destroy()
         if record.plan is not None:
             await self._context.drivers.named(record.plan.driver).discard(record.plan)
         if record.plan is not None and self.entry is not None and self.entry.plan in (None, record.plan):

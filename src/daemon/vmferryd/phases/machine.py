@@ -115,6 +115,12 @@ class Machine(Generic[S, E, F]):
             record if kind is None else changed(record, kind, self._context.board.next_sequence(), self._context.clock.wall())
         )
 
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[S]:
+        """The state, which stays what it is meanwhile: whatever happens to this migration happens afterwards."""
+        async with self._lock:
+            yield self.state
+
     async def drive(self, event: E) -> None:
         """`event` and whatever follows from it has been written and done.
 
@@ -126,12 +132,6 @@ class Machine(Generic[S, E, F]):
         """
         work = self._drive(event)
         await asyncio.shield(self._context.tasks.promise(work, f"{event} {self._record.migration_id}"))
-
-    @asynccontextmanager
-    async def undisturbed(self) -> AsyncIterator[None]:
-        """No event happens meanwhile; each waits until the context is left. `drive` within it would wait for ever."""
-        async with self._lock:
-            yield
 
     async def decide(self, decision: Callable[[S], E | None], why: str) -> None:
         """Like `drive`, with the event that `decision` makes of the state; it is asked when nothing else is under way."""

@@ -357,7 +357,7 @@ class SourceMigration:
         """The guest is here as it was before; it runs only if it ran, and no I/O error has stopped it."""
         if isinstance(self._sending, DiskSending):
             self._sending.close()
-        guest = self._copy()
+        guest = await self._reached()
         if guest is None or self._entry is None:
             return
         try:
@@ -372,7 +372,7 @@ class SourceMigration:
         run_state = (await guest.probe()).run_state
         if run_state is RunState.GONE:
             await self._context.domains.lost(self._entry, StateReason.CRASHED)
-        elif not (run_state.executes and self._entry.state is DomainState.RUNNING):  # one that never stopped is as it was
+        else:
             self._context.domains.mark_as(self._entry, run_state, StateReason.MIGRATION_CANCELED)
 
     def _paused_by_user(self) -> None:
@@ -389,7 +389,7 @@ class SourceMigration:
         """Nothing is left of the copy here."""
         if self._entry is None:
             return
-        guest = self._copy()
+        guest = await self._reached()
         if guest is not None:
             if self._sending is not None:
                 self._note_figures(await self._sending.look())
@@ -468,6 +468,16 @@ class SourceMigration:
         if self._entry is None or self._entry.plan != self.record.plan:
             return None
         return self._entry.guest
+
+    async def _reached(self) -> Guest | None:
+        """As `_copy`, also one that could not be reached when the daemon started.
+
+        Raises:
+            DriverLost, DriverRefused: it still cannot be, and may be there: what is to be done with it is to be tried again.
+        """
+        if self._entry is None or self._entry.plan != self.record.plan:
+            return None
+        return await self._context.domains.reached(self._entry)
 
     def _guest(self) -> Guest:
         if self._entry is None:

@@ -101,11 +101,17 @@ def test_auto_converge_is_the_sources() -> None:
 
 @pytest.mark.parametrize("run_state", RunState)
 def test_which_guests_can_be_moved(run_state: RunState) -> None:
-    """A guest that runs or stands still can be moved, one that has ended or waits for its state cannot."""
+    """A guest that runs or stands still can be moved, one that has ended, waits for its state or was sent already cannot."""
     found = list(of_guest("web", GuestProbe(run_state, TransferState.NONE), Flag.LIVE, EVERYTHING))
-    movable = {RunState.RUNNING, RunState.PAUSED, RunState.GONE_OVER, RunState.IO_ERROR}
+    movable = {RunState.RUNNING, RunState.PAUSED, RunState.IO_ERROR}
     assert (run_state not in movable) == bool(found)
     assert {InvalidState} >= {objection.error for objection in found}
+
+
+def test_a_guest_that_was_sent_once() -> None:
+    """A paused guest that came back after its last part was sent has to run before it can be sent again, and that is told."""
+    (found,) = of_guest("web", GuestProbe(RunState.GONE_OVER, TransferState.COMPLETED), Flag.LIVE, EVERYTHING)
+    assert "resume it first" in found.violation.remedy
 
 
 def test_guest_with_everything_against_it() -> None:

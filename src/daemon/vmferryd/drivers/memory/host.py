@@ -7,7 +7,7 @@ import contextvars
 import itertools
 import socket
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from vmferryd.clock import Clock
@@ -92,11 +92,12 @@ class MemoryHost:
         guests = [f"guest {name} is {guest.run_state}" for name, guest in self.guests.items()]
         return guests + [f"channel {channel.fileno()} is open" for channel in self.channels]
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """`work` goes on by itself; the host keeps hold of it until it ends."""
+    def spawn(self, work: Coroutine[Any, Any, None], then: Callable[[asyncio.Task[None]], None]) -> asyncio.Task[None]:
+        """`work` goes on by itself; the host keeps hold of it until it ends, and `then` is called."""
         task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for called in (self._tasks.discard, then):
+            task.add_done_callback(called, context=self._context)
         return task
 
     async def power_off(self) -> None:

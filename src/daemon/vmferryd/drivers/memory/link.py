@@ -28,8 +28,7 @@ class Link:
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """`work` goes on by itself, and the channel is closed after it."""
-        self._task = self._host.spawn(work)
-        self._task.add_done_callback(self._close)
+        self._task = self._host.spawn(work, self._close)
 
     async def write(self, raw: bytes) -> None:
         """All of it is in the channel.

@@ -1,0 +1,101 @@
+"""What seeds of the simulation have shown, each as a scenario of its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from scenario.by_hand import ByHand
+from support.daemons import NAME, UUID, TwoHosts
+from support.waiting import eventually
+from vmferry.errors import InvalidState, StorageFailed
+from vmferry.model import DomainState, Outcome, Phase, Verdict
+from vmferryd.drivers.memory import FaultKind, Verb
+
+
+@pytest.mark.parametrize("by", ["abort", "finish"])
+async def test_an_end_while_the_guest_is_being_made(two_hosts: TwoHosts, by: str) -> None:
+    """A migration that is ended while Prepare still starts the guest that is to wait leaves no such guest behind."""
+    walk = await ByHand(two_hosts).up_to(Phase.BEGIN)
+    machine = two_hosts.destination.machine
+    machine.faults.once(Verb.ACCEPT, FaultKind.HANG)
+    preparing = asyncio.create_task(walk.prepare())
+    await eventually(lambda: machine.faults.hanging == 1)
+    connection = two_hosts.destination.connection
+    if by == "abort":
+        ending = asyncio.create_task(connection.abort(walk.migration_id, "too late to begin"))
+    else:
+        ending = asyncio.create_task(walk.finish(Verdict.ROLL_BACK))  # type: ignore[arg-type]
+    migration = two_hosts.destination.daemon.destination._migrations[walk.migration_id]
+    await eventually(lambda: migration.failure is not None)
+    machine.faults.release()
+    ended = await ending
+    await asyncio.gather(preparing, return_exceptions=True)  # it may have been made before it was ended
+    assert Outcome.ABORTED is (ended if isinstance(ended, Outcome) else ended.outcome)  # type: ignore[attr-defined]
+    assert [] == machine.leftovers()
+    await walk.confirm(Verdict.ROLL_BACK)
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()
+
+
+async def test_discarding_is_repeated_after_a_full_disk(two_hosts: TwoHosts) -> None:
+    """A destination whose disk was full when it had discarded the guest discards it again, and lets the domain go."""
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    two_hosts.destination.writes.fail(2)
+    with pytest.raises(StorageFailed):
+        await two_hosts.destination.connection.abort(walk.migration_id, "enough")
+    await walk.confirm(Verdict.ROLL_BACK)
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()
+
+
+@pytest.mark.parametrize("verb", [Verb.ATTACH, Verb.PROBE])
+async def test_a_guest_that_was_not_reached_at_the_start(two_hosts: TwoHosts, verb: Verb) -> None:
+    """A guest whose hypervisor does not answer when the daemon starts is tried again, and is then shown as it is."""
+    source = two_hosts.source
+    await source.stop()
+    source.machine.faults.always(verb, FaultKind.LOSE_BEFORE)
+    await source.start()
+    assert DomainState.PAUSED is (await source.connection.domain(NAME)).state
+    with pytest.raises(InvalidState, match="could not be reached"):
+        await source.connection.suspend(NAME)
+    source.machine.faults.clear()
+    await two_hosts.lives(source)
+    await two_hosts.again()
+
+
+async def test_a_copy_that_was_not_reached_is_given_up_all_the_same(two_hosts: TwoHosts) -> None:
+    """A source that starts again, and cannot reach its copy at first, does not forget to destroy it."""
+    await ByHand(two_hosts).up_to(Phase.PERFORM)
+    await two_hosts.source.stop()
+    two_hosts.source.machine.faults.once(Verb.ATTACH, FaultKind.LOSE_BEFORE)
+    await two_hosts.source.start()
+    await two_hosts.lives(two_hosts.destination)
+
+
+async def test_a_guest_that_was_not_reached_is_taken_back_all_the_same(two_hosts: TwoHosts) -> None:
+    """A source that starts again, and cannot reach its guest at first, lets it run when it is taken back."""
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    two_hosts.destination.machine.faults.once(Verb.RECEIVED, FaultKind.HANG)
+    await walk.perform()
+    await two_hosts.source.stop()
+    assert Outcome.ABORTED is await two_hosts.destination.connection.abort(walk.migration_id, "enough")
+    two_hosts.source.machine.faults.once(Verb.ATTACH, FaultKind.LOSE_BEFORE)
+    await two_hosts.source.start()
+    await two_hosts.lives(two_hosts.source)
+    two_hosts.destination.machine.faults.release()
+    await two_hosts.again()
+
+
+async def test_a_committed_guest_that_was_not_reached_runs_all_the_same(two_hosts: TwoHosts) -> None:
+    """A destination that starts again between its commit and the guest's start does not forget to start it."""
+    machine = two_hosts.destination.machine
+    machine.faults.always(Verb.RESUME, FaultKind.LOSE_BEFORE)
+    walk = await ByHand(two_hosts).up_to(Phase.PERFORM)
+    await eventually(lambda: (Verb.RESUME, UUID, FaultKind.LOSE_BEFORE) in machine.faults.fired)
+    await two_hosts.destination.stop()
+    machine.faults.clear()
+    machine.faults.once(Verb.ATTACH, FaultKind.LOSE_BEFORE)
+    await two_hosts.destination.start()
+    await two_hosts.lives_at_last(walk)
