@@ -7,7 +7,7 @@ STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract crash unit packages check lint types imports fmt proto proto-check proto-lint proof docs clean
+.PHONY: help setup demo test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,14 @@ contract: $(VENV)/.ready packages ## the drivers' contract on a newer QEMU than 
 	PYTHONPATH=tests VMFERRY_TEST_EMULATOR="$$(PYTHONPATH=tests $(BIN)/python -m support.emulators)" \
 	  $(BIN)/python -m pytest tests/contract -m qemu
 
-unit: $(VENV)/.ready ## the tests that need no QEMU
-	$(BIN)/python -m pytest -m "not qemu"
+unit: $(VENV)/.ready ## the tests that need no QEMU, and no patience
+	$(BIN)/python -m pytest -m "not qemu and not slow"
+
+simulate: $(VENV)/.ready ## the whole system under ten thousand seeds
+	PYTHONPATH=tests $(BIN)/python -m simulation --count 5000
+
+nights: $(VENV)/.ready ## today's own seeds for MINUTES (480)
+	PYTHONPATH=tests $(BIN)/python -m simulation --minutes $(or $(MINUTES),480)
 
 crash: $(VENV)/.ready packages ## every failure of docs/failures.md, on real guests; needs root, takes an hour or two
 	$(BIN)/python -m pytest tests/crash --every-failure --failures docs/failures.jsonl
@@ -74,9 +80,6 @@ proto-check: ## fail when the committed stubs differ from what proto/ gives
 	$(MAKE) --no-print-directory proto
 	git diff --exit-code -- src/client/vmferry/api
 	@test -z "$$(git status --porcelain -- src/client/vmferry/api)" || { git status --short -- src/client/vmferry/api; exit 1; }
-
-proof: $(VENV)/.ready ## explore every interleaving of the job tables, and write the figures to docs/proof.md
-	PYTHONPATH=tests $(BIN)/python -m explorer --write
 
 docs: $(VENV)/.ready ## write the tables of docs/ anew, from the code
 	$(BIN)/python docs/generate.py

@@ -1,0 +1,96 @@
+"""The promise, in ten thousand runs; that a seed is a run; and that the simulation finds what it is there to find."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+
+from simulation import running
+from simulation.mutants import MUTANTS, mutated
+from simulation.plan import Plan, What, draw
+from simulation.running import TESTS, Run, run_all, run_in_processes, seeds_of_today, shrunk
+
+RUNS = int(os.environ.get("VMFERRY_SIMULATIONS", "10000"))
+"""So many, half of them the same each time and half of them today's own."""
+SEEDS_FOR_A_MUTANT = 1_500
+
+_TRACES = """
+import sys
+from simulation.running import run_all
+print([done.trace for done in run_all(range(int(sys.argv[1]), int(sys.argv[2])))])
+"""
+
+
+@pytest.mark.slow
+def test_the_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever goes wrong, one guest lives in the end, undamaged, never executed twice, and nothing is left over."""
+    today = seeds_of_today()
+    ranges = (range(RUNS - RUNS // 2), range(today, today + RUNS // 2))
+    with capsys.disabled():
+        sys.stdout.write("\nseeds " + " and ".join(f"{seeds.start} to {seeds.stop - 1}" for seeds in ranges) + "\n")
+        tally = run_in_processes(ranges, os.cpu_count() or 1)
+        sys.stdout.write("\n".join(tally.lines()) + "\n")
+    assert RUNS == tally.runs
+    assert [] == [line for failure in tally.failures for line in failure.lines()]
+    _has_something_to_say(tally)
+
+
+def _has_something_to_say(tally: running.Tally) -> None:
+    """Runs in which nothing happens would show nothing."""
+    assert tally.faults > tally.runs / 2
+    assert tally.seen["Migrated"] > tally.runs / 2
+    assert len(tally.seen) > 8 or tally.runs < 1000
+
+
+def test_a_seed_is_a_run() -> None:
+    """The same seed is the same run in every step, in another process too, whatever else that has done before."""
+    here = [done.trace for done in run_all(range(100, 112))]
+    for hash_seed, first in (("1", 100), ("2", 106)):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(TESTS)}
+        command = [sys.executable, "-c", _TRACES, str(first), "112"]
+        there = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert str(here[first - 100 :]) == there.strip()
+    assert len(set(here)) == len(here)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_are_caught(name: str) -> None:
+    """Code without one of the rules breaks the promise, and the simulation says so."""
+    with mutated(name):
+        caught = list(islice(_failures(SEEDS_FOR_A_MUTANT), 1))
+    assert caught, f"{SEEDS_FOR_A_MUTANT} seeds have not shown what is wrong with code that {name}"
+
+
+def _failures(count: int) -> Iterator[Run]:
+    return (done for done in run_all(range(count)) if done.verdict)
+
+
+def test_a_failing_plan_is_made_small() -> None:
+    """What is left of a failing plan is what makes it fail: nothing of it can be left out."""
+    plan = next(plan for plan in map(draw, range(1000)) if len(plan.faults) == 4)
+
+    def fails(smaller: Plan) -> bool:
+        return {plan.faults[1], plan.faults[3]} <= set(smaller.faults)
+
+    assert [1, 3] == shrunk(plan, fails=fails)
+
+
+def test_a_failure_says_how_to_see_it_again() -> None:
+    """The report of a failing seed names the plan, what went wrong, and one command that does it again."""
+    with mutated("gives up without the destination's word"):
+        failure = next(_failures(SEEDS_FOR_A_MUTANT))
+        assert failure.lines()[-1].endswith(f"-m simulation {failure.seed}")
+        assert any("lost" in line for line in failure.lines())
+        kept = shrunk(draw(failure.seed))
+        assert running.run(draw(failure.seed).keeping(kept)).verdict
+
+
+def test_plans_have_everything() -> None:
+    """Every kind of fault is drawn by some seed of the base range."""
+    drawn = {fault.what for seed in range(3000) for fault in draw(seed).faults}
+    assert set(What) == drawn
