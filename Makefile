@@ -52,6 +52,7 @@ crash: $(VENV)/.ready packages ## every failure of docs/failures.md, on real gue
 check: lint types imports proto-lint proto-check ## everything that is checked without running it
 
 lint: $(VENV)/.ready ## style
+	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' -- . || { echo "An unfinished merge."; exit 1; }
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
