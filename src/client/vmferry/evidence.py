@@ -61,7 +61,10 @@ class ImageEvidence:
 
 @dataclass(frozen=True, slots=True)
 class HostEvidence:
-    """All that one host can see of a guest. `problems` is what it could not look at, and why."""
+    """All that one host can see of a guest. `problems` is what it could not look at, and why.
+
+    `machine` is the same for all daemons of one machine, which see each other's processes; empty when it is not known.
+    """
 
     host_name: str
     host_uuid: str
@@ -70,3 +73,4 @@ class HostEvidence:
     copies: tuple[CopyEvidence, ...] = ()
     images: tuple[ImageEvidence, ...] = ()
     problems: tuple[str, ...] = ()
+    machine: str = ""

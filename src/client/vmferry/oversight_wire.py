@@ -76,6 +76,7 @@ def evidence_to_wire(evidence: HostEvidence) -> oversight_pb2.ExamineResponse:
         copies=[_copy_to_wire(copy) for copy in evidence.copies],
         images=[_image_to_wire(image) for image in evidence.images],
         problems=evidence.problems,
+        machine=evidence.machine,
     )
 
 
@@ -89,6 +90,7 @@ def evidence_from_wire(message: oversight_pb2.ExamineResponse) -> HostEvidence:
         copies=tuple(_copy_from_wire(copy) for copy in message.copies),
         images=tuple(_image_from_wire(image) for image in message.images),
         problems=tuple(message.problems),
+        machine=message.machine,
     )
 
 

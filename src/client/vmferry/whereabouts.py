@@ -135,7 +135,26 @@ class _Case:
 
     @property
     def copies(self) -> tuple[_Placed, ...]:
-        return tuple(_Placed(look, copy) for look, evidence in self.seen for copy in evidence.copies)
+        """Each copy once: a daemon sees the processes of another one on its machine, as strangers."""
+        return tuple(
+            _Placed(look, copy)
+            for look, evidence in self.seen
+            for copy in evidence.copies
+            if copy.managed or not self._managed_elsewhere(evidence, copy)
+        )
+
+    def _managed_elsewhere(self, evidence: HostEvidence, copy: CopyEvidence) -> bool:
+        return copy.process_id is not None and copy.process_id in self._processes(evidence)
+
+    def _processes(self, evidence: HostEvidence) -> frozenset[int]:
+        """The processes of copies that a daemon of the same machine manages."""
+        return frozenset(
+            copy.process_id
+            for _, other in self.seen
+            if other is evidence or (other.machine and other.machine == evidence.machine)
+            for copy in other.copies
+            if copy.managed and copy.process_id is not None
+        )
 
     @property
     def records(self) -> tuple[tuple[Look, RecordEvidence], ...]:
@@ -325,8 +344,8 @@ class _Case:
     def _strangers(self) -> list[str]:
         """Whoever holds an image and is not a copy that was seen."""
         found = []
-        known = {placed.copy.process_id for placed in self.copies}
         for look, evidence in self.seen:
+            known = self._processes(evidence) | {copy.process_id for copy in evidence.copies}
             for image in evidence.images:
                 strangers = [holder for holder in image.holders if holder not in known]
                 if strangers:

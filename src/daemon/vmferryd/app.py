@@ -181,6 +181,14 @@ async def _recover(context: Context, source: SourcePhases, destination: Destinat
             log.warning("recovery_goes_on", migration_id=record.migration_id, error=str(error))
 
 
+def _this_boot() -> str:
+    """The same for every daemon of this machine until it boots again; empty where the kernel does not say it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 async def _keep_house(context: Context) -> None:
     """What nobody needs any more is forgotten again and again; runs until it is cancelled."""
     while True:
@@ -213,7 +221,7 @@ async def _context(
 ) -> AsyncIterator[Context]:
     host_uuid = str(config.host_uuid) if config.host_uuid else await database.remembered("uuid", str(uuid.uuid4()))
     reached_at = advertised(config.reached_at)
-    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(reached_at))
+    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(reached_at), _this_boot())
     context = Context(
         identity=identity,
         journal=Journal(database, surroundings.witness),

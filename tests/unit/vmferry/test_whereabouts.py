@@ -294,6 +294,24 @@ def test_every_verdict_says_what_to_do() -> None:
             assert any("resolve web --keep-here --fenced" in step for step in found.what_now)
 
 
+def on_machine(look: Look, machine: str) -> Look:
+    """The same look, taken on that machine."""
+    assert look.evidence is not None
+    return replace(look, evidence=replace(look.evidence, machine=machine))
+
+
+def test_two_daemons_on_one_machine() -> None:
+    """They see each other's processes, and those are no second copies; on another machine the same number is a stranger."""
+    image = ImageEvidence("/d", LockState.HELD, (10,))
+    seen_by_b = CopyEvidence("qemu", "unknown", process_id=10, managed=False)
+    looks = (host(A, RUNNING, image), host(B, seen_by_b, image))
+    together = [on_machine(look, "boot 1") for look in looks]
+    apart = [on_machine(looks[0], "boot 1"), on_machine(looks[1], "boot 2")]
+    assert Verdict.RUNS is judge("web", together).verdict
+    assert Verdict.TWO_COPIES is judge("web", apart).verdict
+    assert Verdict.TWO_COPIES is judge("web", looks).verdict
+
+
 def test_a_host_at_two_addresses_has_one_copy() -> None:
     """Asked twice under different names, a host does not run a guest twice."""
     assert Verdict.RUNS is judge("web", [host(A, RUNNING), replace(host(A, RUNNING), uri=C)]).verdict

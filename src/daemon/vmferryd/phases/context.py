@@ -31,11 +31,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this host is. `daemon_uri` is where a peer reaches this daemon."""
+    """Who this host is. `daemon_uri` is where a peer reaches this daemon; `machine` is this boot of this machine."""
 
     host_name: str
     host_uuid: str
     daemon_uri: str
+    machine: str = ""
 
 
 @dataclass(slots=True)

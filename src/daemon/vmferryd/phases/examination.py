@@ -78,6 +78,7 @@ class _Examination:
             copies,
             await self._images(self._definition(entry, records)),
             tuple(self.problems),
+            self.context.identity.machine,
         )
 
     def _entry(self) -> Entry | None:

@@ -264,8 +264,11 @@ class ExamineResponse(_message.Message):
     COPIES_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
     host_name: _builtins.str
     host_uuid: _builtins.str
+    machine: _builtins.str
+    """The same for all daemons of one machine, until it boots again: they see each other's processes. Empty: not known."""
     @_builtins.property
     def domain(self) -> _types_pb2.Domain:
         """Not set when this host has no such domain."""
@@ -292,10 +295,11 @@ class ExamineResponse(_message.Message):
         copies: _abc.Iterable[Global___GuestCopy] | None = ...,
         images: _abc.Iterable[Global___ImageLock] | None = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        machine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "domain", b"domain", "host_name", b"host_name", "host_uuid", b"host_uuid", "images", b"images", "problems", b"problems", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "domain", b"domain", "host_name", b"host_name", "host_uuid", b"host_uuid", "images", b"images", "machine", b"machine", "problems", b"problems", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
