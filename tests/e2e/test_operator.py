@@ -21,7 +21,7 @@ from vmferry.model import DomainState, StateReason
 
 pytestmark = pytest.mark.qemu
 
-SLOW_MIB_PER_S = 120
+SLOW_MIB_PER_S = 90
 SAFE, IN_DOUBT = 0, 4
 
 
@@ -46,8 +46,6 @@ async def test_a_guest_in_doubt_is_kept(two_hosts: tuple[Host, Host], traveller:
         assert (SAFE, "runs", "a") == (code, found["verdict"], found["host"])
         moving = asyncio.create_task(traveller.move(source, destination, bandwidth_mib_per_s=SLOW_MIB_PER_S))
         await _under_way(source, moving)
-        code, found = await program(first, "where", NAME, "--hosts", both)
-        assert (SAFE, "moving", "a") == (code, found["verdict"], found["host"]), found
         os.kill(_daemon(second), signal.SIGSTOP)  # it will not hear the source's word
         await _released(source, moving)
         await second.kill()
