@@ -12,7 +12,6 @@ from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferryd.drivers.base import (
     DriverFeature,
     EventKind,
-    Fate,
     ReceiveSettings,
     RunState,
     SendSettings,
@@ -20,6 +19,7 @@ from vmferryd.drivers.base import (
     TransferState,
     Tuning,
 )
+from vmferryd.drivers.fate import Fate
 
 DEFAULT_DOWNTIME_MS = 300
 

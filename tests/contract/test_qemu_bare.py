@@ -15,7 +15,8 @@ from support.bare import bare_qemu
 from support.waiting import eventually
 from vmferry.errors import TransferFailed
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import BareReceiver, Fate, Guest, SendSettings, StartMode
+from vmferryd.drivers.base import BareReceiver, Guest, SendSettings, StartMode
+from vmferryd.drivers.fate import Fate
 
 pytestmark = [
     pytest.mark.qemu,

@@ -229,6 +229,29 @@ class Connection(JobCalls, TuningCalls):
         """The stored definition, which the next start will use."""
         return await self._xml(domains_pb2.DumpDomainXmlRequest(domain=domain, inactive=True))
 
+    async def receiver(self, domain: str, uri: str, *, xml: str = "", directory: str = "") -> list[str]:
+        """The words of a command line that receives the domain at `uri` in a direct migration. Nothing is started.
+
+        `xml` takes the place of the domain's definition, where paths and bridges differ; the receiver's own sockets lie in
+        `directory`, by default where it is started. A guest that stands still now does so on arrival, too.
+
+        Raises:
+            DriverRefused: its hypervisor is none that is started by a command line.
+            HostIncompatible: `xml` would change the machine that the guest sees.
+        """
+        return await self._receiver(
+            domains_pb2.DumpReceiverRequest(domain=domain, uri=uri, domain_xml=xml, directory=directory)
+        )
+
+    async def receiver_paused(self, domain: str, uri: str, *, xml: str = "", directory: str = "") -> list[str]:
+        """The same of a receiver where the guest stands still on arrival, until its monitor hears `cont`."""
+        return await self._receiver(
+            domains_pb2.DumpReceiverRequest(domain=domain, uri=uri, paused=True, domain_xml=xml, directory=directory)
+        )
+
+    async def _receiver(self, request: domains_pb2.DumpReceiverRequest) -> list[str]:
+        return list((await self._ask(self._domains.DumpReceiver(request, timeout=self.bounds.call_s))).words)
+
     async def _xml(self, request: domains_pb2.DumpDomainXmlRequest) -> str:
         return (await self._ask(self._domains.DumpDomainXml(request, timeout=self.bounds.call_s))).xml
 

@@ -17,7 +17,7 @@ from vmferry.errors import NoCommonProtocol, NotSupported, Violation, VmferryErr
 from vmferry.features import Answers, Feature
 from vmferry.flags import NONE, STORAGE, Flag, destination_flags, source_flags, without
 from vmferry.model import Side
-from vmferry.params import MigrationParams, p2p_forwarded, to_fixed
+from vmferry.params import MigrationParams, p2p_forwarded, scheme, to_fixed
 from vmferry.protocol import (
     PROFILES,
     Profile,
@@ -310,8 +310,8 @@ def choose_unmanaged(wanted: Wanted, source: Answers) -> Path:
     mode = Mode.PEER_TO_PEER if Flag.PEER2PEER in wanted.flags else Mode.DIRECT
     if mode is Mode.PEER_TO_PEER:
         _check_daemon_uri(wanted.daemon_uri)
-    elif not wanted.params.migrate_uri:
-        raise _refused("INVALID_ARG", "direct mode needs the URI where the hypervisor listens", "give migrate_uri")
+    else:
+        _check_hypervisor_uri(wanted.params.migrate_uri or "")
     if source.has(Feature.MIGRATION_PARAMS):
         return _one_call(wanted, ProtocolVersion.V3, Spelling.PARAMS, mode)
     to_fixed(wanted.params)
@@ -460,6 +460,14 @@ def _one_call(wanted: Wanted, version: ProtocolVersion, spelling: Spelling, mode
     ignored = mode is Mode.DIRECT and wanted.daemon_uri
     warning = f"direct mode asks no daemon, so {wanted.daemon_uri} is not used; did you mean PEER2PEER?"
     return Path(version, spelling, mode, wanted.flags, warnings=(warning,) if ignored else ())
+
+
+def _check_hypervisor_uri(text: str) -> None:
+    if not text:
+        raise _refused("INVALID_ARG", "direct mode needs the URI where the hypervisor listens", "give migrate_uri")
+    if scheme(text).startswith("vmferry+"):
+        remedy = "add PEER2PEER, or give the URI where the hypervisor listens"
+        raise _refused("INVALID_ARG", f"{text!r} is where a daemon answers, and direct mode asks none", remedy)
 
 
 def _check_daemon_uri(text: str) -> None:

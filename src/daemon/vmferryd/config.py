@@ -24,6 +24,7 @@ from vmferryd.limits import Limits
 OTHER_FEATURES = frozenset(
     {
         Feature.MIGRATION_P2P,
+        Feature.MIGRATION_DIRECT,
         Feature.MIGRATE_CHANGE_PROTECTION,
         Feature.XML_MIGRATABLE,
         Feature.MIGRATION_OFFLINE,

@@ -47,6 +47,8 @@ CASES: list[Case] = [
     ("direct-offline", C, F.OFFLINE | F.PERSIST_DEST, P(), {Fact.TO_URI_CALL, Fact.DIRECT_OFFERED}, INVALID),
     ("direct-tunnelled", C, F.TUNNELLED, P(), {Fact.TO_URI_CALL, Fact.DIRECT_OFFERED}, INVALID),
     ("direct-persist", C, F.PERSIST_DEST, P(), {Fact.TO_URI_CALL, Fact.DIRECT_OFFERED}, INVALID),
+    ("direct-destination", C, NONE, P(destination_name="x"), {Fact.TO_URI_CALL, Fact.DIRECT_OFFERED}, INVALID),
+    ("direct-set-up", C, F.TLS, P(), {Fact.TO_URI_CALL, Fact.DIRECT_OFFERED}, INVALID),
     ("offline-without-persist", S | D, F.OFFLINE, P(), set(), INVALID),
     ("offline-memory", S, OFFLINE | F.AUTO_CONVERGE, P(), set(), INVALID),
     ("offline-memory-parameters", S, OFFLINE | F.NON_SHARED_DISK, P(compression=("xbzrle",)), set(), INVALID),

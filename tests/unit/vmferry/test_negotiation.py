@@ -348,6 +348,14 @@ def test_a_daemon_uri_without_peer_to_peer_is_not_used_and_the_user_hears_of_it(
     assert not choose_to_uri(Wanted(params=params), MODERN).warnings
 
 
+@pytest.mark.parametrize("uri", [None, DAEMON, "vmferry+unix:///run/b.sock"])
+def test_direct_mode_leads_to_a_hypervisor(uri: str | None) -> None:
+    """Where a daemon answers no hypervisor listens: most likely PEER2PEER was forgotten."""
+    with pytest.raises(InvalidParameter) as caught:
+        choose_to_uri(Wanted(params=MigrationParams(migrate_uri=uri)), MODERN)
+    assert ("PEER2PEER" in caught.value.remedy) is (uri is not None)
+
+
 def test_direct_mode_keeps_no_definition() -> None:
     """There is no daemon to keep it."""
     params = MigrationParams(migrate_uri="tcp://host-b:4444")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -12,10 +12,11 @@ from vmferry.channel import parse_uri
 from vmferry.cli import display, render
 from vmferry.cli.conduct import Conductor, Order
 from vmferry.cli.frame import Subject
-from vmferry.cli.options import migration_options, read
+from vmferry.cli.options import migration_options, read, text_of
 from vmferry.cli.progress import Tracker
 from vmferry.cli.running import Session, asynchronous
 from vmferry.client import Connection
+from vmferry.combinations import Fact
 from vmferry.flags import Flag
 from vmferry.model import new_migration_id
 from vmferry.negotiation import Mode, Path
@@ -25,37 +26,58 @@ from vmferry.protocol import ProtocolVersion, Spelling
 @click.command()
 @migration_options
 @click.option("--verbose", is_flag=True, help="Progress is shown anyway; taken for virsh's sake.")
+@click.option(
+    "--direct", is_flag=True, help="No daemon is there: the guest goes to a hypervisor that listens at --migrateuri."
+)
 @click.argument("name")
-@click.argument("destination_uri")
+@click.argument("destination_uri", required=False, default="")
 @asynchronous
-async def migrate(session: Session, /, name: str, destination_uri: str, verbose: bool, **given: Any) -> None:  # noqa: ARG001, FBT001
+async def migrate(
+    session: Session,
+    /,
+    name: str,
+    destination_uri: str,
+    direct: bool,  # noqa: FBT001 - click's spelling of an option
+    verbose: bool,  # noqa: ARG001, FBT001
+    **given: Any,
+) -> None:
     """The guest lives at another host.
 
     DESTINATION_URI names the daemon there; the source gives its copy up. With --p2p it is the source's daemon that connects
-    there, so the URI is what leads there from the source's host, and the migration goes on when this program ends.
+    there, so the URI is what leads there from the source's host, and the migration goes on when this program ends. With
+    --direct there is no DESTINATION_URI: `vmferry receiver` prints how to start the hypervisor that receives.
 
     Ctrl-C asks the source to end the migration and waits for the answer; a second Ctrl-C leaves the migration to the two
     hosts. SIGTERM does what the first Ctrl-C does.
     """
-    flags, params = read(given)
+    flags, params = read(given, facts=frozenset({Fact.DIRECT_OFFERED}) if direct else frozenset())
+    if direct and Flag.PEER2PEER in flags:
+        raise click.UsageError("--direct asks no daemon at the destination, and --p2p needs one: leave out one of the two")
+    if not (direct or destination_uri):
+        raise click.UsageError("say where the destination's daemon is, or --direct if there is none")
+    if direct and not params.migrate_uri:
+        raise click.UsageError("--direct needs --migrateuri: nobody else can say where the hypervisor listens")
     order = Order(new_migration_id(), name, flags, params)
     async with AsyncExitStack() as connections:
-        with render.waiting(f"connecting to {session.uri} and {destination_uri}"):
+        with render.waiting(f"connecting to {session.uri} {destination_uri}".rstrip()):
             source = await connections.enter_async_context(session.daemon())
             destination: Connection | str = destination_uri
-            if Flag.PEER2PEER not in flags:
+            if not direct and Flag.PEER2PEER not in flags:
                 destination = await connections.enter_async_context(session.other_daemon(destination_uri))
         await _move(session, source, destination, order)
 
 
 async def _move(session: Session, source: Connection, destination: Connection | str, order: Order) -> None:
     source_host = (await source.version()).host_name
-    if isinstance(destination, str):
+    mode = Mode.REGULAR
+    if not isinstance(destination, str):
+        destination_host = (await destination.version()).host_name
+    elif Flag.PEER2PEER in order.flags:
         destination_host = parse_uri(destination).host or destination
     else:
-        destination_host = (await destination.version()).host_name
+        destination_host, mode = order.params.migrate_uri or "", Mode.DIRECT
     started_s = time.monotonic()
-    phases = Path(ProtocolVersion.V3, Spelling.PARAMS, Mode.REGULAR, order.flags).profile.phases
+    phases = Path(ProtocolVersion.V3, Spelling.PARAMS, mode, order.flags).profile.phases
     subject = Subject(order.migration_id, f"{order.domain} from {source_host} to {destination_host}")
     with display.chosen(subject, Tracker(phases, started_s), json=session.json) as shown:
         conductor = Conductor(source, destination, order, shown)
@@ -68,4 +90,25 @@ async def _move(session: Session, source: Connection, destination: Connection | 
         render.summary(render.stdout(), done, order.domain, destination_host, total_ms)
 
 
-COMMANDS: tuple[click.Command, ...] = (migrate,)
+@click.command()
+@click.option("--incoming", "uri", required=True, metavar="URI", help="Where it listens: tcp:HOST:PORT or unix:/PATH.")
+@click.option("--paused", is_flag=True, help="The guest stands still on arrival, until the receiver's monitor hears `cont`.")
+@click.option(
+    "--xml", "file", type=click.File("rb"), help="A definition in place of the domain's, with other paths or bridges."
+)
+@click.option("--directory", default="", metavar="DIR", help="Where its own sockets go; by default where it is started.")
+@click.argument("name")
+@asynchronous
+async def receiver(session: Session, name: str, uri: str, paused: bool, file: IO[bytes] | None, directory: str) -> None:  # noqa: FBT001
+    """The command line of a hypervisor that receives the guest where no daemon is.
+
+    Start it there, then call `vmferry migrate --direct NAME --migrateuri URI`. A guest that stands still now does so on
+    arrival, too, and then needs --suspend.
+    """
+    xml = text_of(file) if file else ""
+    async with session.daemon() as daemon:
+        words = await (daemon.receiver_paused if paused else daemon.receiver)(name, uri, xml=xml, directory=directory)
+    click.echo(render.as_json({"domain": name, "words": words}) if session.json else render.shell_command(words))
+
+
+COMMANDS: tuple[click.Command, ...] = (migrate, receiver)

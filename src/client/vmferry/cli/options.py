@@ -37,8 +37,10 @@ def migration_options(function: F) -> F:
     return function
 
 
-def read(given: Mapping[str, Any]) -> tuple[Flag, MigrationParams]:
+def read(given: Mapping[str, Any], *, facts: frozenset[Fact] = frozenset()) -> tuple[Flag, MigrationParams]:
     """The request that the options make, checked as far as one host can without asking another.
+
+    `facts` is what the rules are to know of the call besides; DIRECT_OFFERED for one that no daemon receives.
 
     Raises:
         InvalidParameter: a value, or a combination, is wrong; with every finding.
@@ -50,8 +52,8 @@ def read(given: Mapping[str, Any]) -> tuple[Flag, MigrationParams]:
     _refuse_missing_modes(flags)
     values = {row.attribute: _value(row, given.get(row.attribute)) for row in PARAMETERS}
     params = checked(MigrationParams(**{name: value for name, value in values.items() if value is not None}))
-    call = Fact.TO_URI_CALL if Flag.PEER2PEER in flags else Fact.MIGRATE3_CALL
-    check(flags, params, Place.CLIENT | Place.TOOL, frozenset({call}))
+    call = Fact.TO_URI_CALL if Flag.PEER2PEER in flags or Fact.DIRECT_OFFERED in facts else Fact.MIGRATE3_CALL
+    check(flags, params, Place.CLIENT | Place.TOOL, facts | {call})
     return flags, params
 
 

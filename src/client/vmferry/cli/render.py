@@ -7,6 +7,7 @@ Tables are never cut to a width, so that what a pipe gets is whole.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, is_dataclass
@@ -197,6 +198,14 @@ def _dirty(pages_per_s: int, bytes_per_s: int) -> str:
     if not pages_per_s:
         return ""
     return f"{pages_per_s} pages/s" + (f" ({rate(bytes_per_s)})" if bytes_per_s else "")
+
+
+def shell_command(words: Sequence[str]) -> str:
+    """A command line to be pasted into a shell, an option to a line."""
+    text = ""
+    for word in words:
+        text += (" \\\n  " if word.startswith("-") else " ") + shlex.quote(word)
+    return text.strip()
 
 
 # -- the summary of a migration ------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from vmferry.errors import Violation
 from vmferry.evidence import ImageEvidence
 from vmferry.model import Statistics
 from vmferryd.domains.model import DomainDefinition
+from vmferryd.drivers.fate import Fate
 
 
 class DriverFeature(StrEnum):
@@ -100,19 +101,6 @@ class TransferState(StrEnum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     FAILED = "failed"
-
-
-class Fate(StrEnum):
-    """What the sending hypervisor can prove of a transfer's last part.
-
-    KEPT: it was not sent, and is not unless `let_go` is called. ARRIVED: the receiver has acknowledged the whole. ON_ITS_WAY:
-    neither holds yet. UNKNOWN: neither can be proved any more.
-    """
-
-    KEPT = "kept"
-    ARRIVED = "arrived"
-    ON_ITS_WAY = "on-its-way"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

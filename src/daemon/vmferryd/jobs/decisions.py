@@ -12,6 +12,7 @@ from enum import StrEnum
 from vmferry.endpoint import Settled
 from vmferry.errors import PhaseOutOfOrder
 from vmferry.model import DestinationState, Outcome, SourceState, Verdict
+from vmferryd.drivers.fate import Fate
 from vmferryd.jobs.job import DestinationEvent, SourceEvent
 
 # -- the source ------------------------------------------------------------------------------------------------------
@@ -60,6 +61,19 @@ def source_proved(state: SourceState, outcome: Outcome) -> SourceEvent | None:
         case Outcome.POSTCOPY if state is SourceState.RELEASED:
             return SourceEvent.PROVED_POSTCOPY
         case _:
+            return None
+
+
+def source_fate(state: SourceState, fate: Fate) -> SourceEvent | None:
+    """The own hypervisor has said what it can prove of the last part, where no daemon receives and so nobody else can."""
+    if state is not SourceState.RELEASED:
+        return None
+    match fate:
+        case Fate.ARRIVED:
+            return SourceEvent.ARRIVED
+        case Fate.KEPT:
+            return SourceEvent.NEVER_LEFT
+        case Fate.ON_ITS_WAY | Fate.UNKNOWN:
             return None
 
 

@@ -103,6 +103,8 @@ class Oversight:
     async def _asked_once_more(self, migration: Migration) -> tuple[PeerAnswer, str]:
         """What the other host says now; whatever that settles has been settled."""
         record = migration.record
+        if record.receiver_uri and isinstance(migration, SourceMigration):
+            await migration.settle()  # there is no other host, but what has arrived meanwhile has
         if not record.peer_uri:
             return PeerAnswer.SILENT, ""
         answer, words = await self._answer(record)

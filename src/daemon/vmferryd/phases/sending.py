@@ -98,7 +98,7 @@ class Sending:
         self.settings = settings
         unsubscribe = self.guest.subscribe(self._heard)
         # A connection of its own: one that is kept may still be waiting before it tries a daemon again that was away.
-        peer = self.context.peers.dial(route.daemon_uri)
+        peer = self.context.peers.dial(route.daemon_uri) if route.daemon_uri else None
         try:
             moved = stalled(self.context, self._moved)
             watches = [self._cancellation.asked(), moved, self._disk_error(), self._watch(peer, opening)]
@@ -110,8 +110,9 @@ class Sending:
             raise self._explained(failed) from None
         finally:
             unsubscribe()
-            # Not waited for: the guest may stand still.
-            self.context.tasks.spawn(peer.channel.close(), f"connection of {opening.migration_id}")
+            if peer is not None:
+                # Not waited for: the guest may stand still.
+                self.context.tasks.spawn(peer.channel.close(), f"connection of {opening.migration_id}")
 
     async def let_go(self) -> None:
         """The last part is sent.
@@ -134,9 +135,12 @@ class Sending:
             self.statistics = await self.outgoing.statistics()
         return self.statistics
 
-    async def _send(self, route: Route, peer: Connection, opening: Opening) -> None:
+    async def _send(self, route: Route, peer: Connection | None, opening: Opening) -> None:
         if route.address is None:
             await self._send_through_tunnel(route, opening)
+            self.told(route, "")
+        elif peer is None:
+            await self._send_over(await sockets.connect(route.address, b"", self.context.limits))
             self.told(route, "")
         else:
             await self._send_natively(route, peer, opening)
@@ -157,12 +161,15 @@ class Sending:
             await self._send_through_tunnel(route.tunnel, opening)
             self.told(route.tunnel, f"the guest goes through the connection between the daemons, which is slower: {said}")
             return
+        await self._send_over(connection)
+        self.told(route, "")
+
+    async def _send_over(self, connection: socket.socket) -> None:
         try:
             await self.outgoing.send(connection, self.settings)
         except BaseException:
             connection.close()
             raise
-        self.told(route, "")
 
     async def _connect(self, route: Route, peer: Connection, opening: Opening) -> socket.socket:
         """A connection that the waiting guest will read; nothing was sent over it.
@@ -227,11 +234,14 @@ class Sending:
                 detail=self._said,
             )
 
-    async def _watch(self, peer: Connection, opening: Opening) -> None:
-        """Raises when the destination's daemon gives the guest up, or is silent for too long.
+    async def _watch(self, peer: Connection | None, opening: Opening) -> None:
+        """Raises when the destination's daemon gives the guest up, or is silent for too long; without one waits for ever.
 
         Its hypervisor alone shows neither: over a connection of their own hypervisors go on without daemons.
         """
+        if peer is None:
+            await asyncio.Event().wait()
+            return
         clock, bound_s = self.context.clock, self.context.limits.peer_silence_s
         heard_s = clock.monotonic()
         while True:

@@ -28,31 +28,31 @@ from vmferry.errors import (
     MigrationCancelled,
     PermissionRefused,
     PhaseOutOfOrder,
+    TransferFailed,
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
+from vmferry.model import Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings, Tuning
 from vmferryd.jobs.decisions import (
     UNRELEASED,
-    Wish,
     source_ends,
     source_outcome,
     source_performed,
     source_proved,
-    source_wishes,
 )
 from vmferryd.jobs.job import Cargo, SourceEffect, SourceEvent, cargo, source_table
 from vmferryd.jobs.journal import Record
-from vmferryd.peers import Peer
+from vmferryd.phases.asking import Asking
 from vmferryd.phases.context import Context
 from vmferryd.phases.disk_sending import DiskSending, ImageToSend
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
+from vmferryd.phases.source_words import RECEIVER_REMEDY
 from vmferryd.phases.wishes import Wishes
 from vmferryd.phases.word import give_word
 from vmferryd.transfer import tickets
@@ -74,13 +74,13 @@ class SourceMigration:
     def __init__(self, context: Context, record: Record, entry: Entry | None) -> None:
         self._context = context
         self._entry = entry
+        self._asking = Asking(context, entry)
         self.lease = Lease(context.clock, context.limits.phase_lease_s)
         self.failure: VmferryError | None = None
         self.performing: asyncio.Task[None] | None = None
         self.performed_s: float | None = None
         self._sending: Sending | DiskSending | None = None
         self._resolving = False
-        self._gone_s: float | None = None
         self._route = Route(Carrier.TUNNEL, record.peer_uri)
         self._cancelled = ""
         self._settings = SendSettings()
@@ -249,7 +249,7 @@ class SourceMigration:
         try:
             for pause_s in Backoff(self._context.limits):
                 await self._ask_again()
-                if self.state is not SourceState.RELEASED:
+                if self.state is not SourceState.RELEASED or self._asking.is_vain:
                     return
                 log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
                 await self._context.clock.sleep(pause_s)
@@ -285,6 +285,8 @@ class SourceMigration:
             await self.machine.ended_or(self.lease)
             if self.lease.left_s > 0 or self.state.final:
                 continue
+            if self.record.receiver_uri:
+                break  # this daemon has coordinated it, and left it in doubt: nobody can be asked
             log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
             self.lease.renew()
             try:
@@ -306,6 +308,8 @@ class SourceMigration:
                 self._sending.cancel(self._cancelled)
             await self._sending.until_held(self._route, opening, self._settings)
         except VmferryError as error:
+            if self.record.receiver_uri and isinstance(error, TransferFailed):
+                error.remedy = error.remedy or RECEIVER_REMEDY
             self._fail(error)
             if self._sending is not None:
                 # A hypervisor soon forgets the figures of what failed.
@@ -336,15 +340,22 @@ class SourceMigration:
     async def _let_go(self) -> SourceEvent | None:
         sending = self._sending
         assert sending is not None  # noqa: S101 - the table has LET_GO only after SEND
-        self._context.tasks.spawn(give_word(self._context, self.machine, sending), f"release {self.record.migration_id}")
+        if not self.record.receiver_uri:
+            work = give_word(self._context, self.machine, sending)
+            self._context.tasks.spawn(work, f"release {self.record.migration_id}")
         try:
             await sending.let_go()
         except VmferryError as error:
             self._fail(error)
             return SourceEvent.DOUBT
+        pause_ms = sending.paused_for_us // 1000
         self._note_figures(sending.statistics)
-        self._context.tasks.spawn(self._bound_the_pause(), f"pause of {self.record.migration_id}")
-        return None
+        if not self.record.receiver_uri:
+            self._context.tasks.spawn(self._bound_the_pause(), f"pause of {self.record.migration_id}")
+            return None
+        # The receiver acknowledges after it has started the CPUs, so the guest has stood still no longer than until now.
+        self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
+        return SourceEvent.ARRIVED
 
     async def _bound_the_pause(self) -> None:
         """A guest whose last part was sent does not stand still for ever: the source asks for an end, or says: in doubt."""
@@ -404,53 +415,11 @@ class SourceMigration:
         return wished and entry.persistent is not None and entry.live is None
 
     async def _ask_peer(self) -> SourceEvent | None:
-        """The destination's own word, as the event that follows; None when it does not give it.
-
-        No error is ever taken for an answer. A destination without a record has lost its journal, since the guest's state
-        went there: that proves nothing, and so it is not asked for a tombstone.
-        """
-        migration_id = self.record.migration_id
-        try:
-            async with asyncio.timeout(self._context.limits.peer_call_s):
-                outcome = await self._decided_by(self._context.peers.at(self.record.peer_uri))
-        except (VmferryError, TimeoutError) as silence:
-            log.warning("no_answer", migration_id=migration_id, peer=self.record.peer_uri, error=str(silence))
-            if self._entry is not None and self._copy() is not None:
-                self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.IN_DOUBT)
-            return None
-        return source_proved(self.state, outcome)
-
-    async def _decided_by(self, peer: Peer) -> Outcome:
-        """What holds at the destination, which was asked to decide if it had not."""
-        migration_id = self.record.migration_id
-        said = await peer.outcome(migration_id)
-        is_gone = await self._is_gone()
-        match source_wishes(self.state, said, alive=not is_gone, waited=is_gone and self._has_waited()):
-            case Wish.TOMBSTONE:
-                return await peer.abort(migration_id, str(self.failure or "the source is in doubt"))
-            case Wish.COMMIT:
-                log.warning("word_repeated", migration_id=migration_id, hint="the copy here is gone")
-                return await peer.release(migration_id, self.record.ticket, 0, self.record.wish)
-            case None:
-                return said.outcome
-
-    async def _is_gone(self) -> bool:
-        """Nothing is left of the copy here. One that cannot be reached may be there; a definition cannot die."""
-        if self.record.plan is None:
-            return False
-        if self._entry is None or self._entry.plan != self.record.plan:
-            return True
-        guest = self._entry.guest
-        try:
-            return guest is not None and (await guest.probe()).run_state is RunState.GONE
-        except VmferryError:
-            return False
-
-    def _has_waited(self) -> bool:
-        """The copy here has been known to be gone for longer than the last part may take."""
-        now_s = self._context.clock.monotonic()
-        self._gone_s = now_s if self._gone_s is None else self._gone_s
-        return now_s - self._gone_s > self._context.limits.let_go_s
+        """See `Asking`. Without a daemon at the destination it is the own hypervisor that is asked."""
+        event = await self._asking.ask(self.record, self.state, str(self.failure or "the source is in doubt"))
+        if event is SourceEvent.NEVER_LEFT:
+            self._fail(MigrationAborted("the last part had not been sent when vmferryd ended"))
+        return event
 
     async def _close_job(self) -> None:
         await self.wishes.grant_resume()
@@ -463,14 +432,8 @@ class SourceMigration:
 
     # -- small things -----------------------------------------------------------------------------------------------
 
-    def _copy(self) -> Guest | None:
-        """The copy that this migration is about; another execution of the same domain is none of its business."""
-        if self._entry is None or self._entry.plan != self.record.plan:
-            return None
-        return self._entry.guest
-
     async def _reached(self) -> Guest | None:
-        """As `_copy`, also one that could not be reached when the daemon started.
+        """The copy that this migration is about, also one that could not be reached when the daemon started.
 
         Raises:
             DriverLost, DriverRefused: it still cannot be, and may be there: what is to be done with it is to be tried again.

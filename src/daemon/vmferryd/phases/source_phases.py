@@ -60,7 +60,7 @@ class SourcePhases:
         return await once(self._context.tasks, self._opening, request.migration_id, lambda: self._begin(request))
 
     async def _begin(self, request: Request) -> Reply:
-        if (known := await self._find(request.migration_id)) is not None:
+        if (known := await self.find(request.migration_id)) is not None:
             return self._begun_before(known.record, request)
         entry = self._context.domains.find(request.domain)
         async with entry.lock:  # nobody starts, stops or pauses the guest meanwhile
@@ -169,7 +169,7 @@ class SourcePhases:
 
     async def _call_off(self, cookie: Cookie, why: str) -> None:
         """The destination need not wait for a guest that will not come; if it cannot be told, its lease runs out."""
-        migration = await self._find(cookie.migration_id)
+        migration = await self.find(cookie.migration_id)
         if migration is None or migration.state is SourceState.CANCELLED:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._context.limits.peer_call_s):
@@ -185,17 +185,25 @@ class SourcePhases:
     async def _perform(
         self, request: Request, then: Callable[[SourceMigration], Awaitable[None]]
     ) -> AsyncGenerator[JobInfo | Reply, None]:
-        migration = await self._get(request.migration_id)
+        migration = await self.get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
                 route = await self._ready_or_ended(migration, request)
-                migration.perform(route, self._send_settings(migration.record, request))
-            task = migration.performing
-            if task is not None:
-                async for job in self._until_done(migration, task):
-                    yield job
+                migration.perform(route, self.settings_of(migration.record, request))
+            async for job in self._until_done(migration):
+                yield job
             await then(migration)
             yield self._performed(migration)
+
+    async def watched(self, migration: SourceMigration) -> AsyncIterator[JobInfo | Reply]:
+        """Every change of the job until its transfer is over, then the reply. Who listens is of no concern to the migration.
+
+        Raises:
+            VmferryError: what went wrong; `guest` says where the guest is.
+        """
+        async for job in self._until_done(migration):
+            yield job
+        yield self._performed(migration)
 
     async def _ready_or_ended(self, migration: SourceMigration, request: Request) -> Route:
         """A Perform that fails has cleaned up the source alone: no Confirm follows it (specification 1.6 step 9)."""
@@ -220,9 +228,10 @@ class SourcePhases:
         await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)
         return route
 
-    async def _until_done(self, migration: SourceMigration, task: asyncio.Task[None]) -> AsyncIterator[JobInfo]:
+    async def _until_done(self, migration: SourceMigration) -> AsyncIterator[JobInfo]:
         seen: JobInfo | None = None
-        while not task.done():
+        task = migration.performing
+        while task is not None and not task.done():
             await asyncio.wait([task], timeout=self._context.limits.progress_s)
             job = migration.machine.info()
             if job != seen:
@@ -262,7 +271,7 @@ class SourcePhases:
             PhaseOutOfOrder: the guest is on its way, or was never sent although the verdict is to commit.
             InDoubt: the destination does not answer; both copies are kept, and the source goes on asking.
         """
-        migration = await self._get(request.migration_id)
+        migration = await self.get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             migration.machine.note(phase=Phase.CONFIRM)
             async with migration.machine.timing(Phase.CONFIRM):
@@ -352,7 +361,7 @@ class SourcePhases:
             PhaseOutOfOrder: somebody else coordinates it.
             VmferryError: it was ended; the recorded reason.
         """
-        migration = await self._find(request.migration_id)
+        migration = await self.find(request.migration_id)
         if migration is None:
             return None
         self._begun_before(migration.record, request)
@@ -374,14 +383,14 @@ class SourcePhases:
 
     async def outcome(self, migration_id: MigrationId) -> Settled | None:
         """What this host's journal says as a source; None when it has no record."""
-        migration = await self._find(migration_id)
+        migration = await self.find(migration_id)
         if migration is None:
             return None
         return Settled(migration.outcome, migration.state.value, migration.record.wish)
 
     async def request_release(self, migration_id: MigrationId, ticket: bytes, destination_uri: str) -> bytes:
         """See `SourceMigration.request_release`."""
-        return await (await self._get(migration_id)).request_release(ticket, destination_uri)
+        return await (await self.get(migration_id)).request_release(ticket, destination_uri)
 
     async def abort(self, migration_id: MigrationId, why: str) -> Outcome | None:
         """The migration has ended if it still could; None when there is no record.
@@ -389,7 +398,7 @@ class SourcePhases:
         Raises:
             InDoubt: past the point of no return, and the destination does not answer.
         """
-        migration = await self._find(migration_id)
+        migration = await self.find(migration_id)
         if migration is None:
             return None
         outcome = await migration.abort(why)
@@ -425,7 +434,8 @@ class SourcePhases:
             if migration.state.final and migration.record.settled:
                 self._migrations.pop(migration.record.migration_id, None)
 
-    def _send_settings(self, record: Record, request: Request) -> SendSettings:
+    def settings_of(self, record: Record, request: Request) -> SendSettings:
+        """How the guest is to be sent, with what the domain keeps for it where the request is silent."""
         entry = self._context.domains.by_uuid(record.domain_uuid)
         return send_settings(request.flags, request.params, entry.max_speed_mib_per_s if entry is not None else None)
 
@@ -450,14 +460,20 @@ class SourcePhases:
         if migration_id in self._migrations:
             await self._migrations[migration_id].machine.ended()
 
-    async def _find(self, migration_id: MigrationId) -> SourceMigration | None:
+    async def find(self, migration_id: MigrationId) -> SourceMigration | None:
+        """The migration of that id, also one that is over; None when there is no record."""
         if migration_id in self._migrations:
             return self._migrations[migration_id]
         record = await self._context.journal.find(migration_id, Side.SOURCE)
         return None if record is None else SourceMigration(self._context, record, None)
 
-    async def _get(self, migration_id: MigrationId) -> SourceMigration:
-        migration = await self._find(migration_id)
+    async def get(self, migration_id: MigrationId) -> SourceMigration:
+        """The migration of that id, also one that is over.
+
+        Raises:
+            MigrationNotFound: there is no record.
+        """
+        migration = await self.find(migration_id)
         if migration is None:
             raise MigrationNotFound(
                 f"this host has no migration {migration_id} as its source", remedy="call Begin first, on this daemon"

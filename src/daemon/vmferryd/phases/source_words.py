@@ -25,6 +25,10 @@ GUEST_AT: Mapping[SourceState, GuestLocation] = {
 """Where the guest is, by the source's record."""
 
 
+RECEIVER_REMEDY = "see what the receiver wrote; its command line has to be the one that `vmferry receiver` prints"
+"""What helps when a receiver without a daemon has not taken the guest."""
+
+
 def refuse_another_guest(cookie: Cookie, record: Record) -> None:
     """What waits at the destination is this guest, also if the destination took its definition from its own store."""
     if cookie.uuid != record.domain_uuid:
@@ -51,10 +55,21 @@ _DOUBTS = {
 
 def in_doubt(record: Record, failure: VmferryError | None, host_name: str) -> InDoubt:
     """Past the point of no return nobody says what holds; `failure` is what led there."""
+    message = _DOUBTS[cargo(Flag(record.flags))]
+    remedy = (
+        "nothing: this host goes on asking and keeps its paused copy; if the other host is gone for good, "
+        "fence it and resolve the domain by hand"
+    )
+    if record.receiver_uri:
+        message = f"the guest's last part was sent, and the receiver at {record.receiver_uri} has not acknowledged it"
+        resolve = f"vmferry resolve {record.domain_name} --fenced"
+        remedy = (
+            f"look at that hypervisor. If the guest lives there: {resolve} --keep-there. "
+            f"If it does not, end that hypervisor, and then: {resolve} --keep-here"
+        )
     return InDoubt(
-        _DOUBTS[cargo(Flag(record.flags))],
-        remedy="nothing: this host goes on asking and keeps its paused copy; if the other host is gone for good, "
-        "fence it and resolve the domain by hand",
+        message,
+        remedy=remedy,
         migration_id=record.migration_id,
         guest=GuestLocation.IN_DOUBT,
         host=host_name,

@@ -39,13 +39,14 @@ class Wishes:
         """The guest stands still, and does so wherever it lives when the migration has ended.
 
         Raises:
-            InvalidState: the guest has been released to the destination, or is gone.
+            InvalidState: the guest has been released to the destination, or is gone, or goes to where no daemon is.
             DriverRefused: the hypervisor refused; nothing has changed.
         """
         record = self._machine.record
         if self._entry is None:
             raise InvalidState(f"domain {record.domain_name} is not active")
         guest = self._context.domains.active(self._entry)
+        self._refuse_if_nobody_can_grant_it()
         await self._write(RunWish.SUSPENDED if record.was_running else RunWish.NONE)
         self._suspended()
         try:
@@ -70,9 +71,19 @@ class Wishes:
         """The guest runs as soon as the migration has ended, wherever it lives then; until then it stands still.
 
         Raises:
-            InvalidState: the guest has been released to the destination.
+            InvalidState: the guest has been released to the destination, or goes to where no daemon is.
         """
+        self._refuse_if_nobody_can_grant_it()
         await self._write(RunWish.NONE if self._machine.record.was_running else RunWish.RESUMED)
+
+    def _refuse_if_nobody_can_grant_it(self) -> None:
+        record = self._machine.record
+        if record.receiver_uri:
+            raise InvalidState(
+                f"domain {record.domain_name} goes to where no daemon could be told of it",
+                remedy="say it to the receiver when the guest has arrived, or end the migration first",
+                migration_id=record.migration_id,
+            )
 
     async def _write(self, wish: RunWish) -> None:
         if not await self._machine.write_while(UNRELEASED, wish=wish):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from grpc import aio
@@ -13,6 +14,7 @@ from vmferry.model import DomainState
 from vmferryd.domains.registry import Domains
 from vmferryd.domains.verbs import Verbs
 from vmferryd.drivers.base import StartMode
+from vmferryd.phases.direct import Direct, Receiving
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
@@ -20,9 +22,10 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 class DomainService(domains_pb2_grpc.DomainServiceServicer):
     """Domains of this host; docstrings are in domains.proto."""
 
-    def __init__(self, domains: Domains, verbs: Verbs) -> None:
+    def __init__(self, domains: Domains, verbs: Verbs, direct: Direct) -> None:
         self._domains = domains
         self._verbs = verbs
+        self._direct = direct
 
     async def DefineDomain(
         self, request: domains_pb2.DefineDomainRequest, context: Context
@@ -91,6 +94,14 @@ class DomainService(domains_pb2_grpc.DomainServiceServicer):
         entry = self._domains.find(request.domain)
         xml = self._domains.stored_xml(entry) if request.inactive else self._domains.xml(entry)
         return domains_pb2.DumpDomainXmlResponse(xml=xml)
+
+    async def DumpReceiver(
+        self, request: domains_pb2.DumpReceiverRequest, context: Context
+    ) -> domains_pb2.DumpReceiverResponse:
+        """See domains.proto."""
+        on_arrival = StartMode.PAUSED if request.paused else StartMode.RUNNING
+        receiving = Receiving(request.domain, request.uri, on_arrival, request.domain_xml, Path(request.directory))
+        return domains_pb2.DumpReceiverResponse(words=await self._direct.receiver(receiving))
 
     async def WatchDomains(
         self, request: domains_pb2.WatchDomainsRequest, context: Context

@@ -41,6 +41,7 @@ from vmferryd.peer import PeerToPeer
 from vmferryd.phases.aborts import Aborts
 from vmferryd.phases.context import Context
 from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.direct import Direct
 from vmferryd.phases.held import Held
 from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.source_phases import SourcePhases
@@ -109,14 +110,14 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
         ("grpc.so_reuseport", 0),
     ]
     server = make([errors, Announced(config.announce)], options)
-    verbs = Verbs(context.domains, Held(source, destination))
-    domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains, verbs), server)
+    direct, verbs = Direct(context, source), Verbs(context.domains, Held(source, destination))
+    domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains, verbs, direct), server)
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
     host = HostService(context.identity, context.drivers, served.unavailable, config.announce.announced)
     host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
     aborts = Aborts(context.tasks, source, destination)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, context.domains, aborts), server)
-    performing = Coordination(source, served.peer)
+    performing = Coordination(source, served.peer, direct, config.announce.announced)
     migration_pb2_grpc.add_MigrationServiceServicer_to_server(MigrationService(source, destination, performing), server)
     legacy_pb2_grpc.add_MigrationV1ServiceServicer_to_server(MigrationV1Service(destination, performing), server)
     legacy_pb2_grpc.add_MigrationV2ServiceServicer_to_server(MigrationV2Service(source, destination, performing), server)

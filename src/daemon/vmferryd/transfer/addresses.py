@@ -231,3 +231,19 @@ def refusal(arrangement: Arrangement, plain: Plain) -> VmferryError | None:
         remedy="leave out the migration URI and the listen address, so that the guest goes through the daemons' own "
         "connection; or set data.plain = true at the destination",
     )
+
+
+def refusal_of_bare(address: Address, plain: Plain | None) -> VmferryError | None:
+    """Why a guest's data may not travel to a hypervisor without a daemon; None when it may.
+
+    There is no tunnel that it could take instead; but a socket of this machine may be the end of somebody's own.
+    """
+    far = address.scheme is Scheme.TCP and not is_loopback(address.host)
+    if plain is Plain.ANYWHERE or not far:
+        return None
+    return NotSupported(
+        f"the guest would travel to {address} unencrypted, and this host does not allow that: "
+        f"{plain or 'all data goes through the tunnel'}",
+        remedy="set data.plain = true at the source, or lead a UNIX socket or a port of the loopback to the receiver by "
+        "an encrypted way of your own",
+    )

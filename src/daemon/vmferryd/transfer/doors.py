@@ -179,6 +179,11 @@ class Doors:
         """Whether data may travel otherwise than through the tunnel at all."""
         return self._plain is not None
 
+    @property
+    def plain(self) -> Plain | None:
+        """Whether data may travel unencrypted outside the tunnel; None when it always goes through the tunnel."""
+        return self._plain
+
     async def open_shared(self, port: int) -> None:
         """Every migration may come in through `port`; 0 lets the system choose one.
 

@@ -18,6 +18,7 @@ class Carrier(StrEnum):
 
     TUNNEL = "tunnel"
     NATIVE = "native"
+    BARE = "bare"
 
 
 class Otherwise(StrEnum):
@@ -37,7 +38,11 @@ class DataOffer:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way that is taken. `daemon_uri` is the destination's daemon; `address` is where a native connection leads."""
+    """The way that is taken.
+
+    `daemon_uri` is the destination's daemon, of which a bare hypervisor has none; `address` is where a connection leads that
+    the hypervisors share.
+    """
 
     carrier: Carrier
     daemon_uri: str
@@ -52,6 +57,11 @@ class Route:
     def __str__(self) -> str:
         """For people."""
         return f"tunnel to {self.daemon_uri}" if self.address is None else f"connection to {self.address}"
+
+
+def bare(address: Address) -> Route:
+    """The way to a hypervisor that listens there without a daemon."""
+    return Route(Carrier.BARE, "", address)
 
 
 def choose(flags: Flag, uri: str, offer: DataOffer | None, daemon_uri: str) -> Route:

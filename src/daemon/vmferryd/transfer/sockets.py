@@ -58,7 +58,7 @@ async def spoken(connection: socket.socket) -> bool:
 
 
 async def connect(address: Address, token: bytes, limits: Limits) -> socket.socket:
-    """A connection to `address` that has proved itself with `token`, for the hypervisor.
+    """A connection to `address` for the hypervisor. With a `token`, which may be empty, it has proved itself there.
 
     Raises:
         TransferStopped: it could not be made within `limits.connect_s`; the token may be used up, and nothing was sent.
@@ -67,7 +67,8 @@ async def connect(address: Address, token: bytes, limits: Limits) -> socket.sock
         async with asyncio.timeout(limits.connect_s):
             connection = await _dialled(address)
             try:
-                await _proved(connection, token)
+                if token:
+                    await _proved(connection, token)
                 harden(connection, limits.data_silence_s)
             except BaseException:
                 connection.close()
@@ -76,7 +77,9 @@ async def connect(address: Address, token: bytes, limits: Limits) -> socket.sock
         silent = isinstance(error, TimeoutError)
         raise TransferStopped(
             f"no data connection to {address}",
-            remedy="check the address and the firewall between the hosts, or migrate with TUNNELLED",
+            remedy="check the address and the firewall between the hosts, or migrate with TUNNELLED"
+            if token
+            else "start the receiver with the command line that `vmferry receiver` prints, and check the address",
             detail=f"nothing answered within {limits.connect_s:g} s" if silent else str(error),
         ) from None
     return connection

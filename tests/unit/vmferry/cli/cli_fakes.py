@@ -109,6 +109,9 @@ class FakeDaemon(Connection):
         self.running: JobInfo | None = None
         self.newest = RUNNING
         self.events: tuple[DomainEvent, ...] = ()
+        self.features: tuple[int, ...] = (4, 5, 6, 13, 99)
+        self.receiver_words = ["qemu"]
+        self.asked_receiver: tuple[object, ...] = ()
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -128,7 +131,7 @@ class FakeDaemon(Connection):
         self._called("capabilities")
         works = DriverInfo(name="memory", version="1", domain_types=("test",), features=("precopy",))
         broken = DriverInfo(name="qemu", unavailable="no qemu-system-x86_64")
-        return HostCapabilities(drivers=(works, broken), features=(4, 6, 13, 99))
+        return HostCapabilities(drivers=(works, broken), features=self.features)
 
     async def define(self, xml: str) -> DomainInfo:
         self._called(f"define {xml}")
@@ -172,6 +175,16 @@ class FakeDaemon(Connection):
     async def xml(self, domain: str) -> str:
         self._called("xml")
         return f"<domain><name>{domain}</name></domain>\n"
+
+    async def receiver(self, domain: str, uri: str, *, xml: str = "", directory: str = "") -> list[str]:
+        self._called("receiver")
+        self.asked_receiver = (domain, uri, xml, directory)
+        return self.receiver_words
+
+    async def receiver_paused(self, domain: str, uri: str, *, xml: str = "", directory: str = "") -> list[str]:
+        self._called("receiver_paused")
+        self.asked_receiver = (domain, uri, xml, directory)
+        return self.receiver_words
 
     async def stored_xml(self, domain: str) -> str:
         self._called("stored_xml")

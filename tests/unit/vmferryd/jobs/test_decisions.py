@@ -9,6 +9,7 @@ import pytest
 from vmferry.endpoint import Settled
 from vmferry.errors import PhaseOutOfOrder
 from vmferry.model import DestinationState, Outcome, SourceState, Verdict
+from vmferryd.drivers.fate import Fate
 from vmferryd.jobs import decisions as decide
 from vmferryd.jobs.job import DESTINATION, SOURCE, DestinationEvent, SourceEvent
 
@@ -19,6 +20,7 @@ def _source(state: SourceState) -> list[SourceEvent | None]:
     """Every event that a decision may make of the source's state."""
     events = [decide.source_ends(state), *(decide.source_performed(state, failed=failed) for failed in BOTH)]
     events += [decide.source_proved(state, outcome) for outcome in Outcome]
+    events += [decide.source_fate(state, fate) for fate in Fate]
     for verdict, proof in product(Verdict, (None, *Outcome)):
         try:
             events.append(decide.source_confirms(state, verdict, proof))
@@ -130,3 +132,15 @@ def test_data_that_flows_is_not_abandoned() -> None:
     for state in DestinationState:
         assert decide.destination_abandoned(state, loading=True) is None
     assert DestinationEvent.ABORT is decide.destination_abandoned(DestinationState.PREPARED, loading=False)
+
+
+def test_the_own_hypervisor_proves_two_things_and_no_third() -> None:
+    """Where no daemon receives: an acknowledgement gives the copy up, a last part that was kept takes it back."""
+    released = SourceState.RELEASED
+    assert {
+        Fate.ARRIVED: SourceEvent.ARRIVED,
+        Fate.KEPT: SourceEvent.NEVER_LEFT,
+        Fate.ON_ITS_WAY: None,
+        Fate.UNKNOWN: None,
+    } == {fate: decide.source_fate(released, fate) for fate in Fate}
+    assert not [state for state in SourceState for fate in Fate if state is not released and decide.source_fate(state, fate)]

@@ -20,6 +20,7 @@ from vmferryd.transfer.addresses import (
     is_loopback,
     parse,
     refusal,
+    refusal_of_bare,
 )
 
 ANY = "0.0.0.0"  # noqa: S104 - parsed, not bound
@@ -160,3 +161,14 @@ def test_plain_data(plain: Plain, arrangement: OwnPort | OwnSocket | Shared, *, 
 def test_loopback(host: str, *, answer: bool) -> None:
     """What only this machine reaches."""
     assert answer is is_loopback(host)
+
+
+@pytest.mark.parametrize("plain", [*Plain, None])
+@pytest.mark.parametrize(
+    ("uri", "far"), [("tcp:host-b:4444", True), ("tcp:127.0.0.1:4444", False), ("tcp:[::1]:4444", False), ("unix:/x", False)]
+)
+def test_plain_data_to_a_hypervisor_without_a_daemon(plain: Plain | None, uri: str, *, far: bool) -> None:
+    """What leaves this machine unencrypted has to be allowed by the source's operator, for no tunnel can take its place."""
+    error = refusal_of_bare(parse(uri), plain)
+    assert (far and plain is not Plain.ANYWHERE) is (error is not None)
+    assert error is None or "data.plain" in error.remedy

@@ -486,6 +486,63 @@ class DumpDomainXmlResponse(_message.Message):
 Global___DumpDomainXmlResponse: _TypeAlias = DumpDomainXmlResponse  # noqa: Y015
 
 @_typing.final
+class DumpReceiverRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    DOMAIN_XML_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    domain: _builtins.str
+    uri: _builtins.str
+    """Where it is to listen: tcp:host:port or unix:/path."""
+    paused: _builtins.bool
+    """The guest stands still on arrival, until somebody says "cont". A guest that stands still now does so in any case."""
+    domain_xml: _builtins.str
+    """Takes the place of the domain's definition; only what is outside of the guest may differ."""
+    directory: _builtins.str
+    """Where the receiver's own sockets go, its monitor among them; empty: where it is started."""
+    def __init__(
+        self,
+        *,
+        domain: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        domain_xml: _builtins.str = ...,
+        directory: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "domain", b"domain", "domain_xml", b"domain_xml", "paused", b"paused", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpReceiverRequest: _TypeAlias = DumpReceiverRequest  # noqa: Y015
+
+@_typing.final
+class DumpReceiverResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Word by word, the program first."""
+
+    def __init__(
+        self,
+        *,
+        words: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpReceiverResponse: _TypeAlias = DumpReceiverResponse  # noqa: Y015
+
+@_typing.final
 class WatchDomainsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

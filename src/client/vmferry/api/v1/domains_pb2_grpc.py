@@ -85,6 +85,11 @@ class DomainServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlResponse.FromString,
                 _registered_method=True)
+        self.DumpReceiver = channel.unary_unary(
+                '/vmferry.api.v1.DomainService/DumpReceiver',
+                request_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpReceiverRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpReceiverResponse.FromString,
+                _registered_method=True)
         self.WatchDomains = channel.unary_stream(
                 '/vmferry.api.v1.DomainService/WatchDomains',
                 request_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.WatchDomainsRequest.SerializeToString,
@@ -166,6 +171,14 @@ class DomainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DumpReceiver(self, request, context):
+        """The command line of a hypervisor that receives this guest where no daemon is, in a direct migration (like libvirt's
+        domxml-to-native). Nothing is started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchDomains(self, request, context):
         """Every event of every domain from now on, until the caller leaves. The headers are sent when nothing is missed any more.
         """
@@ -225,6 +238,11 @@ def add_DomainServiceServicer_to_server(servicer, server):
                     servicer.DumpDomainXml,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlResponse.SerializeToString,
+            ),
+            'DumpReceiver': grpc.unary_unary_rpc_method_handler(
+                    servicer.DumpReceiver,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpReceiverRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_domains__pb2.DumpReceiverResponse.SerializeToString,
             ),
             'WatchDomains': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDomains,
@@ -503,6 +521,33 @@ class DomainService:
             '/vmferry.api.v1.DomainService/DumpDomainXml',
             vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_domains__pb2.DumpDomainXmlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpReceiver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.DomainService/DumpReceiver',
+            vmferry_dot_api_dot_v1_dot_domains__pb2.DumpReceiverRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_domains__pb2.DumpReceiverResponse.FromString,
             options,
             channel_credentials,
             insecure,

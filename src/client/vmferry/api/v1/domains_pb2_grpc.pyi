@@ -53,6 +53,10 @@ class DomainServiceStub:
     """One domain."""
     DumpDomainXml: _grpc.UnaryUnaryMultiCallable[_domains_pb2.DumpDomainXmlRequest, _domains_pb2.DumpDomainXmlResponse]
     """The definition as libvirt domain XML."""
+    DumpReceiver: _grpc.UnaryUnaryMultiCallable[_domains_pb2.DumpReceiverRequest, _domains_pb2.DumpReceiverResponse]
+    """The command line of a hypervisor that receives this guest where no daemon is, in a direct migration (like libvirt's
+    domxml-to-native). Nothing is started.
+    """
     WatchDomains: _grpc.UnaryStreamMultiCallable[_domains_pb2.WatchDomainsRequest, _domains_pb2.WatchDomainsResponse]
     """Every event of every domain from now on, until the caller leaves. The headers are sent when nothing is missed any more."""
 
@@ -81,6 +85,10 @@ class DomainServiceAsyncStub(DomainServiceStub):
     """One domain."""
     DumpDomainXml: _aio.UnaryUnaryMultiCallable[_domains_pb2.DumpDomainXmlRequest, _domains_pb2.DumpDomainXmlResponse]  # type: ignore[assignment]
     """The definition as libvirt domain XML."""
+    DumpReceiver: _aio.UnaryUnaryMultiCallable[_domains_pb2.DumpReceiverRequest, _domains_pb2.DumpReceiverResponse]  # type: ignore[assignment]
+    """The command line of a hypervisor that receives this guest where no daemon is, in a direct migration (like libvirt's
+    domxml-to-native). Nothing is started.
+    """
     WatchDomains: _aio.UnaryStreamMultiCallable[_domains_pb2.WatchDomainsRequest, _domains_pb2.WatchDomainsResponse]  # type: ignore[assignment]
     """Every event of every domain from now on, until the caller leaves. The headers are sent when nothing is missed any more."""
 
@@ -166,6 +174,16 @@ class DomainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_domains_pb2.DumpDomainXmlResponse, _abc.Awaitable[_domains_pb2.DumpDomainXmlResponse]]:
         """The definition as libvirt domain XML."""
+
+    @_abc_1.abstractmethod
+    def DumpReceiver(
+        self,
+        request: _domains_pb2.DumpReceiverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_domains_pb2.DumpReceiverResponse, _abc.Awaitable[_domains_pb2.DumpReceiverResponse]]:
+        """The command line of a hypervisor that receives this guest where no daemon is, in a direct migration (like libvirt's
+        domxml-to-native). Nothing is started.
+        """
 
     @_abc_1.abstractmethod
     def WatchDomains(

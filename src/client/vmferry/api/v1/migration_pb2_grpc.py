@@ -126,6 +126,8 @@ class MigrationServiceServicer:
         """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
         Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
         daemon coordinates it. It goes on when the caller leaves; a repeated call with the same migration id joins it.
+        Direct (neither of these, no cookie, no Begin, and a URI tcp: or unix:): the same, to a hypervisor that listens there
+        without a daemon. It succeeds when that hypervisor has acknowledged the guest; nobody knows its domain then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

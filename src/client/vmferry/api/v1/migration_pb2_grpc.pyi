@@ -54,6 +54,8 @@ class MigrationServiceStub:
     """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
     Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
     daemon coordinates it. It goes on when the caller leaves; a repeated call with the same migration id joins it.
+    Direct (neither of these, no cookie, no Begin, and a URI tcp: or unix:): the same, to a hypervisor that listens there
+    without a daemon. It succeeds when that hypervisor has acknowledged the guest; nobody knows its domain then.
     """
     Finish: _grpc.UnaryUnaryMultiCallable[_migration_pb2.FinishRequest, _migration_pb2.FinishResponse]
     """On the destination: the guest lives there (COMMIT), or nothing is left of it (ROLL_BACK)."""
@@ -87,6 +89,8 @@ class MigrationServiceAsyncStub(MigrationServiceStub):
     """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
     Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
     daemon coordinates it. It goes on when the caller leaves; a repeated call with the same migration id joins it.
+    Direct (neither of these, no cookie, no Begin, and a URI tcp: or unix:): the same, to a hypervisor that listens there
+    without a daemon. It succeeds when that hypervisor has acknowledged the guest; nobody knows its domain then.
     """
     Finish: _aio.UnaryUnaryMultiCallable[_migration_pb2.FinishRequest, _migration_pb2.FinishResponse]  # type: ignore[assignment]
     """On the destination: the guest lives there (COMMIT), or nothing is left of it (ROLL_BACK)."""
@@ -141,6 +145,8 @@ class MigrationServiceServicer(metaclass=_abc_1.ABCMeta):
         """On the source: sends the guest's state. Ends with a result; then the guest stands still and is not given up.
         Peer-to-peer (PEER2PEER, `destination_daemon_uri`, no cookie): this one call is the whole migration, and the source's
         daemon coordinates it. It goes on when the caller leaves; a repeated call with the same migration id joins it.
+        Direct (neither of these, no cookie, no Begin, and a URI tcp: or unix:): the same, to a hypervisor that listens there
+        without a daemon. It succeeds when that hypervisor has acknowledged the guest; nobody knows its domain then.
         """
 
     @_abc_1.abstractmethod

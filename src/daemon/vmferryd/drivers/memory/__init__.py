@@ -11,6 +11,7 @@ Guests have real pages, write to them at a rate, and are sent by a pre-copy loop
 it goes by the host's clock. `host.log` knows who executed what and when, and `host.leftovers()` what is still there.
 """
 
+from vmferryd.drivers.memory.bare import BareHypervisor, bare_hypervisor
 from vmferryd.drivers.memory.driver import MemoryDriver
 from vmferryd.drivers.memory.execution import ExecutionLog, Span, findings
 from vmferryd.drivers.memory.faults import FaultKind, FaultPlan, Verb
@@ -19,6 +20,7 @@ from vmferryd.drivers.memory.handles import MemoryGuest, MemoryIncomingGuest, Me
 from vmferryd.drivers.memory.host import MemoryHost
 
 __all__ = [
+    "BareHypervisor",
     "ExecutionLog",
     "FaultKind",
     "FaultPlan",
@@ -31,5 +33,6 @@ __all__ = [
     "SimulatedGuest",
     "Span",
     "Verb",
+    "bare_hypervisor",
     "findings",
 ]

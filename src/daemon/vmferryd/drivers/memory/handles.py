@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
 from vmferryd.drivers.base import (
-    Fate,
     GuestPlan,
     GuestProbe,
     Listener,
@@ -19,6 +18,7 @@ from vmferryd.drivers.base import (
     TransferState,
     Tuning,
 )
+from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
 from vmferryd.drivers.memory.receiver import Receiver

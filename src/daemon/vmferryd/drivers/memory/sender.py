@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 
 from vmferry.errors import DriverRefused, StreamTruncated, TransferFailed, VmferryError
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, Fate, RunState, SendSettings, TransferState
+from vmferryd.drivers.base import EventKind, RunState, SendSettings, TransferState
+from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
 from vmferryd.drivers.memory.link import Link, words_of

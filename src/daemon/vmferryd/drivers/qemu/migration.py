@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, Fate, ReceiveSettings, SendSettings, TransferState
+from vmferryd.drivers.base import EventKind, ReceiveSettings, SendSettings, TransferState
+from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.qemu import gate as gates
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.record import TransferRecord
