@@ -290,7 +290,9 @@ def _insert(name: str) -> Any:
 
 
 async def _names(database: Database) -> list[str]:
-    return await database.read(lambda c: [row[0] for row in c.execute("SELECT name FROM host ORDER BY name")])
+    return await database.read(
+        lambda c: [row[0] for row in c.execute("SELECT name FROM host WHERE value = '' ORDER BY name")]
+    )
 
 
 def test_the_disk(tmp_path: Path) -> None:
