@@ -8,14 +8,17 @@ they come when they come.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from scenario.test_direct import Direct
 from scenario.test_peer_to_peer import uri_of
 from scenario.test_protocols import ALL, FIXED, ONE, TWO, speaking
 from support.daemons import IMPATIENT, NAME, UUID, Host, TwoHosts
@@ -23,15 +26,25 @@ from support.waiting import eventually
 from vmferry.attempt import Attempt
 from vmferry.errors import VmferryError
 from vmferry.flags import Flag, names
-from vmferry.model import Verdict, new_migration_id
+from vmferry.model import StateReason, Verdict, new_migration_id
+from vmferry.params import MigrationParams
 from vmferry.wire import enum_from_wire
 from vmferryd.drivers.memory import FaultKind, Verb
 
 TRANSCRIPTS = Path(__file__).with_name("transcripts_of_hosts.txt")
 ASKED = Flag.LIVE | Flag.PERSIST_DEST | Flag.UNDEFINE_SOURCE | Flag.ABORT_ON_ERROR
+LEFT = Flag.OFFLINE | Flag.PERSIST_DEST | Flag.UNDEFINE_SOURCE
 
 
 # -- what is walked ----------------------------------------------------------------------------------------------------
+
+
+class Way(Enum):
+    """Which call of the client library it is, and who receives."""
+
+    REGULAR = "regular"
+    PEER_TO_PEER = "peer-to-peer"
+    DIRECT = "direct"
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Mode:
     name: str
     announced: dict[str, Any]
     flags: Flag = ASKED
-    peer_to_peer: bool = False
+    way: Way = Way.REGULAR
 
 
 MODES: Sequence[Mode] = (
@@ -52,14 +65,18 @@ MODES: Sequence[Mode] = (
     Mode("protocol 2, regular, tunnelled", TWO, ASKED | Flag.TUNNELLED),
     Mode("protocol 3, regular, tunnelled", FIXED, ASKED | Flag.TUNNELLED),
     Mode("protocol 3 with parameters, regular, tunnelled", ALL, ASKED | Flag.TUNNELLED),
-    Mode("protocol 3, peer-to-peer", FIXED | {"features": [4, 7, 11]}, ASKED | Flag.PEER2PEER, peer_to_peer=True),
-    Mode("protocol 3 with parameters, peer-to-peer", ALL, ASKED | Flag.PEER2PEER, peer_to_peer=True),
+    Mode("protocol 3, peer-to-peer", FIXED | {"features": [4, 7, 11]}, ASKED | Flag.PEER2PEER, Way.PEER_TO_PEER),
+    Mode("protocol 3 with parameters, peer-to-peer", ALL, ASKED | Flag.PEER2PEER, Way.PEER_TO_PEER),
     Mode(
         "protocol 3 with parameters, peer-to-peer, tunnelled",
         ALL,
         ASKED | Flag.PEER2PEER | Flag.TUNNELLED,
-        peer_to_peer=True,
+        Way.PEER_TO_PEER,
     ),
+    Mode("protocol 3, regular, offline", FIXED | {"features": [4, 7, 11, 12]}, LEFT),
+    Mode("protocol 3 with parameters, regular, offline", ALL, LEFT),
+    Mode("protocol 3 with parameters, peer-to-peer, offline", ALL, LEFT | Flag.PEER2PEER, Way.PEER_TO_PEER),
+    Mode("protocol 3 with parameters, direct", ALL, Flag.LIVE | Flag.UNDEFINE_SOURCE, Way.DIRECT),
 )
 
 
@@ -71,12 +88,22 @@ class Failure:
     host: str = ""
     verb: Verb | None = None
     kind: FaultKind | None = None
+    write: int | None = None
 
     def arrange(self, hosts: TwoHosts) -> None:
         """It will go wrong."""
-        if self.verb is not None and self.kind is not None:
+        if self.host:
             host: Host = getattr(hosts, self.host)
-            host.machine.faults.once(self.verb, self.kind)
+            if self.verb is not None and self.kind is not None:
+                host.machine.faults.once(self.verb, self.kind)
+            if self.write is not None:
+                host.writes.fail(self.write)
+
+    def concerns(self, mode: Mode) -> bool:
+        """Whether it can happen in that mode: offline has no hypervisor, and direct mode no destination's daemon."""
+        if Flag.OFFLINE in mode.flags:
+            return self.verb is None
+        return self.write is None and (mode.way is not Way.DIRECT or self.host != "destination")
 
 
 FAILURES: Sequence[Failure] = (
@@ -89,6 +116,8 @@ FAILURES: Sequence[Failure] = (
     Failure("the loaded guest dies before it says so", "destination", Verb.ACKNOWLEDGE, FaultKind.KILL_BEFORE),
     Failure("the destination's CPUs start, and the answer is lost", "destination", Verb.RESUME, FaultKind.LOSE_AFTER),
     Failure("the source's copy is not destroyed at once", "source", Verb.DESTROY, FaultKind.REFUSE),
+    Failure("begin cannot be recorded", "source", write=1),
+    Failure("prepare cannot be recorded", "destination", write=1),
 )
 
 
@@ -161,11 +190,14 @@ class Stage:
     """Two hosts, and what is heard on them."""
 
     hosts: TwoHosts
+    directory: Path
     lines: list[str] = field(default_factory=list)
 
     async def walk(self, mode: Mode, failure: Failure) -> list[str]:
         """The transcript of one migration."""
         await speaking(self.hosts, mode.announced)
+        if Flag.OFFLINE in mode.flags:
+            await self.hosts.source.connection.destroy(NAME)
         self.lines.clear()
         failure.arrange(self.hosts)
         migration_id = new_migration_id()
@@ -179,6 +211,7 @@ class Stage:
             await eventually(
                 lambda host=host: self._settled(host, migration_id), what=f"{host.name} settles {mode} {failure}"
             )
+        end = re.sub(r"write \d+ failed", "a write failed", end.replace(str(self.directory), "…"))
         lines = [*self.lines, end]
         for name, host in (("source", self.hosts.source), ("destination", self.hosts.destination)):
             lines.append(f"{name}: {await self._end_state(host, migration_id)}")
@@ -186,13 +219,21 @@ class Stage:
 
     async def _migrate(self, mode: Mode, attempt: Attempt) -> Any:
         source, destination = self.hosts.source, self.hosts.destination
-        if mode.peer_to_peer:
+        if mode.way is Way.DIRECT:
+            direct = Direct(self.hosts, destination.machine, self.directory / "bare")
+            async with direct.listening():
+                params = MigrationParams(migrate_uri=direct.uri)
+                return await source.connection.migrate_to_uri(NAME, "", flags=mode.flags, params=params, attempt=attempt)
+        if mode.way is Way.PEER_TO_PEER:
             return await source.connection.migrate_to_uri(NAME, uri_of(destination), flags=mode.flags, attempt=attempt)
         return await source.connection.migrate(NAME, destination.connection, flags=mode.flags, attempt=attempt)
 
     async def _settled(self, host: Host, migration_id: Any) -> bool:
         records = await host.daemon.context.journal.of(migration_id)
-        held = any(domain.migration_id for domain in await host.connection.domains())
+        domains = await host.connection.domains()
+        if any(domain.reason is StateReason.IN_DOUBT for domain in domains):
+            return True  # without a daemon at the other end only an operator can settle it
+        held = any(domain.migration_id for domain in domains)
         return not held and all(record.state.final and record.settled for record in records)
 
     async def _end_state(self, host: Host, migration_id: Any) -> str:
@@ -220,7 +261,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def transcript_of(mode: Mode, stage_of: Callable[[], Awaitable[Stage]]) -> str:
     """All that can fail in one mode, as text."""
     parts = []
-    for failure in FAILURES:
+    for failure in filter(lambda failure: failure.concerns(mode), FAILURES):
         stage = await stage_of()
         try:
             walked = await stage.walk(mode, failure)
@@ -235,9 +276,10 @@ async def test_transcripts(mode: Mode, lines: list[str], tmp_path_factory: pytes
     """The calls, their flags and verdicts, and the end on both hosts are those that were reviewed."""
 
     async def stage_of() -> Stage:
-        hosts = TwoHosts(tmp_path_factory.mktemp("t"))
+        directory = tmp_path_factory.mktemp("t")
+        hosts = TwoHosts(directory)
         await hosts.start()
-        return Stage(hosts, lines)
+        return Stage(hosts, directory, lines)
 
     actual = await transcript_of(mode, stage_of)
     known = _known()
