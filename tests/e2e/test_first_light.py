@@ -125,7 +125,7 @@ async def test_the_destination_hypervisor_dies_in_the_middle_of_perform(
         with pytest.raises(VmferryError) as raised:
             await moving
         assert GuestLocation.SOURCE is raised.value.guest
-        assert Phase.PERFORM is raised.value.phase
+        assert raised.value.phase in (Phase.PERFORM, Phase.FINISH)  # the destination knows why, and says so in Finish
         await _runs_on_at(source, traveller, since_s)
         await eventually(lambda: not second.leftovers(), what=f"nothing is left: {second.leftovers()}")
         await _then_it_succeeds(source, destination, traveller)

@@ -45,7 +45,7 @@ class Limits(BaseModel):
     reconnect_first_s: float = Field(0.2, gt=0, description="the first pause before a lost connection is tried again")
     reconnect_longest_s: float = Field(2.0, gt=0, description="the longest pause before a lost connection is tried again")
     peer_silence_s: float = Field(
-        15.0,
+        3.0,
         gt=0,
         description="how long the destination may be silent while this daemon coordinates, before it ends a transfer",
     )
