@@ -28,7 +28,7 @@ BACK_WITHIN_S = 5.0
 
 @pytest.mark.parametrize(
     ("emulator", "hops"),
-    [pytest.param(truthful_emulator(), 20, id="twenty hops"), pytest.param(None, 5, id="five hops on the system's own QEMU")],
+    [pytest.param(truthful_emulator(), 20, id="twenty hops"), pytest.param(None, 6, id="six hops on the system's own QEMU")],
     indirect=["emulator"],
 )
 @pytest.mark.parametrize("traveller", [1024], indirect=True)
