@@ -259,7 +259,7 @@ async def test_features_follow_from_the_configuration(two_hosts: TwoHosts, what:
         if number in what.get("protocols", [1, 2, 3])
     }
     expected |= {Feature.MIGRATION_PARAMS} if what.get("params", True) else set()
-    expected |= {Feature(number) for number in what.get("features", [4, 7, 11, 12])}
+    expected |= {Feature(number) for number in what.get("features", [4, 5, 7, 11, 12])}
     connection = two_hosts.source.connection
     assert expected == set((await connection.capabilities()).features)
     stub = host_pb2_grpc.HostServiceStub(connection.channel)
