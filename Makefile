@@ -7,7 +7,7 @@ STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint docs clean
+.PHONY: help setup demo test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ proto-check: ## fail when the committed stubs differ from what proto/ gives
 	$(MAKE) --no-print-directory proto
 	git diff --exit-code -- src/client/vmferry/api
 	@test -z "$$(git status --porcelain -- src/client/vmferry/api)" || { git status --short -- src/client/vmferry/api; exit 1; }
+
+proof: $(VENV)/.ready ## explore every interleaving of the job tables, and write the figures to docs/proof.md
+	PYTHONPATH=tests $(BIN)/python -m explorer --write
 
 docs: $(VENV)/.ready ## write the tables of docs/ anew, from the code
 	$(BIN)/python docs/generate.py

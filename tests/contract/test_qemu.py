@@ -293,6 +293,20 @@ async def test_a_disk_is_handed_over_with_its_lock(stage: Stage, tmp_path: Path)
     await stage.stands_still(migration.source)
 
 
+async def test_what_blocks_a_migration_is_told(stage: Stage, tmp_path: Path) -> None:
+    """A guest whose QEMU would refuse to be sent says so when it is looked at, in QEMU's words, as long as it holds."""
+    definition = stage.harness.definition("guest", dirty=DIRTY)
+    guest = await stage.harness.driver.start(stage.plan(definition), definition, StartMode.RUNNING)
+    assert () == (await guest.probe()).blockers
+    share = {"driver": "vvfat", "node-name": "share", "dir": str(tmp_path), "rw": True}
+    await guest.execute("blockdev-add", share)
+    blockers = (await guest.probe()).blockers
+    assert blockers
+    assert any("vvfat" in blocker for blocker in blockers), blockers
+    await guest.execute("blockdev-del", {"node-name": "share"})
+    assert () == (await guest.probe()).blockers
+
+
 def _create_image(image: Path) -> None:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
 

@@ -97,7 +97,7 @@ class OfflineHosts:
             return (await self.names(host), await self.names(other)) == ([NAME], []) and not await self._under_way()
 
         try:
-            await eventually(settled, timeout_s=5.0)
+            await eventually(settled, timeout_s=30.0)
         except AssertionError:
             seen = [(each.name, await each.connection.domains(), await each.connection.jobs()) for each in self.hosts.hosts]
             raise AssertionError(f"the domain is not on {host.name} alone: {seen}") from None
@@ -118,7 +118,7 @@ class OfflineHosts:
             held = [await host.connection.domains() for host in self.hosts.hosts]
             return len(found) == 1 and sum(map(len, held)) == 1 and not await self._under_way()
 
-        await eventually(settled, timeout_s=5.0)
+        await eventually(settled, timeout_s=30.0)
         await self.only_on(found[0])
         return found[0]
 

@@ -15,7 +15,7 @@ from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import DomainBusy, FateUnknown, InDoubt, VmferryError
 from vmferry.flags import Flag
 from vmferry.migrate import migrate
-from vmferry.model import DomainState, GuestLocation, MigrationId, Outcome, Phase, StateReason, new_migration_id
+from vmferry.model import DomainState, GuestLocation, MigrationId, Outcome, Phase, StateReason, Verdict, new_migration_id
 from vmferry.protocol import PROFILES, ProtocolVersion
 from vmferryd.drivers.memory import FaultKind, Verb
 
@@ -424,3 +424,51 @@ async def _has_settled(host: Host, migration_id: MigrationId) -> bool:
 
 async def _is(host: Host, migration_id: MigrationId, state: str) -> bool:
     return await host.state(migration_id) == state
+
+
+# -- calls that overtake a Prepare ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [Verb.CHECK, Verb.ACCEPT])
+async def test_abort_overtakes_prepare(two_hosts: TwoHosts, verb: Verb) -> None:
+    """A tombstone that is asked for while Prepare is under way is not written over, and no guest waits for ever."""
+    walk = await ByHand(two_hosts).up_to(Phase.BEGIN)
+    preparing = await hung(two_hosts.destination, verb, walk.prepare)
+    aborting = asyncio.ensure_future(two_hosts.destination.connection.abort(walk.migration_id, "it is over"))
+    await two_hosts.destination.connection.version()
+    two_hosts.destination.machine.faults.release()
+    assert Outcome.ABORTED is await aborting
+    await ended(preparing)
+    assert "aborted" == await two_hosts.destination.state(walk.migration_id)
+    await walk.confirm(Verdict.ROLL_BACK)
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()
+
+
+@pytest.mark.parametrize("verb", [Verb.CHECK, Verb.ACCEPT])
+async def test_finish_overtakes_prepare(two_hosts: TwoHosts, verb: Verb) -> None:
+    """A roll back that comes while Prepare is under way ends it at once; the lease is not waited for."""
+    walk = await ByHand(two_hosts).up_to(Phase.BEGIN)
+    preparing = await hung(two_hosts.destination, verb, walk.prepare)
+    finishing = asyncio.ensure_future(walk.finish(Verdict.ROLL_BACK))
+    await two_hosts.destination.connection.version()
+    two_hosts.destination.machine.faults.release()
+    assert Outcome.ABORTED is (await finishing).outcome
+    await ended(preparing)
+    await walk.confirm(Verdict.ROLL_BACK)
+    await two_hosts.lives(two_hosts.source)
+
+
+async def test_abort_overtakes_the_start_of_the_guest(two_hosts: TwoHosts) -> None:
+    """Whoever ends a migration whose guest is just being started leaves no guest behind that nobody knows of."""
+    walk = await ByHand(two_hosts).up_to(Phase.BEGIN)
+    preparing = await hung(two_hosts.destination, Verb.ACCEPT, walk.prepare)
+    (migration,) = two_hosts.destination.daemon.destination.of_domain(NAME)
+    ending = asyncio.ensure_future(migration.abort("its lease ran out"))
+    await asyncio.wait([ending], timeout=0.5)  # were it not to wait for the start, it would have ended by then
+    two_hosts.destination.machine.faults.release()
+    assert Outcome.ABORTED is await ending
+    await ended(preparing)
+    await walk.confirm(Verdict.ROLL_BACK)
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()

@@ -13,7 +13,7 @@ from support.daemons import NAME, UUID, Host, TwoHosts, domain_xml
 from support.waiting import eventually
 from vmferry.errors import PeerUnreachable, VmferryError
 from vmferry.flags import Flag
-from vmferry.model import DomainEvent, DomainState, Outcome, Phase
+from vmferry.model import DomainEvent, DomainState, Outcome, Phase, StateReason
 from vmferryd.domains.events import REMEMBERED
 from vmferryd.drivers.memory import FaultKind, Verb
 
@@ -212,3 +212,63 @@ async def test_daemon_goes_away(two_hosts: TwoHosts) -> None:
     await two_hosts.source.stop()
     with pytest.raises(PeerUnreachable):
         await watching
+
+
+# -- states: the rows of the failure table of specification 1.14 that no test above looks at -----------------------------
+
+
+async def state_of(host: Host) -> tuple[DomainState, StateReason] | None:
+    """The domain's state and its reason; None when there is no such domain."""
+    found = [domain for domain in await host.connection.domains() if domain.uuid == UUID]
+    return (found[0].state, found[0].reason) if found else None
+
+
+async def test_states_after_a_failure_before_the_stop(two_hosts: TwoHosts) -> None:
+    """A guest that never stopped runs for the reason that it ran for; the destination's new domain is gone."""
+    before = await state_of(two_hosts.source)
+    two_hosts.source.machine.faults.once(Verb.ROUND, FaultKind.FAIL_TRANSFER)
+    with pytest.raises(VmferryError):
+        await moved(two_hosts, Flag.LIVE)
+    await two_hosts.lives(two_hosts.source)
+    assert before == await state_of(two_hosts.source)
+    assert await state_of(two_hosts.destination) is None
+
+
+async def test_states_after_a_failure_behind_the_stop(two_hosts: TwoHosts) -> None:
+    """A guest that had stopped for the migration runs again because it was cancelled; what was defined there stays, off."""
+    await two_hosts.destination.connection.define(domain_xml())
+    two_hosts.destination.machine.faults.once(Verb.RECEIVED, FaultKind.LOSE_AFTER)
+    with pytest.raises(VmferryError):
+        await moved(two_hosts, Flag.LIVE)
+    await two_hosts.lives(two_hosts.source)
+    assert (DomainState.RUNNING, StateReason.MIGRATION_CANCELED) == await state_of(two_hosts.source)
+    assert (DomainState.SHUTOFF, StateReason.FAILED) == await state_of(two_hosts.destination)
+
+
+async def test_paused_guest_and_a_failure(two_hosts: TwoHosts) -> None:
+    """A guest that a user had paused before Begin stays so after a failure, and nothing is told of it."""
+    await two_hosts.source.connection.suspend(NAME)
+    two_hosts.source.machine.faults.once(Verb.ROUND, FaultKind.FAIL_TRANSFER)
+    async with watched(two_hosts.source) as source, watched(two_hosts.destination) as destination:
+        with pytest.raises(VmferryError):
+            await moved(two_hosts, Flag.LIVE)
+        await two_hosts.lives(two_hosts.source, DomainState.PAUSED)
+        await says(two_hosts, source, destination, [], ["started/migrated", "stopped/failed"])
+    assert (DomainState.PAUSED, StateReason.USER) == await state_of(two_hosts.source)
+
+
+async def test_states_after_success(two_hosts: TwoHosts) -> None:
+    """A guest that has moved runs because it was migrated, and its old domain is off for the same reason."""
+    await moved(two_hosts, Flag.LIVE)
+    await two_hosts.lives(two_hosts.destination)
+    assert (DomainState.SHUTOFF, StateReason.MIGRATED) == await state_of(two_hosts.source)
+    assert (DomainState.RUNNING, StateReason.MIGRATED) == await state_of(two_hosts.destination)
+
+
+async def test_coordinator_lost_after_prepare(two_hosts: TwoHosts) -> None:
+    """A destination whose coordinator goes away after Prepare destroys what waited there, and says so."""
+    two_hosts.destination.limit(phase_lease_s=0.2)
+    await two_hosts.destination.restart()
+    async with watched(two_hosts.source) as source, watched(two_hosts.destination) as destination:
+        await ByHand(two_hosts).up_to(Phase.PREPARE)
+        await says(two_hosts, source, destination, [], ["started/migrated", "stopped/destroyed"])

@@ -42,6 +42,7 @@ REFUSALS: tuple[type[VmferryError], ...] = (
     errors.NotSupported,
     errors.NoCommonProtocol,
     errors.HostIncompatible,
+    errors.MigrationUnsafe,
     errors.PermissionRefused,
     errors.PeerUnreachable,
     errors.DriverRefused,

@@ -111,6 +111,21 @@ def source_confirms(state: SourceState, verdict: Verdict, proof: Outcome | None)
     return proved or (None if state.final else SourceEvent.DOUBT)
 
 
+def source_cut(state: SourceState) -> SourceEvent | None:
+    """The way of the pages that the destination needs is cut, or no new way could be opened (handover rule 7)."""
+    return SourceEvent.CUT if state is SourceState.SERVING else None
+
+
+def source_resumes(state: SourceState) -> SourceEvent | None:
+    """Somebody takes a migration up again whose way was cut."""
+    return SourceEvent.RECOVER if state is SourceState.SERVING_FAILED else None
+
+
+def source_gone(state: SourceState) -> SourceEvent | None:
+    """The copy that the destination needed has died."""
+    return SourceEvent.GONE if state in SERVES else None
+
+
 # -- the destination -------------------------------------------------------------------------------------------------
 
 LOADED = (DestinationState.RECEIVED, DestinationState.RUNNABLE)
@@ -186,6 +201,30 @@ def destination_answered(state: DestinationState, said: Settled, *, alive: bool)
     if said.state == SourceState.RELEASED:
         return DestinationEvent.RELEASED
     return DestinationEvent.ABORT if said.outcome is Outcome.ABORTED else None
+
+
+PULLS = (DestinationState.POSTCOPY, DestinationState.POSTCOPY_FAILED)
+"""The guest lives here with pages missing."""
+
+
+def destination_whole(state: DestinationState) -> DestinationEvent | None:
+    """The last page has arrived (handover rule 7)."""
+    return DestinationEvent.WHOLE if state in PULLS else None
+
+
+def destination_cut(state: DestinationState) -> DestinationEvent | None:
+    """The way of the missing pages is cut, or the guest cannot wait for a new one."""
+    return DestinationEvent.CUT if state is DestinationState.POSTCOPY else None
+
+
+def destination_resumes(state: DestinationState) -> DestinationEvent | None:
+    """Somebody takes a migration up again whose way was cut."""
+    return DestinationEvent.RECOVER if state is DestinationState.POSTCOPY_FAILED else None
+
+
+def destination_gone(state: DestinationState) -> DestinationEvent | None:
+    """The guest that lived here with pages missing has died."""
+    return DestinationEvent.GONE if state in PULLS else None
 
 
 def destination_restarted(state: DestinationState, *, alive: bool) -> DestinationEvent:

@@ -159,7 +159,7 @@ class DestinationPhases:
         migration = await self._recorded(record, entry)
         if cargo(request.flags) is Cargo.DISKS:
             migration.disks = IncomingDisks(arrival.paths, record.migration_id, self._context.limits)
-            await self._or_ended(migration, migration.disks.create())
+            await self._or_ended(migration, migration.disks.create)
         return self._prepared(migration)
 
     async def _prepare_stored(self, request: Request) -> Reply:
@@ -198,7 +198,7 @@ class DestinationPhases:
             data_path=_path(arrangement),
         )
         migration = await self._recorded(record, entry)
-        await self._or_ended(migration, self._accept(migration, request, definition, arrangement))
+        await self._or_ended(migration, lambda: self._accept(migration, request, definition, arrangement))
         prepare_ms = round((self._context.clock.monotonic() - begun_s) * 1000)
         migration.machine.note(took_ms={**sender.took_ms, Phase.PREPARE: prepare_ms})
         return self._prepared(migration)
@@ -272,13 +272,13 @@ class DestinationPhases:
         self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
         migration.incoming = incoming
 
-    async def _or_ended(self, migration: DestinationMigration, work: Coroutine[Any, Any, None]) -> None:
+    async def _or_ended(self, migration: DestinationMigration, work: Callable[[], Awaitable[None]]) -> None:
         """`work` is done, or a tombstone stands and nothing is left."""
         try:
             # An end that comes meanwhile waits: what is still being made could not be discarded.
             async with migration.machine.undisturbed() as state:
                 if state is DestinationState.PREPARED:
-                    await work
+                    await work()
         except VmferryError as error:
             migration.fail(error)
             await migration.machine.drive_unless_final(DestinationEvent.END)
@@ -311,6 +311,7 @@ class DestinationPhases:
         Raises:
             MigrationNotFound: this host never prepared it; nothing is here.
         """
+        await self._opened(request.migration_id)
         migration = await self._get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             migration.machine.note(phase=Phase.FINISH)
@@ -392,6 +393,7 @@ class DestinationPhases:
 
     async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
         """A tombstone stands if nothing was committed, also for a migration that never came here (handover rule 4)."""
+        await self._opened(migration_id)
         migration = await self._find(migration_id)
         if migration is not None:
             return await migration.abort(why)
@@ -479,6 +481,12 @@ class DestinationPhases:
         """The migration is over, or was before."""
         if migration_id in self._migrations:
             await self._migrations[migration_id].machine.ended()
+
+    async def _opened(self, migration_id: MigrationId) -> None:
+        """No Prepare of it is under way: one would write its record over a tombstone, or leave a guest that nobody ends."""
+        opening = self._opening.get(migration_id)
+        if opening is not None:
+            await asyncio.wait([opening])
 
     async def _find(self, migration_id: MigrationId) -> DestinationMigration | None:
         if migration_id in self._migrations:

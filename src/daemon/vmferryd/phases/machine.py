@@ -117,7 +117,9 @@ class Machine(Generic[S, E, F]):
 
     @asynccontextmanager
     async def undisturbed(self) -> AsyncIterator[S]:
-        """The state, which stays what it is meanwhile: whatever happens to this migration happens afterwards."""
+        """The state, which stays what it is meanwhile: each event waits until the context is left, and `drive` within it would
+        wait for ever.
+        """
         async with self._lock:
             yield self.state
 

@@ -383,7 +383,7 @@ class SourceMigration:
         run_state = (await guest.probe()).run_state
         if run_state is RunState.GONE:
             await self._context.domains.lost(self._entry, StateReason.CRASHED)
-        else:
+        elif not (run_state.executes and self._entry.state is DomainState.RUNNING):  # one that never stopped is as it was
             self._context.domains.mark_as(self._entry, run_state, StateReason.MIGRATION_CANCELED)
 
     def _paused_by_user(self) -> None:

@@ -142,3 +142,9 @@ def test_nobody_answers():
     assert result.exit_code == ExitCode.REFUSED
     assert "no answer from vmferry+tcp://nowhere:1" in result.stderr
     assert SOURCE not in result.stderr
+
+
+def test_every_class_that_promises_that_nothing_happened_is_a_refusal():
+    """An error whose meaning ends with that promise has the exit code of a refusal."""
+    promises = [kind for kind in errors.tree() if "Nothing happened." in " ".join((kind.__doc__ or "").split())]
+    assert [kind for kind in promises if not issubclass(kind, exits.REFUSALS)] == []

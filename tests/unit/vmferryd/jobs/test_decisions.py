@@ -19,6 +19,7 @@ BOTH = (False, True)
 def _source(state: SourceState) -> list[SourceEvent | None]:
     """Every event that a decision may make of the source's state."""
     events = [decide.source_ends(state), *(decide.source_performed(state, failed=failed) for failed in BOTH)]
+    events += [decide.source_cut(state), decide.source_resumes(state), decide.source_gone(state)]
     events += [decide.source_proved(state, outcome) for outcome in Outcome]
     events += [decide.source_fate(state, fate) for fate in Fate]
     for verdict, proof in product(Verdict, (None, *Outcome)):
@@ -32,6 +33,8 @@ def _source(state: SourceState) -> list[SourceEvent | None]:
 def _destination(state: DestinationState) -> list[DestinationEvent | None]:
     """Every event that a decision may make of the destination's state."""
     events = [decide.destination_aborts(state), decide.destination_not_loaded(state)]
+    events += [decide.destination_whole(state), decide.destination_cut(state)]
+    events += [decide.destination_resumes(state), decide.destination_gone(state)]
     for alive, other in product(BOTH, BOTH):
         events += [
             decide.destination_loaded(state, alive=alive, has_word=other),
