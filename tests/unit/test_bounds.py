@@ -36,6 +36,7 @@ NO_WAITS = {
     "vmferryd/app.py": "seconds in a day",
     "vmferryd/domains/controllers.py": "libvirt's default of a device of the guest",
     "vmferryd/domains/processor.py": "libvirt's bound of a guest's clock",
+    "vmferryd/phases/tuning.py": "the longest pause that QEMU takes",
     "vmferryd/drivers/qemu/gate.py": "QEMU's own parameter that keeps a gate shut",
 }
 """Numbers of time that nobody waits for, by file."""

@@ -117,8 +117,9 @@ class Machine(Generic[S, E, F]):
 
     @asynccontextmanager
     async def undisturbed(self) -> AsyncIterator[S]:
-        """The state, which stays what it is meanwhile: each event waits until the context is left, and `drive` within it would
-        wait for ever.
+        """The state, which stays what it is meanwhile: each event waits until the context is left.
+
+        `drive` within it would wait for ever.
         """
         async with self._lock:
             yield self.state

@@ -32,7 +32,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
+from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import Guest, RunState, SendSettings, Tuning
