@@ -283,8 +283,6 @@ class DestinationPhases:
             migration.fail(error)
             await migration.machine.drive_unless_final(DestinationEvent.END)
             raise error.located(host=self._context.identity.host_name, guest=GuestLocation.SOURCE) from None
-        finally:
-            work.close()  # it may not have begun
 
     def _prepared(self, migration: DestinationMigration) -> Reply:
         record = migration.record
