@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from scenario.by_hand import ByHand
-from support.daemons import NAME, UUID, TwoHosts
+from support.daemons import NAME, UUID, Host, TwoHosts
 from support.waiting import eventually
 from vmferry.errors import InvalidState, StorageFailed
-from vmferry.model import DomainState, Outcome, Phase, Verdict
+from vmferry.model import DomainState, MigrationId, Outcome, Phase, Verdict
 from vmferryd.drivers.memory import FaultKind, Verb
 
 
@@ -47,7 +47,13 @@ async def test_discarding_is_repeated_after_a_full_disk(two_hosts: TwoHosts) -> 
         await two_hosts.destination.connection.abort(walk.migration_id, "enough")
     await walk.confirm(Verdict.ROLL_BACK)
     await two_hosts.lives(two_hosts.source)
+    await eventually(lambda: _settled(two_hosts.destination, walk.migration_id))
     await two_hosts.again()
+
+
+async def _settled(host: Host, migration_id: MigrationId) -> bool:
+    (record,) = await host.daemon.context.journal.of(migration_id)
+    return record.settled
 
 
 @pytest.mark.parametrize("verb", [Verb.ATTACH, Verb.PROBE])
