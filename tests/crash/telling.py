@@ -7,7 +7,7 @@ from typing import Any
 from crash.points import Teller
 from vmferry.client import Connection
 from vmferry.endpoint import ProgressListener, Reply, Request
-from vmferry.model import MigrationId, Outcome
+from vmferry.model import MigrationId, Outcome, RunWish
 
 
 def telling(teller: Teller, who: str) -> type[Connection]:
@@ -32,7 +32,7 @@ def telling(teller: Teller, who: str) -> type[Connection]:
         async def confirm(self, request: Request) -> Reply:
             return await self._pointed("confirm", lambda: Connection.confirm(self, request))
 
-        async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int) -> Outcome:
-            return await self._pointed("release", lambda: Connection.release(self, migration_id, ticket, paused_for_us))
+        async def release(self, migration_id: MigrationId, ticket: bytes, paused_for_us: int, wish: RunWish) -> Outcome:
+            return await self._pointed("release", lambda: Connection.release(self, migration_id, ticket, paused_for_us, wish))
 
     return Telling
