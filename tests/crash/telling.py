@@ -7,7 +7,8 @@ from typing import Any
 from crash.points import Teller
 from vmferry.client import Connection
 from vmferry.endpoint import ProgressListener, Reply, Request
-from vmferry.model import MigrationId, Outcome, RunWish
+from vmferry.model import MigrationId, Outcome
+from vmferry.wish import RunWish
 
 
 def telling(teller: Teller, who: str) -> type[Connection]:
