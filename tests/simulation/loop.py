@@ -75,13 +75,14 @@ class Process:
 
     def pending(self) -> list[asyncio.Task[Any]]:
         """Its tasks that have not ended."""
-        return [task for task in self.tasks if not task.done()]
+        self.tasks = [task for task in self.tasks if not task.done()]
+        return list(self.tasks)
 
     def kill(self) -> None:
         """None of its tasks ever goes on."""
         self.life = Life.DEAD
         # They are kept: a coroutine that is thrown away would run its `finally` clauses.
-        self.tasks = self.pending()
+        self.pending()
         self.ready.clear()
         self._loop.bury(self)
 

@@ -27,6 +27,7 @@ print([done.trace for done in run_all(range(int(sys.argv[1]), int(sys.argv[2])))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_promise(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever goes wrong, one guest lives in the end, undamaged, never executed twice, and nothing is left over."""
     today = seeds_of_today()
