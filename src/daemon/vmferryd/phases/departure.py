@@ -23,6 +23,7 @@ from vmferryd.jobs.job import Cargo, cargo
 from vmferryd.phases import admission
 from vmferryd.phases.admission import Objection, of_activity, of_disks
 from vmferryd.phases.context import Context
+from vmferryd.phases.found import Found
 from vmferryd.phases.settings import asked
 from vmferryd.transfer.images import examine
 
@@ -51,36 +52,46 @@ async def departing(context: Context, entry: Entry, request: Request) -> Departu
         DefinitionInvalid: a replacement is refused, with every finding.
         InvalidParameter, NotSupported, HostIncompatible, MigrationUnsafe: see `admission.refuse`.
     """
-    if Flag.OFFLINE in request.flags:
-        return await _departing_offline(context, entry, request)
-    guest = context.domains.active(entry)
-    driver = context.domains.driver(entry.definition)
-    departure = await leaving(entry, request.params, driver.settle)
-    capabilities = context.drivers.capabilities(driver.name)
-    unsafe = () if Flag.UNSAFE in request.flags else of_disks(await disk_facts(entry.definition, capabilities))
-    admission.refuse(
-        (
-            *admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities),
-            *admission.of_guest(entry.name, await guest.probe(), request.flags, capabilities),
-            *departure.objections,
-            *unsafe,
-        )
-    )
+    found = Found()
+    departure = await examined(context, entry, request, found)
+    found.refuse()
     return departure
 
 
-async def _departing_offline(context: Context, entry: Entry, request: Request) -> Departure:
+async def examined(context: Context, entry: Entry, request: Request, found: Found) -> Departure:
+    """What leaves of a domain; `found` has everything that speaks against it."""
+    if Flag.OFFLINE in request.flags:
+        return await _examined_offline(context, entry, request, found)
+    driver = context.domains.driver(entry.definition)
+    capabilities = context.drivers.capabilities(driver.name)
+    found.hear(admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities))
+    with found.trying():
+        probe = await context.domains.active(entry).probe()
+        found.hear(admission.of_guest(entry.name, probe, request.flags, capabilities))
+    departure = Departure(entry.definition, entry.persistent)
+    with found.trying():
+        departure = await leaving(entry, request.params, driver.settle)
+    found.hear(departure.objections)
+    if Flag.UNSAFE not in request.flags:
+        found.hear(of_disks(await disk_facts(entry.definition, capabilities)))
+    return departure
+
+
+async def _examined_offline(context: Context, entry: Entry, request: Request, found: Found) -> Departure:
     """Whether the guest runs matters to the images alone."""
     driver = context.domains.driver(entry.definition)
-    departure = await leaving_offline(entry, request.params, driver.settle)
     capabilities = context.drivers.capabilities(driver.name)
-    objections = [*admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities), *departure.objections]
+    found.hear(admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities))
+    departure = Departure(entry.definition, None)
+    with found.trying():
+        departure = await leaving_offline(entry, request.params, driver.settle)
+    found.hear(departure.objections)
     if cargo(request.flags) is Cargo.DISKS:
-        selection = select(entry.definition, request.params.migrate_disks)
-        images, problems = await images_of(selection.disks, request.flags)
-        objections += [*of_activity(entry.name, entry.state), *objections_to(selection.refusals), *problems]
-        departure = replace(departure, images=images)
-    admission.refuse(objections)
+        with found.trying():
+            selection = select(entry.definition, request.params.migrate_disks)
+            images, problems = await images_of(selection.disks, request.flags)
+            found.hear(of_activity(entry.name, entry.state), objections_to(selection.refusals), problems)
+            departure = replace(departure, images=images)
     return departure
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
 from vmferry.endpoint import Reply, Request, Settled
 from vmferry.errors import (
-    DomainNotFound,
     InvalidState,
     MigrationAborted,
     MigrationNotFound,
-    NotSupported,
     VmferryError,
 )
 from vmferry.flags import Flag
@@ -34,43 +30,24 @@ from vmferry.model import (
     Verdict,
 )
 from vmferry.wish import RunWish
-from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.domains.registry import refuse_violations
 from vmferryd.jobs.decisions import LOADED, destination_restarted
 from vmferryd.jobs.job import Cargo, DestinationEvent, cargo
 from vmferryd.jobs.journal import Record
-from vmferryd.phases import admission
+from vmferryd.phases import admission, preparing
 from vmferryd.phases import cookie as cookies
-from vmferryd.phases.arrival import announced_whole, arriving
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.destination_words import prepared, recorded, tombstone
 from vmferryd.phases.disk_receiving import IncomingDisks
-from vmferryd.phases.settings import asked, receive_settings
+from vmferryd.phases.preparing import Sender, sender_of
+from vmferryd.phases.settings import receive_settings
 from vmferryd.transfer import tickets
-from vmferryd.transfer.addresses import Arrangement, OwnSocket
-from vmferryd.transfer.doors import refuse_path
+from vmferryd.transfer.addresses import Arrangement
 
 log = structlog.get_logger()
-
-
-class _Sender(NamedTuple):
-    """What is known of the source when a guest is to wait for its state.
-
-    `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored; `capabilities`
-    are its hypervisor's, None when it does not say; `original_name` is the domain's name there. `native`: it can send over a
-    connection of its own; a source of protocol 3 that does not say so knows the tunnel alone.
-    """
-
-    daemon_uri: str = ""
-    persistent_xml: str = ""
-    capabilities: frozenset[str] | None = None
-    original_name: str = ""
-    took_ms: Mapping[Phase, int] = MappingProxyType({})
-    native: bool = True
 
 
 class DestinationPhases:
@@ -99,7 +76,7 @@ class DestinationPhases:
     async def prepare_without_cookie(self, request: Request) -> Reply:
         """As `prepare`, where no cookie says who the source is: the source itself does when it opens the data channel."""
         admission.refuse(admission.of_older_protocol(request.flags))
-        return await self._once(request, lambda: self._prepare(request, parse(request.domain_xml), _Sender()))
+        return await self._once(request, lambda: self._prepare(request, parse(request.domain_xml), Sender()))
 
     async def prepare_stored(self, request: Request) -> Reply:
         """As `prepare_without_cookie`, where no definition comes either: the guest becomes what is stored here.
@@ -123,126 +100,70 @@ class DestinationPhases:
 
     async def _prepare_announced(self, request: Request) -> Reply:
         """A guest waits whose cookie belongs to the definition that came with it."""
-        definition = parse(request.domain_xml)
-        own_host_uuid = self._context.identity.host_uuid
-        expected = Expected(request.migration_id, own_host_uuid, definition.name, str(definition.uuid))
-        cookie = cookies.decode(request.cookie, Phase.PREPARE, expected)
+        definition, cookie = self._announced(request)
         if Flag.OFFLINE in request.flags:
             return await self._prepare_offline(request, definition, cookie)
-        sender = _Sender(
-            cookie.daemon_uri,
-            cookie.persistent_xml,
-            cookie.capabilities,
-            definition.name,
-            took_ms=cookie.took_ms,
-            native=cookie.data is not None,
-        )
-        return await self._prepare(request, definition, sender)
+        return await self._prepare(request, definition, sender_of(cookie, definition))
+
+    def _announced(self, request: Request) -> tuple[DomainDefinition, Cookie]:
+        definition = parse(request.domain_xml)
+        expected = Expected(request.migration_id, self._context.identity.host_uuid, definition.name, str(definition.uuid))
+        return definition, cookies.decode(request.cookie, Phase.PREPARE, expected)
 
     async def _prepare_offline(self, request: Request, sent: DomainDefinition, cookie: Cookie) -> Reply:
         """Whatever is needed for the definition to be kept is there and recorded, and room for the images is made."""
-        definition = replace(sent, name=request.params.destination_name or sent.name)
-        driver = self._context.domains.driver(definition)
-        capabilities = self._context.drivers.capabilities(driver.name)
-        arrival = await arriving(definition, cookie)
-        objections = admission.of_request(Side.DESTINATION, request.flags, asked(request), capabilities)
-        admission.refuse((*objections, *arrival.objections, *announced_whole(request.flags, cookie)))
-        definition = await driver.settle(definition)
+        preparation = await preparing.for_definition(self._context, request, sent, cookie)
+        preparation.found.refuse()
+        definition = preparation.definition
         entry = await self._claimed(definition, request.migration_id)
         record = replace(
-            prepared(request, entry, definition, domain_xml.format(definition), self._context.clock.wall()),
+            prepared(request, entry, definition, preparation.persistent_xml, self._context.clock.wall()),
             peer_uri=cookie.daemon_uri,
             original_name=cookie.name,
             ticket=cookie.ticket or tickets.new_ticket(),
-            images=arrival.paths,
+            images=preparation.images,
         )
         migration = await self._recorded(record, entry)
         if cargo(request.flags) is Cargo.DISKS:
-            migration.disks = IncomingDisks(arrival.paths, record.migration_id, self._context.limits)
+            migration.disks = IncomingDisks(preparation.images, record.migration_id, self._context.limits)
             await self._or_ended(migration, migration.disks.create)
         return self._prepared(migration)
 
     async def _prepare_stored(self, request: Request) -> Reply:
         admission.refuse(admission.of_older_protocol(request.flags))
-        name = request.params.destination_name or request.domain
-        try:
-            xml = self._context.domains.stored_xml(self._context.domains.find(name))
-        except (DomainNotFound, InvalidState) as error:
-            error.remedy = "define the domain here first, or let both daemons announce protocol 2 or 3"
-            raise error.located(guest=GuestLocation.SOURCE) from None
-        return await self._prepare(request, parse(xml), _Sender(original_name=request.domain))
+        definition = preparing.stored(self._context, request)
+        return await self._prepare(request, definition, Sender(original_name=request.domain))
 
-    async def _prepare(self, request: Request, sent: DomainDefinition, sender: _Sender) -> Reply:
+    async def _prepare(self, request: Request, sent: DomainDefinition, sender: Sender) -> Reply:
         begun_s = self._context.clock.monotonic()
-        sender = sender if sender.original_name else sender._replace(original_name=sent.name)
-        definition = replace(sent, name=request.params.destination_name or sent.name)
-        driver = self._context.domains.driver(definition)
-        capabilities = self._context.drivers.capabilities(driver.name)
-        admission.refuse(
-            (
-                *admission.of_request(Side.DESTINATION, request.flags, asked(request), capabilities),
-                *admission.of_peer(Side.SOURCE, sender.capabilities, request.flags, request.params),
-            )
-        )
-        arrangement = self._arranged(request, sender)
-        definition = await driver.settle(definition)
-        await refuse_violations(driver, definition)
-        persistent = self._to_store(request, sender, definition)
+        preparation = await preparing.for_guest(self._context, request, sent, sender)
+        preparation.found.refuse()
+        definition = preparation.definition
         entry = await self._claimed(definition, request.migration_id)
         record = replace(
-            prepared(request, entry, definition, persistent, self._context.clock.wall()),
-            plan=driver.plan(definition),
+            prepared(request, entry, definition, preparation.persistent_xml, self._context.clock.wall()),
+            plan=self._context.domains.driver(definition).plan(definition),
             peer_uri=sender.daemon_uri,
-            original_name=sender.original_name,
+            original_name=sender.original_name or sent.name,
             ticket=tickets.new_ticket(),
-            data_path=_path(arrangement),
+            data_path=preparation.path,
         )
         migration = await self._recorded(record, entry)
-        await self._or_ended(migration, lambda: self._accept(migration, request, definition, arrangement))
+        await self._or_ended(migration, lambda: self._accept(migration, request, definition, preparation.arrangement))
         prepare_ms = round((self._context.clock.monotonic() - begun_s) * 1000)
         migration.machine.note(took_ms={**sender.took_ms, Phase.PREPARE: prepare_ms})
         return self._prepared(migration)
-
-    def _arranged(self, request: Request, sender: _Sender) -> Arrangement | None:
-        """Where the guest's data is to come in; None for the tunnel. Nothing is opened yet.
-
-        Raises:
-            InvalidParameter, NotSupported, AddressUnavailable: what was asked for cannot be had.
-        """
-        if Flag.TUNNELLED in request.flags:
-            return None
-        uri, listen_address = request.uri, request.params.listen_address or ""
-        if not sender.native:
-            if uri or listen_address:
-                raise NotSupported(
-                    "the source's daemon sends through the tunnel alone",
-                    remedy="leave out the migration URI and the listen address, or use daemons of the same version",
-                )
-            return None
-        arrangement = self._context.doors.arrange(uri, listen_address)
-        if path := _path(arrangement):
-            refuse_path(Path(path))
-        return arrangement
-
-    @staticmethod
-    def _to_store(request: Request, sender: _Sender, definition: DomainDefinition) -> str:
-        """The definition that is to be stored with the commit; empty when none is."""
-        if Flag.PERSIST_DEST not in request.flags:
-            return ""
-        persistent = parse(sender.persistent_xml) if sender.persistent_xml else definition
-        return domain_xml.format(replace(persistent, name=definition.name))
 
     async def _claimed(self, definition: DomainDefinition, migration_id: MigrationId) -> Entry:
         entry = self._context.domains.claim(definition)
         async with entry.lock:  # somebody may be starting it
             entry = self._context.domains.claim(definition)
             self._context.domains.hold(entry, migration_id)
-        if entry.live is not None:
+        try:
+            preparing.refuse_active(self._context, entry)
+        except InvalidState:
             self._context.domains.let_go(entry)
-            raise InvalidState(
-                f"domain {entry.name} is {entry.state} on {self._context.identity.host_name} already",
-                remedy="look there before you do anything else: one guest must not run twice",
-            )
+            raise
         return entry
 
     async def _recorded(self, record: Record, entry: Entry) -> DestinationMigration:
@@ -499,8 +420,3 @@ class DestinationPhases:
                 f"this host has no migration {migration_id} as its destination", remedy="call Prepare first, on this daemon"
             )
         return migration
-
-
-def _path(arrangement: Arrangement | None) -> str:
-    """The UNIX socket that the migration is to have; empty when it has none."""
-    return arrangement.path if isinstance(arrangement, OwnSocket) else ""

@@ -1,0 +1,170 @@
+"""What is to be had at the destination before anything is made: definition, address, room; and what speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from vmferry.endpoint import Request
+from vmferry.errors import DomainNotFound, InvalidState, NotSupported
+from vmferry.flags import Flag
+from vmferry.model import GuestLocation, Phase, Side
+from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.entry import Entry, parse
+from vmferryd.domains.model import DomainDefinition
+from vmferryd.domains.registry import refuse_violations
+from vmferryd.phases import admission
+from vmferryd.phases.arrival import announced_whole, arriving
+from vmferryd.phases.context import Context
+from vmferryd.phases.cookie import Cookie
+from vmferryd.phases.found import Found
+from vmferryd.phases.settings import asked
+from vmferryd.transfer.addresses import Arrangement, OwnSocket
+from vmferryd.transfer.doors import refuse_path
+
+
+class Sender(NamedTuple):
+    """What is known of the source when a guest is to wait for its state.
+
+    `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored; `capabilities`
+    are its hypervisor's, None when it does not say; `original_name` is the domain's name there. `native`: it can send over a
+    connection of its own; a source of protocol 3 that does not say so knows the tunnel alone.
+    """
+
+    daemon_uri: str = ""
+    persistent_xml: str = ""
+    capabilities: frozenset[str] | None = None
+    original_name: str = ""
+    took_ms: Mapping[Phase, int] = MappingProxyType({})
+    native: bool = True
+
+
+def sender_of(cookie: Cookie, definition: DomainDefinition) -> Sender:
+    """What Begin's cookie says of the source."""
+    return Sender(
+        cookie.daemon_uri,
+        cookie.persistent_xml,
+        cookie.capabilities,
+        definition.name,
+        took_ms=cookie.took_ms,
+        native=cookie.data is not None,
+    )
+
+
+@dataclass(slots=True)
+class Preparation:
+    """What is to be had, and in `found` what speaks against it.
+
+    `arrangement` says where the data is to come in, None for the tunnel; `persistent_xml` is stored with the commit, nothing
+    when it is empty; `images` are the paths of those that come.
+    """
+
+    definition: DomainDefinition
+    persistent_xml: str = ""
+    arrangement: Arrangement | None = None
+    images: tuple[str, ...] = ()
+    found: Found = field(default_factory=Found)
+
+    @property
+    def path(self) -> str:
+        """The UNIX socket that the migration is to have; empty when it has none."""
+        return self.arrangement.path if isinstance(self.arrangement, OwnSocket) else ""
+
+
+async def for_guest(context: Context, request: Request, sent: DomainDefinition, sender: Sender) -> Preparation:
+    """What a guest of that definition would need here. Nothing is opened, made or recorded."""
+    definition = replace(sent, name=request.params.destination_name or sent.name)
+    preparation = Preparation(definition)
+    found = preparation.found
+    driver = context.domains.driver(definition)
+    found.hear(
+        admission.of_request(Side.DESTINATION, request.flags, asked(request), context.drivers.capabilities(driver.name)),
+        admission.of_peer(Side.SOURCE, sender.capabilities, request.flags, request.params),
+    )
+    with found.trying():
+        preparation.arrangement = _arranged(context, request, sender)
+    with found.trying():
+        preparation.definition = await driver.settle(definition)
+        await refuse_violations(driver, preparation.definition)
+    with found.trying():
+        preparation.persistent_xml = _to_store(request, sender, preparation.definition)
+    return preparation
+
+
+async def for_definition(context: Context, request: Request, sent: DomainDefinition, cookie: Cookie) -> Preparation:
+    """What a definition that comes without its guest would need here, and the images that come with it."""
+    definition = replace(sent, name=request.params.destination_name or sent.name)
+    preparation = Preparation(definition)
+    found = preparation.found
+    driver = context.domains.driver(definition)
+    arrival = await arriving(definition, cookie)
+    preparation.images = arrival.paths
+    found.hear(
+        admission.of_request(Side.DESTINATION, request.flags, asked(request), context.drivers.capabilities(driver.name)),
+        arrival.objections,
+        announced_whole(request.flags, cookie),
+    )
+    with found.trying():
+        preparation.definition = await driver.settle(definition)
+        preparation.persistent_xml = domain_xml.format(preparation.definition)
+    return preparation
+
+
+def stored(context: Context, request: Request) -> DomainDefinition:
+    """The definition that is stored here under the name that the domain will have.
+
+    Raises:
+        DomainNotFound, InvalidState: there is none.
+    """
+    name = request.params.destination_name or request.domain
+    try:
+        return parse(context.domains.stored_xml(context.domains.find(name)))
+    except (DomainNotFound, InvalidState) as error:
+        error.remedy = "define the domain here first, or let both daemons announce protocol 2 or 3"
+        raise error.located(guest=GuestLocation.SOURCE) from None
+
+
+def refuse_active(context: Context, entry: Entry) -> None:
+    """The domain does not run here.
+
+    Raises:
+        InvalidState: it does.
+    """
+    if entry.live is not None:
+        raise InvalidState(
+            f"domain {entry.name} is {entry.state} on {context.identity.host_name} already",
+            remedy="look there before you do anything else: one guest must not run twice",
+        )
+
+
+def _arranged(context: Context, request: Request, sender: Sender) -> Arrangement | None:
+    """Where the guest's data is to come in; None for the tunnel. Nothing is opened yet.
+
+    Raises:
+        InvalidParameter, NotSupported, AddressUnavailable: what was asked for cannot be had.
+    """
+    if Flag.TUNNELLED in request.flags:
+        return None
+    uri, listen_address = request.uri, request.params.listen_address or ""
+    if not sender.native:
+        if uri or listen_address:
+            raise NotSupported(
+                "the source's daemon sends through the tunnel alone",
+                remedy="leave out the migration URI and the listen address, or use daemons of the same version",
+            )
+        return None
+    arrangement = context.doors.arrange(uri, listen_address)
+    if isinstance(arrangement, OwnSocket):
+        refuse_path(Path(arrangement.path))
+    return arrangement
+
+
+def _to_store(request: Request, sender: Sender, definition: DomainDefinition) -> str:
+    """The definition that is to be stored with the commit; empty when none is."""
+    if Flag.PERSIST_DEST not in request.flags:
+        return ""
+    persistent = parse(sender.persistent_xml) if sender.persistent_xml else definition
+    return domain_xml.format(replace(persistent, name=definition.name))
