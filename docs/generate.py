@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from crash import table
+from support import virsh
 from vmferry import bounds, combinations, errors, features, flags, negotiation, params, protocol, statistics
 from vmferry.channel import Uri
 from vmferry.cli.options import NOT_AVAILABLE
@@ -132,6 +133,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "protocols": protocol.as_markdown,
     "cookie": cookie.as_markdown,
     "differences": negotiation.as_markdown,
+    "virsh-migrate": virsh.migrate_table,
+    "virsh-siblings": virsh.siblings_table,
+    "virsh-own": virsh.own_table,
     "failures": table.failures,
     "failure-bounds": table.bounds,
 }

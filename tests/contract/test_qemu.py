@@ -224,6 +224,7 @@ async def test_parameters_are_as_before_after_a_cancel(stage: Stage) -> None:
     assert not [name for name in nodes if name.startswith("vmferry")]
 
 
+@pytest.mark.option("--compressed", "--comp-methods", "--comp-xbzrle-cache", "--auto-converge")
 async def test_auto_converge_and_xbzrle_are_carried_out(stage: Stage) -> None:
     """Both sides agree on a cache, and the guest arrives whole."""
     definition = stage.harness.definition("guest", dirty=DIRTY)

@@ -40,6 +40,7 @@ async def nothing_happened(hosts: TwoHosts) -> None:
     await hosts.lives(hosts.source)
 
 
+@pytest.mark.option("--unsafe")
 @pytest.mark.checklist(14)
 async def test_a_disk_that_only_this_host_has(two_hosts: TwoHosts, tmp_path: Path) -> None:
     """A guest with a file on a local filesystem is refused in Begin, by the disk; UNSAFE moves it all the same."""
@@ -94,6 +95,7 @@ async def stopped_by_its_disk(host: Host) -> None:
     assert (DomainState.PAUSED, StateReason.IO_ERROR, None) == (domain.state, domain.reason, domain.migration_id)
 
 
+@pytest.mark.option("--abort-on-error")
 @pytest.mark.parametrize("verb", [Verb.SEND, Verb.ROUND, Verb.HELD])
 async def test_abort_on_error(two_hosts: TwoHosts, verb: Verb) -> None:
     """An I/O error ends the migration; the guest stays at the source as its disk has left it, and can be moved later."""

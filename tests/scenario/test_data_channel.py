@@ -146,6 +146,7 @@ class Heard:
         setattr(phases, name, heard)
 
 
+@pytest.mark.option("--migrateuri", "--listen-address")
 @pytest.mark.parametrize("peer_to_peer", [False, True], ids=["managed", "peer-to-peer"])
 @pytest.mark.parametrize(("params", "uri"), ASKED)
 async def test_where_it_was_asked_for(

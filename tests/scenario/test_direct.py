@@ -158,6 +158,7 @@ async def test_one_call_in_every_protocol(direct: Direct, what: dict[str, object
     assert (JobType.COMPLETED, "confirmed") == (job.type, job.state)
 
 
+@pytest.mark.option("--direct")
 @pytest.mark.parametrize("spelled", ["tcp:127.0.0.1:{}", "tcp://127.0.0.1:{}"])
 async def test_over_tcp(direct: Direct, spelled: str) -> None:
     """Both spellings of a TCP URI lead there."""

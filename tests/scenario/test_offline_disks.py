@@ -45,6 +45,7 @@ def allocated(path: Path) -> int:
 # -- what it does ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.option("--copy-storage-all")
 async def test_a_disk_moves_with_its_domain(offline: OfflineHosts) -> None:
     """The image is the same, its holes are holes, and the job's figures say how much there was."""
     params = await offline.with_image()
@@ -83,6 +84,7 @@ async def test_peer_to_peer(offline: OfflineHosts) -> None:
     assert CONTENT == (offline.there / "a.img").read_bytes()
 
 
+@pytest.mark.option("--migrate-disks")
 async def test_which_disks(offline: OfflineHosts) -> None:
     """Without a list all are copied that have a source and are neither read-only nor shareable; with one, the named ones."""
     for name in "abc":
@@ -105,6 +107,7 @@ async def test_which_disks(offline: OfflineHosts) -> None:
     assert ["b.img"] == [path.name for path in offline.there.iterdir()]
 
 
+@pytest.mark.option("--migrate-disks-detect-zeroes")
 async def test_zeroes_that_are_data(offline: OfflineHosts) -> None:
     """With detect_zeroes a disk's written zeroes become holes; the content is the same."""
     params = await offline.with_image()

@@ -62,6 +62,7 @@ async def test_speed_without_a_bound(two_hosts: TwoHosts, unlimited: int) -> Non
         await ask.set_max_speed(NAME, UNLIMITED + 1)
 
 
+@pytest.mark.option("migrate-setspeed", "migrate-getspeed", "--bandwidth")
 async def test_a_migration_obeys_the_kept_speed(two_hosts: TwoHosts) -> None:
     """A migration without a bandwidth of its own takes the domain's, and one with its own does not."""
     ask = two_hosts.source.connection
@@ -98,6 +99,7 @@ async def test_speed_before_the_transfer_has_begun(two_hosts: TwoHosts) -> None:
     await moving
 
 
+@pytest.mark.option("migrate-setmaxdowntime", "migrate-getmaxdowntime")
 async def test_longest_pause(two_hosts: TwoHosts) -> None:
     """The longest pause is the guest's while it runs, and the migration's while it is sent; a failure puts it back."""
     ask = two_hosts.source.connection

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,8 @@ from vmferry.attempt import Attempt
 from vmferry.cli.display import Display
 from vmferry.cli.exits import ExitCode, exit_code
 from vmferry.cli.progress import Mark
+from vmferry.cli.timeouts import LONGEST_PAUSE_MS, Action, Timeout
+from vmferry.cli.units import counted
 from vmferry.client import Connection
 from vmferry.errors import FateUnknown, MigrationNotFound, VmferryError
 from vmferry.flags import NONE, Flag
@@ -31,15 +33,22 @@ ANSWERS: Mapping[Outcome, str] = {
     Outcome.COMMITTED: "too late to end it: the guest lives at the destination",
 }
 
+WHEN_LATE: Mapping[Action, str] = {
+    Action.SUSPEND: "the guest stands still for the rest, and then runs at the destination",
+    Action.POSTCOPY: "the guest runs at the destination from now on, and its pages follow",
+    Action.ABORT: "the migration is ended if it still can be",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be moved, and how."""
+    """What is to be moved, and how, and what happens if that takes too long."""
 
     migration_id: MigrationId
     domain: str
     flags: Flag = NONE
     params: MigrationParams = field(default_factory=MigrationParams)
+    timeout: Timeout | None = None
 
 
 @dataclass(slots=True)
@@ -91,29 +100,48 @@ class Conductor:
             FateUnknown: the user has left.
             VmferryError: what went wrong; the display shows where.
         """
-        try:
-            done = await self._to_its_end()
-        except VmferryError as error:
-            in_doubt = exit_code(error) is ExitCode.IN_DOUBT
-            self.display.fail(error.phase, Mark.UNKNOWN if in_doubt else Mark.FAILED)
-            raise
+        done = await self._followed(self.interrupts.left.wait())
+        if done is None:
+            raise self._failed(self._left_alone())
         self.display.succeed()
         return done
 
-    async def _to_its_end(self) -> Migrated:
+    async def set_going(self) -> Migrated | None:
+        """The source has recorded the migration and goes on with it alone; answers what came of it if it is over already.
+
+        Raises:
+            VmferryError: what went wrong until then.
+        """
+        return await self._followed(self._begun_or_left())
+
+    async def _begun_or_left(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            events = [group.create_task(event.wait()) for event in (self.begun, self.interrupts.left)]
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+            for event in events:
+                event.cancel()
+
+    async def _followed(self, until: Coroutine[None, None, object]) -> Migrated | None:
+        """What came of the migration; None if `until` was over before it."""
         async with asyncio.TaskGroup() as group:
             walk = group.create_task(self._walk())
-            left = group.create_task(self.interrupts.left.wait())
-            abort = group.create_task(self._abort_when_asked())
-            await asyncio.wait({walk, left}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (walk, left, abort):
+            enough = group.create_task(until)
+            meanwhile = [group.create_task(self._abort_when_asked()), group.create_task(self._act_in_time())]
+            await asyncio.wait({walk, enough}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (walk, enough, *meanwhile):
                 task.cancel()
         if walk.cancelled():
-            raise self._left_alone()
+            return None
         result = walk.result()
         if isinstance(result, VmferryError):
-            raise result
+            raise self._failed(result)
         return result
+
+    def _failed(self, error: VmferryError) -> VmferryError:
+        """The same error, which is shown where it happened."""
+        in_doubt = exit_code(error) is ExitCode.IN_DOUBT
+        self.display.fail(error.phase, Mark.UNKNOWN if in_doubt else Mark.FAILED)
+        return error
 
     async def _walk(self) -> Migrated | VmferryError:
         """The result as a value: an error must not tear the group down."""
@@ -151,6 +179,22 @@ class Conductor:
             self._say(f"the source could not be asked to end it: {error}")
         else:
             self._say(ANSWERS[outcome])
+
+    async def _act_in_time(self) -> None:
+        """What was asked for happens when the time is over; that it fails is said, and the migration goes on."""
+        timeout = self.order.timeout
+        if timeout is None:
+            return
+        await asyncio.sleep(timeout.after_s)
+        await self.begun.wait()
+        self._say(f"not done after {counted(timeout.after_s, 'second')}: {WHEN_LATE[timeout.action]}")
+        if timeout.action is Action.ABORT:
+            self.interrupts.terminate()
+            return
+        try:
+            await self.source.set_max_downtime(self.order.domain, LONGEST_PAUSE_MS)
+        except VmferryError as error:
+            self._say(f"that could not be done, and the migration goes on: {error}")
 
     async def _abort(self) -> Outcome:
         if not self.begun.is_set():

@@ -162,6 +162,30 @@ class JsonDisplay(LineDisplay):
         return render.as_json(view_facts(self._tracker.view(now_s)))
 
 
+class Nothing:
+    """Shows nothing but what is said."""
+
+    def __enter__(self) -> Self:
+        """See `Display`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        """See `Display`."""
+
+    def hear(self, progress: Progress) -> None:
+        """See `Display`."""
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        to_stderr(render.harmless(text))
+
+    def succeed(self) -> None:
+        """See `Display`."""
+
+    def fail(self, phase: Phase | None, mark: Mark) -> None:
+        """See `Display`."""
+
+
 def to_stderr(text: str) -> None:
     """`text` is on standard error."""
     click.echo(text, err=True)

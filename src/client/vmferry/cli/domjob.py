@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import click
 
 from vmferry.cli import render
+from vmferry.cli.named import DOMAIN, NamedCommand
 from vmferry.cli.running import Session, asynchronous
 from vmferry.client import Connection
 from vmferry.model import JobOperation, JobType
@@ -29,12 +30,12 @@ def scaled(count_bytes: int) -> str:
     return f"{size:.3f} {_SIZES[unit]}"
 
 
-@click.command()
+@click.command(cls=NamedCommand)
 @click.option("--completed", is_flag=True, help="Of the newest job that has ended; answered once, unless kept.")
 @click.option("--keep-completed", is_flag=True, help="What --completed answers is answered the next time as well.")
 @click.option("--anystats", is_flag=True, help="Print figures even if there is no job.")
 @click.option("--rawstats", is_flag=True, help="Print every figure under its name, without units.")
-@click.argument("name", metavar="NAME")
+@DOMAIN
 @asynchronous
 async def domjobinfo(
     session: Session,

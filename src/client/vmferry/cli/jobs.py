@@ -11,6 +11,7 @@ import click
 from vmferry.cli import display, render
 from vmferry.cli.exits import ExitCode
 from vmferry.cli.frame import Subject
+from vmferry.cli.named import NamedArgument, NamedCommand
 from vmferry.cli.progress import Mark, Tracker
 from vmferry.cli.running import AliasGroup, Session, asynchronous
 from vmferry.cli.units import duration, moment
@@ -114,9 +115,9 @@ async def history(session: Session, name: str, limit: int) -> None:
         render.table(render.stdout(), HISTORY_HEADINGS, map(_history_row, known))
 
 
-@job.command()
+@job.command(cls=NamedCommand)
 @click.option("--at-once", is_flag=True, help="Do not wait for the effect.")
-@click.argument("which", metavar="ID|NAME")
+@click.argument("which", cls=NamedArgument, option="--domain", metavar="ID|NAME", meaning="The migration, or its domain.")
 @asynchronous
 async def abort(session: Session, which: str, at_once: bool) -> ExitCode:  # noqa: FBT001 - click's option
     """The migration has ended if it still could; says what holds.

@@ -12,9 +12,11 @@ from vmferry.channel import parse_uri
 from vmferry.cli import display, render
 from vmferry.cli.conduct import Conductor, Order
 from vmferry.cli.frame import Subject
+from vmferry.cli.named import DOMAIN, NamedArgument, NamedCommand
 from vmferry.cli.options import migration_options, read, text_of
 from vmferry.cli.progress import Tracker
 from vmferry.cli.running import Session, asynchronous
+from vmferry.cli.timeouts import Timeout, read_timeout, timeout_options
 from vmferry.client import Connection
 from vmferry.combinations import Fact
 from vmferry.flags import Flag
@@ -23,14 +25,18 @@ from vmferry.negotiation import Mode, Path
 from vmferry.protocol import ProtocolVersion, Spelling
 
 
-@click.command()
+@click.command(cls=NamedCommand)
+@DOMAIN
+@click.argument(
+    "destination_uri", cls=NamedArgument, option="--desturi", required=False, default="", meaning="The daemon there."
+)
 @migration_options
+@timeout_options
 @click.option("--verbose", is_flag=True, help="Progress is shown anyway; taken for virsh's sake.")
 @click.option(
     "--direct", is_flag=True, help="No daemon is there: the guest goes to a hypervisor that listens at --migrateuri."
 )
-@click.argument("name")
-@click.argument("destination_uri", required=False, default="")
+@click.option("--detach", is_flag=True, help="With --p2p: end when the migration is under way, and say how to follow it.")
 @asynchronous
 async def migrate(
     session: Session,
@@ -38,6 +44,7 @@ async def migrate(
     name: str,
     destination_uri: str,
     direct: bool,  # noqa: FBT001 - click's spelling of an option
+    detach: bool,  # noqa: FBT001
     verbose: bool,  # noqa: ARG001, FBT001
     **given: Any,
 ) -> None:
@@ -51,20 +58,45 @@ async def migrate(
     hosts. SIGTERM does what the first Ctrl-C does.
     """
     flags, params = read(given, facts=frozenset({Fact.DIRECT_OFFERED}) if direct else frozenset())
+    timeout = read_timeout(given, flags)
     if direct and Flag.PEER2PEER in flags:
         raise click.UsageError("--direct asks no daemon at the destination, and --p2p needs one: leave out one of the two")
     if not (direct or destination_uri):
         raise click.UsageError("say where the destination's daemon is, or --direct if there is none")
     if direct and not params.migrate_uri:
         raise click.UsageError("--direct needs --migrateuri: nobody else can say where the hypervisor listens")
-    order = Order(new_migration_id(), name, flags, params)
+    if detach:
+        _check_detach(flags, timeout)
+    order = Order(new_migration_id(), name, flags, params, timeout)
     async with AsyncExitStack() as connections:
         with render.waiting(f"connecting to {session.uri} {destination_uri}".rstrip()):
             source = await connections.enter_async_context(session.daemon())
             destination: Connection | str = destination_uri
             if not direct and Flag.PEER2PEER not in flags:
                 destination = await connections.enter_async_context(session.other_daemon(destination_uri))
-        await _move(session, source, destination, order)
+        await (_send_off if detach else _move)(session, source, destination, order)
+
+
+def _check_detach(flags: Flag, timeout: Timeout | None) -> None:
+    if Flag.PEER2PEER not in flags:
+        raise click.UsageError(
+            "--detach needs --p2p: without it this program itself leads the migration from host to host, and cannot leave it"
+        )
+    if timeout is not None:
+        raise click.UsageError("--timeout and --detach exclude each other: nobody would be there to look at the clock")
+
+
+async def _send_off(session: Session, source: Connection, destination: Connection | str, order: Order) -> None:
+    """The migration goes on without this program, which has said how to follow it."""
+    conductor = Conductor(source, destination, order, display.Nothing())
+    with render.waiting(f"waiting until {order.domain} is on its way"), conductor.interrupts.from_signals():
+        await conductor.set_going()
+    follow = f"vmferry -c {session.uri} job watch {order.migration_id}"
+    if session.json:
+        click.echo(render.as_json({"event": "detached", "migration_id": order.migration_id, "watch": follow}))
+        return
+    render.line(render.stdout(), f"{order.domain} is on its way, migration {order.migration_id}")
+    render.line(render.stdout(), f"follow it with: {follow}")
 
 
 async def _move(session: Session, source: Connection, destination: Connection | str, order: Order) -> None:

@@ -10,6 +10,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from vmferry.cli.named import NamedArgument
 from vmferry.combinations import Fact, Place, check
 from vmferry.errors import InvalidParameter, NotSupported, Violation
 from vmferry.flags import FLAGS, NONE, Flag, FlagRow
@@ -23,6 +24,9 @@ FILES = frozenset({"destination_xml", "persistent_xml"})
 ALSO_SPELLED = {Flag.TUNNELLED: ("--tunneled",)}
 """Spellings that virsh takes as well."""
 
+POSITIONAL = ("migrate_uri", "graphics_uri", "listen_address", "destination_name")
+"""Parameters that virsh also takes without their names, in this order, after the domain and the destination."""
+
 NOT_AVAILABLE: Mapping[Flag, str] = {
     Flag.POSTCOPY: "leave it out, and use --auto-converge for a guest that changes much memory",
     Flag.POSTCOPY_RESUME: "leave it out",
@@ -31,8 +35,12 @@ NOT_AVAILABLE: Mapping[Flag, str] = {
 
 
 def migration_options(function: F) -> F:
-    """`function` gets an option for each row of both tables."""
-    for option in reversed([*map(_flag_option, FLAGS), *map(_parameter_option, PARAMETERS)]):
+    """`function` gets an option for each row of both tables, for a command of class `NamedCommand`."""
+    named = sorted(
+        (row for row in PARAMETERS if row.attribute in POSITIONAL), key=lambda row: POSITIONAL.index(row.attribute)
+    )
+    others = [row for row in PARAMETERS if row.attribute not in POSITIONAL]
+    for option in reversed([*map(_argument, named), *map(_flag_option, FLAGS), *map(_parameter_option, others)]):
         function = option(function)
     return function
 
@@ -91,6 +99,17 @@ def _parameter_option(row: ParameterRow) -> Callable[[F], F]:
         metavar=_metavar(row),
         multiple=row.repeatable,
         help=row.meaning + values + unit,
+    )
+
+
+def _argument(row: ParameterRow) -> Callable[[F], F]:
+    return click.argument(
+        row.attribute,
+        cls=NamedArgument,
+        option=row.option,
+        metavar=f"[{row.option.removeprefix('--').upper()}]",
+        required=False,
+        meaning=row.meaning,
     )
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from vmferry.cli import render
 from vmferry.cli.domjob import scaled
+from vmferry.cli.named import DOMAIN, NamedArgument, NamedCommand
 from vmferry.cli.running import Session, asynchronous
 
 POSTCOPY = click.option("--postcopy", is_flag=True, help="After the switch to post-copy. Not available in this version.")
 
 
-@click.command(name="migrate-setmaxdowntime")
-@click.argument("name")
-@click.argument("downtime_ms", metavar="MS", type=click.IntRange(min=1))
+@click.command(name="migrate-setmaxdowntime", cls=NamedCommand)
+@DOMAIN
+@click.argument(
+    "downtime_ms",
+    cls=NamedArgument,
+    option="--downtime",
+    metavar="MS",
+    type=click.IntRange(min=1),
+    meaning="How long at most.",
+)
 @asynchronous
 async def setmaxdowntime(session: Session, name: str, downtime_ms: int) -> None:
     """The guest's switch to another host may take so many milliseconds.
@@ -22,10 +32,11 @@ async def setmaxdowntime(session: Session, name: str, downtime_ms: int) -> None:
     """
     async with session.daemon() as daemon:
         await daemon.set_max_downtime(name, downtime_ms)
+    _done(session, {"name": name, "max_downtime_ms": downtime_ms})
 
 
-@click.command(name="migrate-getmaxdowntime")
-@click.argument("name")
+@click.command(name="migrate-getmaxdowntime", cls=NamedCommand)
+@DOMAIN
 @asynchronous
 async def getmaxdowntime(session: Session, name: str) -> None:
     """How long the guest's switch to another host may take, in milliseconds."""
@@ -34,10 +45,17 @@ async def getmaxdowntime(session: Session, name: str) -> None:
     click.echo(render.as_json({"name": name, "max_downtime_ms": downtime_ms}) if session.json else downtime_ms)
 
 
-@click.command(name="migrate-setspeed")
+@click.command(name="migrate-setspeed", cls=NamedCommand)
 @POSTCOPY
-@click.argument("name")
-@click.argument("mib_per_s", metavar="MIB_PER_S", type=click.IntRange(min=0, max=(1 << 64) - 1))
+@DOMAIN
+@click.argument(
+    "mib_per_s",
+    cls=NamedArgument,
+    option="--bandwidth",
+    metavar="MIB_PER_S",
+    type=click.IntRange(min=0, max=(1 << 64) - 1),
+    meaning="How much at most; 0 is no limit.",
+)
 @asynchronous
 async def setspeed(session: Session, name: str, mib_per_s: int, postcopy: bool) -> None:  # noqa: FBT001 - click's option
     """Migrations of the domain send no more than so many MiB/s, unless they name a bandwidth. 0 is unlimited.
@@ -46,11 +64,12 @@ async def setspeed(session: Session, name: str, mib_per_s: int, postcopy: bool) 
     """
     async with session.daemon() as daemon:
         await (daemon.set_max_postcopy_speed if postcopy else daemon.set_max_speed)(name, mib_per_s)
+    _done(session, {"name": name, "max_speed_mib_per_s": mib_per_s})
 
 
-@click.command(name="migrate-getspeed")
+@click.command(name="migrate-getspeed", cls=NamedCommand)
 @POSTCOPY
-@click.argument("name")
+@DOMAIN
 @asynchronous
 async def getspeed(session: Session, name: str, postcopy: bool) -> None:  # noqa: FBT001 - click's option
     """What migrations of the domain send at most, in MiB/s; 8796093022207 is unlimited."""
@@ -59,9 +78,9 @@ async def getspeed(session: Session, name: str, postcopy: bool) -> None:  # noqa
     click.echo(render.as_json({"name": name, "max_speed_mib_per_s": mib_per_s}) if session.json else mib_per_s)
 
 
-@click.command(name="migrate-compcache")
+@click.command(name="migrate-compcache", cls=NamedCommand)
 @click.option("--size", "cache_bytes", metavar="BYTES", type=click.IntRange(min=1), help="Set it first: a power of two.")
-@click.argument("name")
+@DOMAIN
 @asynchronous
 async def compcache(session: Session, name: str, cache_bytes: int | None) -> None:
     """The size of the cache with which xbzrle finds what has changed of a page."""
@@ -73,6 +92,12 @@ async def compcache(session: Session, name: str, cache_bytes: int | None) -> Non
         click.echo(render.as_json({"name": name, "compression_cache_bytes": known_bytes}))
     else:
         click.echo(f"Compression cache: {scaled(known_bytes)}")
+
+
+def _done(session: Session, facts: Mapping[str, object]) -> None:
+    """As virsh, these say nothing to people."""
+    if session.json:
+        click.echo(render.as_json(facts))
 
 
 COMMANDS: tuple[click.Command, ...] = (setmaxdowntime, getmaxdowntime, setspeed, getspeed, compcache)

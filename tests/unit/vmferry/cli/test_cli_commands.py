@@ -184,6 +184,7 @@ def test_a_job_that_nobody_knows_is_refused():
     assert Hosts().run("job", "info", "nobody").exit_code == ExitCode.REFUSED
 
 
+@pytest.mark.option("domjobabort")
 @pytest.mark.parametrize(
     ("outcome", "code", "says"),
     [
@@ -228,6 +229,7 @@ def test_history():
     assert json.loads(hosts.run("-o", "json", "job", "history", "web").stdout)[0]["phase"] == "confirm"
 
 
+@pytest.mark.option("domjobinfo --completed", "domjobinfo --keep-completed")
 @pytest.mark.parametrize(
     ("options", "call"),
     [
@@ -244,10 +246,12 @@ def test_domjobinfo_asks_for_the_job_that_is_meant(options, call):
     assert hosts.run("domjobinfo", "web", "--keep-completed").exit_code == ExitCode.OTHER
 
 
+@pytest.mark.option("domjobinfo --anystats")
 def test_domjobinfo_of_no_job():
     """A domain without a job has one line, and nothing is an error."""
     result = Hosts().run("domjobinfo", "web")
     assert (result.exit_code, result.stdout) == (0, "Job type:         None\n")
+    assert Hosts().run("domjobinfo", "web", "--anystats").exit_code == 0
 
 
 FULL = replace(
@@ -272,6 +276,7 @@ FULL = replace(
 )
 
 
+@pytest.mark.option("domjobinfo")
 def test_domjobinfo_has_libvirts_lines():
     """Domjobinfo prints libvirt's labels in libvirt's order, sizes with three decimals."""
     hosts = Hosts()
@@ -313,6 +318,7 @@ def test_domjobinfo_of_a_migration_that_failed():
     assert "no space" in said
 
 
+@pytest.mark.option("domjobinfo --rawstats")
 def test_domjobinfo_raw():
     """--rawstats has every figure under its name, and JSON has the same."""
     hosts = Hosts()

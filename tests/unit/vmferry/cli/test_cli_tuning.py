@@ -8,6 +8,16 @@ from cli_fakes import Hosts
 from vmferry.cli.exits import ExitCode
 
 
+@pytest.mark.option(
+    "migrate-setmaxdowntime",
+    "migrate-getmaxdowntime",
+    "migrate-setspeed",
+    "migrate-setspeed --postcopy",
+    "migrate-getspeed",
+    "migrate-getspeed --postcopy",
+    "migrate-compcache",
+    "migrate-compcache --size",
+)
 @pytest.mark.parametrize(
     ("arguments", "calls", "says"),
     [

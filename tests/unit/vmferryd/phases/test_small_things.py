@@ -71,6 +71,7 @@ def test_backoff() -> None:
     assert [1, 2, 4, 5, 5] == pauses
 
 
+@pytest.mark.option("--auto-converge-initial", "--auto-converge-increment", "--comp-xbzrle-cache")
 def test_settings() -> None:
     """The driver's settings say what flags and parameters asked for."""
     params = MigrationParams(
