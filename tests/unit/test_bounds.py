@@ -32,6 +32,8 @@ HOMES = {"vmferry/bounds.py", "vmferryd/limits.py", "vmferryd/config.py", "vmfer
 
 NO_WAITS = {
     "vmferry/cli/display.py": "how often a picture is drawn",
+    "vmferry/cli/forecast.py": "what a forecast looks back at, and the usual pause",
+    "vmferry/cli/timeouts.py": "the longest pause that a daemon takes",
     "vmferryd/clock.py": "where a test's clock starts",
     "vmferryd/app.py": "seconds in a day",
     "vmferryd/domains/controllers.py": "libvirt's default of a device of the guest",

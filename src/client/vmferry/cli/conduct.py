@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vmferry.attempt import Attempt
+from vmferry.cli.advice import Circumstances
 from vmferry.cli.display import Display
 from vmferry.cli.exits import ExitCode, exit_code
+from vmferry.cli.forecast import USUAL_PAUSE_MS
 from vmferry.cli.progress import Mark
 from vmferry.cli.timeouts import LONGEST_PAUSE_MS, Action, Timeout
 from vmferry.cli.units import counted
@@ -25,6 +27,9 @@ from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated, Patience
 from vmferry.model import GuestLocation, MigrationId, Outcome, Phase, Progress
 from vmferry.params import MigrationParams
+
+UNLIMITED_MIB_PER_S = 8_796_093_022_207
+"""libvirt's greatest bandwidth: no limit."""
 
 ANSWERS: Mapping[Outcome, str] = {
     Outcome.ABORTED: "the source has ended the migration; waiting until both hosts have closed it",
@@ -216,3 +221,15 @@ class Conductor:
             migration_id=self.order.migration_id,
             guest=GuestLocation.IN_DOUBT,
         )
+
+
+async def circumstances(
+    source: Connection, domain: str, flags: Flag | None = None, params: MigrationParams | None = None
+) -> Circumstances:
+    """What the source allows a migration of `domain`; what it does not say is as usual."""
+    allowed_ms, limit_mib = USUAL_PAUSE_MS, (params.bandwidth_mib_per_s if params else None) or 0
+    with suppress(VmferryError):
+        allowed_ms = await source.max_downtime_ms(domain) or USUAL_PAUSE_MS
+        kept_mib = await source.max_speed_mib_per_s(domain)
+        limit_mib = limit_mib or (0 if kept_mib >= UNLIMITED_MIB_PER_S else kept_mib)
+    return Circumstances(domain, flags, allowed_ms, limit_mib << 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from vmferry.cli.progress import Mark, PhaseView, RoundView, View
 from vmferry.cli.render import harmless
-from vmferry.cli.units import clock, duration, percent, rate, size
+from vmferry.cli.units import about, clock, duration, percent, rate, size
 from vmferry.model import MigrationId
 
 _SIGNS = dict(zip(Mark, "·▶✓✗?↩", strict=True))
@@ -22,8 +23,6 @@ _CROP: OverflowMethod = "crop"
 _ELLIPSIS: OverflowMethod = "ellipsis"
 _ENDINGS = {Mark.FAILED: "failed", Mark.UNKNOWN: "no answer", Mark.ROLLED_BACK: "rolled back"}
 _STYLES = {Mark.WAITING: "dim", Mark.RUNNING: "bold cyan", Mark.DONE: "green", Mark.FAILED: "bold red"}
-
-SLOW_GUEST_ADVICE = "the guest changes memory faster than it is sent; --auto-converge slows it down until it fits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +40,12 @@ def frame(console: Console, subject: Subject, view: View) -> ConsoleRenderable:
     parts: list[ConsoleRenderable] = [_heading(subject, view, cut), _phases(view, signs, cut)]
     if view.round is not None:
         parts += [Text(), _bar(view.round, cut), _indented(", ".join([_round(view.round), *figures(view)]), "dim")]
-        if advice(view):
-            parts.append(_indented(advice(view), "yellow"))
+        parts += [_indented(text, "dim") for text in parts_of_the_whole(view)]
+        if expected := remaining(view):
+            parts.append(_indented(expected, ""))
+        if view.diagnosis:
+            parts.append(_indented(view.diagnosis, "yellow"))
+            parts += [_indented(f"helps: {remedy}", "yellow") for remedy in view.remedies]
     return Group(*parts)
 
 
@@ -59,10 +62,30 @@ def figures(view: View) -> list[str]:
     return [text for text, value in named if value]
 
 
-def advice(view: View) -> str:
-    """What would help a migration that does not come to its end; empty while it does."""
-    slowed = view.statistics.auto_converge_throttle_percent
-    return SLOW_GUEST_ADVICE if view.falling_behind and not slowed else ""
+def remaining(view: View) -> str:
+    """How long it will take from now on, as a range that is rounded outwards; empty while nobody can know."""
+    least_s, most_s = view.forecast.least_s, view.forecast.most_s
+    if least_s is None or view.diagnosis:
+        return ""
+    if most_s is None:
+        return f"at least {about(least_s, math.floor)} left" if least_s >= 1 else ""
+    low, high = about(least_s, math.floor), about(most_s, math.ceil)
+    return f"about {high} left" if low == high else f"{low} to {high} left"
+
+
+def parts_of_the_whole(view: View) -> list[str]:
+    """Memory and disks, each on its own, where there are disks."""
+    known = view.statistics
+    if not known.disk_total_bytes:
+        return []
+    disks = known.disk_total_bytes - known.disk_remaining_bytes
+    memory = known.memory_total_bytes - known.memory_remaining_bytes
+    named = [("disks", disks, known.disk_total_bytes, known.disk_bytes_per_s)]
+    named += [("memory", memory, known.memory_total_bytes, known.memory_bytes_per_s)] if known.memory_total_bytes else []
+    return [
+        f"{name} {size(max(0, done))} of {size(total)}" + (f" at {rate(speed)}" if speed else "")
+        for name, done, total, speed in named
+    ]
 
 
 def spoken(view: View) -> str:
@@ -70,7 +93,9 @@ def spoken(view: View) -> str:
     parts = [f"{view.phase or 'end'}: {harmless(view.step)}".rstrip(": ")]
     if view.round is not None:
         number, fraction = view.round.number, percent(view.round.fraction).strip()
-        parts += [f"round {number} {fraction}", _round(view.round), *figures(view)]
+        parts += [f"round {number} {fraction}", _round(view.round), *figures(view), *filter(None, [remaining(view)])]
+    if view.diagnosis:
+        parts += [view.diagnosis, *(f"helps: {remedy}" for remedy in view.remedies)]
     return f"[{clock(view.elapsed_ms)}] {', '.join(parts)}"
 
 
@@ -93,8 +118,20 @@ def view_facts(view: View) -> dict[str, Any]:
         },
         "sent_bytes": view.sent_bytes,
         "dirty_bytes_per_s": view.dirty_bytes_per_s,
+        "forecast": {
+            "course": view.forecast.course,
+            "least_s": _rounded(view.forecast.least_s),
+            "most_s": _rounded(view.forecast.most_s),
+            "pause_needed_ms": view.forecast.pause_needed_ms,
+            "says": view.diagnosis,
+            "helps": view.remedies,
+        },
         "statistics": view.statistics,
     }
+
+
+def _rounded(span_s: float | None) -> float | None:
+    return None if span_s is None else round(span_s, 1)
 
 
 def _round(around: RoundView) -> str:

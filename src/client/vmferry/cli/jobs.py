@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from vmferry.cli import display, render
+from vmferry.cli.conduct import circumstances
 from vmferry.cli.exits import ExitCode
 from vmferry.cli.frame import Subject
 from vmferry.cli.named import NamedArgument, NamedCommand
@@ -179,7 +180,8 @@ def show(session: Session, job: JobInfo) -> None:
 async def _watched(session: Session, daemon: Connection, job: JobInfo) -> JobInfo:
     phases = [phase for phase in Phase if phase.side is job.side]
     # By the host's own clock, so that it does not matter whether ours agrees with it.
-    tracker = Tracker(phases, time.monotonic() - job.elapsed_ms / 1000)
+    known = await circumstances(daemon, job.domain_name)
+    tracker = Tracker(phases, time.monotonic() - job.elapsed_ms / 1000, known)
     subject = Subject(job.migration_id, f"{job.domain_name}, {job.operation}")
     with display.chosen(subject, tracker, json=session.json) as shown:
         async for event in daemon.watch(job.migration_id):

@@ -10,7 +10,7 @@ import click
 
 from vmferry.channel import parse_uri
 from vmferry.cli import display, render
-from vmferry.cli.conduct import Conductor, Order
+from vmferry.cli.conduct import Conductor, Order, circumstances
 from vmferry.cli.frame import Subject
 from vmferry.cli.named import DOMAIN, NamedArgument, NamedCommand
 from vmferry.cli.options import migration_options, read, text_of
@@ -111,7 +111,8 @@ async def _move(session: Session, source: Connection, destination: Connection | 
     started_s = time.monotonic()
     phases = Path(ProtocolVersion.V3, Spelling.PARAMS, mode, order.flags).profile.phases
     subject = Subject(order.migration_id, f"{order.domain} from {source_host} to {destination_host}")
-    with display.chosen(subject, Tracker(phases, started_s), json=session.json) as shown:
+    tracker = Tracker(phases, started_s, await circumstances(source, order.domain, order.flags, order.params))
+    with display.chosen(subject, tracker, json=session.json) as shown:
         conductor = Conductor(source, destination, order, shown)
         with conductor.interrupts.from_signals():
             done = await conductor.conduct()

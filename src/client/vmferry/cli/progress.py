@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vmferry.cli.advice import Circumstances, diagnosis, remedies
+from vmferry.cli.forecast import Forecast, History, Sample, forecast
 from vmferry.model import Phase, Progress, Statistics
-
-NOT_CONVERGING_FROM_ROUND = 3
-"""Earlier rounds say little about whether the guest's memory will ever be caught up with."""
 
 
 class Mark(StrEnum):
@@ -54,7 +53,10 @@ class RoundView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What there is to see at one moment. `round` is None while no memory is sent; unknown figures are 0."""
+    """What there is to see at one moment. `round` is None while no memory is sent; unknown figures are 0.
+
+    `diagnosis` and `remedies` say why the migration does not come to its end at this rate, and what would help.
+    """
 
     phases: tuple[PhaseView, ...]
     phase: Phase | None
@@ -63,18 +65,14 @@ class View:
     round: RoundView | None
     sent_bytes: int
     statistics: Statistics
+    forecast: Forecast = field(default_factory=Forecast)
+    diagnosis: str = ""
+    remedies: tuple[str, ...] = ()
 
     @property
     def dirty_bytes_per_s(self) -> int:
         """How fast the guest changes its memory."""
-        return self.statistics.memory_dirty_rate_pages_per_s * self.statistics.memory_page_size_bytes
-
-    @property
-    def falling_behind(self) -> bool:
-        """The guest changes memory faster than it is sent, so no round will be short enough to be the last."""
-        late = self.round is not None and self.round.number >= NOT_CONVERGING_FROM_ROUND
-        speed = self.statistics.memory_bytes_per_s
-        return late and self.phase is Phase.PERFORM and 0 < speed <= self.dirty_bytes_per_s
+        return _dirty_bytes_per_s(self.statistics)
 
 
 @dataclass(slots=True)
@@ -99,6 +97,7 @@ class Tracker:
 
     phases: Sequence[Phase]
     started_s: float
+    circumstances: Circumstances = field(default_factory=Circumstances)
     current: int | None = None
     failed_at: int | None = None
     failed_as: Mark = Mark.FAILED
@@ -107,6 +106,7 @@ class Tracker:
     statistics: Statistics = field(default_factory=Statistics)
     sent_bytes: int = 0
     round: _Round | None = None
+    history: History = field(default_factory=History)
     begun_s: dict[int, float] = field(default_factory=dict)
 
     def hear(self, progress: Progress, now_s: float) -> bool:
@@ -120,7 +120,7 @@ class Tracker:
         if figures.data_total_bytes:
             self.statistics = figures
             self.sent_bytes = max(self.sent_bytes, figures.data_processed_bytes)
-            self._measure(figures)
+            self._measure(figures, now_s)
         return moved
 
     def succeed(self, now_s: float) -> None:
@@ -139,6 +139,10 @@ class Tracker:
         """What there is to see at `now_s`."""
         until_s = self.ended_s if self.ended_s is not None else now_s
         running = self.current is not None and self.current < len(self.phases)
+        around = self._round_view()
+        expected = Forecast() if around is None or self.ended_s is not None else self._forecast()
+        throttle_percent = self.statistics.auto_converge_throttle_percent
+        helps = remedies(expected, self.circumstances, _dirty_bytes_per_s(self.statistics), throttle_percent)
         return View(
             phases=tuple(
                 PhaseView(phase, self._mark(place), self._took_ms(place, until_s)) for place, phase in enumerate(self.phases)
@@ -146,9 +150,12 @@ class Tracker:
             phase=self.phases[self.current] if self.current is not None and running else None,
             step=self.step,
             elapsed_ms=_ms(until_s - self.started_s),
-            round=self._round_view(),
+            round=around,
             sent_bytes=self.sent_bytes,
             statistics=self.statistics,
+            forecast=expected,
+            diagnosis=diagnosis(expected, self.circumstances, throttle_percent),
+            remedies=tuple(helps),
         )
 
     # -- phases -----------------------------------------------------------------------------------------------------
@@ -195,7 +202,10 @@ class Tracker:
         shown = current if self.failed_at is None else self.failed_at
         return shown >= len(self.phases) or self.phases[shown] in (Phase.FINISH, Phase.CONFIRM)
 
-    def _measure(self, figures: Statistics) -> None:
+    def _forecast(self) -> Forecast:
+        return forecast(self.history, self.circumstances.allowed_pause_ms)
+
+    def _measure(self, figures: Statistics, now_s: float) -> None:
         number = max(1, figures.memory_iteration)
         left = figures.data_remaining_bytes
         if self.round is None or number > self.round.number:
@@ -205,6 +215,13 @@ class Tracker:
         if number == 1:
             self.round.size_bytes = max(self.round.size_bytes, figures.data_total_bytes)
         self.round.take(left)
+        left_bytes = self.round.size_bytes - self.round.done_bytes
+        rates = (figures.memory_bytes_per_s + figures.disk_bytes_per_s, _dirty_bytes_per_s(figures))
+        self.history.take(Sample(now_s, number, left_bytes, figures.data_processed_bytes, *rates))
+
+
+def _dirty_bytes_per_s(figures: Statistics) -> int:
+    return figures.memory_dirty_rate_pages_per_s * figures.memory_page_size_bytes
 
 
 def _ms(span_s: float) -> int:

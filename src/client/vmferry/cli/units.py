@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 _SIZES = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -36,6 +37,19 @@ def duration(span_ms: int) -> str:
         return f"{minutes} min {seconds:02} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min"
+
+
+def about(span_s: float, rounding: Callable[[float], int]) -> str:
+    """A duration that is only an estimate: whole seconds, then fives, then minutes, then tens of them."""
+    step_s = next((step for below, step in ((60, 1), (300, 5), (3600, 60)) if span_s < below), 600)
+    rounded_s = rounding(span_s / step_s) * step_s
+    if rounded_s < 60:
+        return f"{rounded_s} s"
+    minutes, seconds = divmod(rounded_s, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02} s" if seconds else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if minutes else f"{hours} h"
 
 
 def clock(span_ms: int) -> str:

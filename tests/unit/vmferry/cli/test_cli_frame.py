@@ -6,9 +6,11 @@ import pytest
 from cli_fakes import ID, snapshot
 from rich.console import Console
 
+from vmferry.cli.advice import Circumstances
 from vmferry.cli.display import LiveDisplay
-from vmferry.cli.frame import SLOW_GUEST_ADVICE, Subject, frame
+from vmferry.cli.frame import Subject, frame, spoken
 from vmferry.cli.progress import Mark, Tracker
+from vmferry.flags import NONE, Flag
 from vmferry.model import Phase, Progress
 
 SUBJECT = Subject(ID, "web from host-a to [host-b]")
@@ -49,6 +51,7 @@ def test_a_migration_on_its_way():
         "  round 1  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━                                  50 %",
         "  512.0 MiB of 1.0 GiB, 512.0 MiB left, sent 500.0 MiB, at 100.0 MiB/s, expected",
         "  downtime 300 ms",
+        "  at least 5 s left",
     ]
 
 
@@ -76,15 +79,65 @@ def test_it_fits_every_terminal(width, encoding):
     assert all(len(line) <= width for line in drawn(tracked(*STEPS), width, encoding))
 
 
-def test_advice_comes_when_the_guest_is_too_fast_and_goes_when_it_is_slowed_down():
-    """Advice comes when the guest is too fast and goes when it is slowed down."""
-    fast = {"memory_dirty_rate_pages_per_s": 40_000}
-    behind = tracked((Phase.PERFORM, snapshot(4, 500, 4000, **fast)))
-    assert SLOW_GUEST_ADVICE in "\n".join(drawn(behind, 200))
-    slowed = tracked((Phase.PERFORM, snapshot(4, 500, 4000, **fast, auto_converge_throttle_percent=20)))
-    text = "\n".join(drawn(slowed, 200))
-    assert SLOW_GUEST_ADVICE not in text
-    assert "guest slowed down by 20 %" in text
+def rounds(*, dirty_pages_per_s, size_mib=500, allowed_pause_ms=300, limit_mib=0, flags=NONE, **more):
+    """A guest whose rounds all come to the same, at 100 MiB/s."""
+    known = Circumstances("web", flags, allowed_pause_ms, limit_mib << 20)
+    tracker = Tracker(tuple(Phase), 0.0, known)
+    sent_mib, at_s, dirty = 0, 0.0, {"memory_dirty_rate_pages_per_s": dirty_pages_per_s}
+    for number in range(1, 5):
+        for left_mib in (size_mib, size_mib // 2):
+            figures = snapshot(number, left_mib, sent_mib, **dirty, **more)
+            tracker.hear(Progress(ID, Phase.PERFORM, "sending memory", figures), at_s)
+            sent_mib, at_s = sent_mib + size_mib // 2, at_s + size_mib / 200
+    return tracker
+
+
+def test_a_guest_without_an_end_is_told_what_would_help():
+    """Why there is no end, and each remedy with its command; no remaining time is promised."""
+    text = "\n".join(drawn(rounds(dirty_pages_per_s=40_000, limit_mib=100), 200))
+    assert "no end at this rate: the guest changes memory as fast as it is sent" in text
+    assert "Each round comes to 500.0 MiB, a pause of 5.0 s; allowed are 300 ms" in text
+    assert "helps: more bandwidth than 100.0 MiB/s: vmferry migrate-setspeed web 196" in text
+    assert "helps: a longer pause: vmferry migrate-setmaxdowntime web 6250" in text
+    assert "helps: the next time --auto-converge" in text
+    assert "at least" not in text
+
+
+def test_a_guest_that_is_slowed_down_is_waited_for():
+    """Auto-converge is at work: nobody is told to ask for it."""
+    tracker = rounds(dirty_pages_per_s=40_000, flags=Flag.AUTO_CONVERGE, auto_converge_throttle_percent=20)
+    text = "\n".join(drawn(tracker, 200))
+    assert "although it is slowed down by 20 %" in text
+    assert "helps: waiting: the guest is slowed down further" in text
+    assert "--auto-converge" not in text
+
+
+def test_a_guest_whose_rest_fits_needs_no_help():
+    """However fast it changes memory, what it keeps changing fits into the pause."""
+    text = "\n".join(drawn(rounds(dirty_pages_per_s=40_000, allowed_pause_ms=6000), 200))
+    assert "no end" not in text
+    assert "helps" not in text
+
+
+def test_a_remaining_time_is_a_range():
+    """From the best to the worst that is possible, in the picture and in the line."""
+    tracker = rounds(dirty_pages_per_s=40_000, allowed_pause_ms=6000)
+    assert "2 s to 23 s left" in "\n".join(drawn(tracker, 200))
+    assert "2 s to 23 s left" in spoken(tracker.view(20.0))
+
+
+def test_the_first_round_has_only_a_least_time():
+    """Nobody knows yet what the guest changes meanwhile."""
+    tracker = tracked((Phase.PERFORM, snapshot(1, 1000, 24)), (Phase.PERFORM, snapshot(1, 900, 124)))
+    assert "at least 9 s left" in "\n".join(drawn(tracker, 200))
+
+
+def test_disks_and_memory_are_shown_each():
+    """Where there are disks, each has a line of its own."""
+    disks = {"disk_total_bytes": 4 << 30, "disk_remaining_bytes": 1 << 30, "disk_bytes_per_s": 50 << 20}
+    text = "\n".join(drawn(tracked((Phase.PERFORM, snapshot(1, 512, 500, **disks))), 200))
+    assert "disks 3.0 GiB of 4.0 GiB at 50.0 MiB/s" in text
+    assert "memory 512.0 MiB of 1.0 GiB at 100.0 MiB/s" in text
 
 
 def test_the_live_display_leaves_the_last_picture_and_the_notes():

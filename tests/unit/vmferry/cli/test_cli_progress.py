@@ -163,16 +163,20 @@ def test_a_watcher_who_came_late_does_not_invent_times():
     assert [phase.took_ms for phase in view.phases] == [None, None, None]
 
 
-def test_a_guest_that_is_faster_than_the_line_is_falling_behind():
-    """A guest that is faster than the line is falling behind."""
+def test_how_fast_the_guest_changes_memory():
+    """In bytes, from pages."""
     tracker = Tracker(PHASES, 0.0)
-    fast = {"memory_dirty_rate_pages_per_s": 30_000}
-    seen = []
-    for number in (1, 2, 3):
-        heard(tracker, Phase.PERFORM, float(number), snapshot(number, 500, 0, **fast))
-        seen.append(tracker.view(float(number)).falling_behind)
-    assert seen == [False, False, True]
+    heard(tracker, Phase.PERFORM, 1.0, snapshot(1, 500, 0, memory_dirty_rate_pages_per_s=30_000))
     assert tracker.view(3.0).dirty_bytes_per_s == 30_000 * 4096
+
+
+def test_an_ended_transfer_has_no_forecast():
+    """What has failed takes no more time."""
+    tracker = Tracker(PHASES, 0.0)
+    rounds(tracker, snapshot(1, 512, 500), snapshot(1, 400, 612))
+    assert 3 < tracker.view(2.0).forecast.least_s < 4
+    tracker.fail(None, 3.0)
+    assert tracker.view(3.0).forecast.least_s is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 1 << 40))))
