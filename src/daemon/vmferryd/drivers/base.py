@@ -18,6 +18,9 @@ let go
     The last part is sent. From here the source cannot decide alone (handover rule 2).
 received
     The destination has loaded the whole state; its CPUs have not started.
+post-copy
+    The receiver's CPUs run while pages are missing; it fetches them from the sender. What is sent last then makes the guest
+    *runnable*, not whole. A *cut* of the way leaves both hypervisors waiting for a new one, and neither copy alone is whole.
 bare
     A hypervisor that listens for a guest without a daemon. Its command line says whether it starts the CPUs by itself.
 
@@ -47,6 +50,9 @@ from vmferry.evidence import ImageEvidence
 from vmferry.model import Statistics
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.fate import Fate
+from vmferryd.drivers.words import Extent as Extent
+from vmferryd.drivers.words import PagesEnd as PagesEnd
+from vmferryd.drivers.words import TransferState as TransferState
 
 
 class DriverFeature(StrEnum):
@@ -59,6 +65,8 @@ class DriverFeature(StrEnum):
     DROPS_CACHES = "drops-caches-at-switchover"
     ACPI_SHUTDOWN = "acpi-shutdown"
     BARE_RECEIVER = "bare-receiver"
+    POSTCOPY = "post-copy"
+    PAGES_ON_DEMAND = "pages-on-demand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +97,6 @@ class RunState(StrEnum):
     def executes(self) -> bool:
         """Its CPUs run."""
         return self is RunState.RUNNING
-
-
-class TransferState(StrEnum):
-    """What a guest's transfer does right now; NONE when there has been none."""
-
-    NONE = "none"
-    ACTIVE = "active"
-    HELD = "held"
-    COMPLETING = "completing"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +182,8 @@ class SendSettings:
     xbzrle: bool = False
     xbzrle_cache_bytes: int | None = None
     detect_zeroes: frozenset[str] = frozenset()
+    postcopy: bool = False
+    postcopy_bandwidth_bytes_per_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +193,7 @@ class Tuning:
     max_downtime_ms: int | None = None
     max_bandwidth_bytes_per_s: int | None = None
     xbzrle_cache_bytes: int | None = None
+    postcopy_bandwidth_bytes_per_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +202,7 @@ class ReceiveSettings:
 
     xbzrle: bool = False
     xbzrle_cache_bytes: int | None = None
+    postcopy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +239,21 @@ class OutgoingGuest(Protocol):
         """
         ...
 
-    async def let_go(self) -> None:
+    async def start_postcopy(self) -> None:
+        """The transfer is held as soon as it can be, however much is left: the last part makes the guest runnable.
+
+        A transfer with nothing left by then is held as any other.
+
+        Raises:
+            DriverRefused: it was not begun for post-copy, or has ended; nothing has changed.
+        """
+        ...
+
+    async def let_go(self) -> Extent:
         """The last part is sent, and the receiver has acknowledged the whole where the hypervisor can tell.
+
+        RUNNABLE after `start_postcopy`: the last part is on its way, and pages follow. Then `cancel` still works until the
+        receiver's CPUs have started; whoever calls it must know that they never will.
 
         Guarantees: the CPUs do not run here, on success and on failure.
 
@@ -255,6 +268,33 @@ class OutgoingGuest(Protocol):
 
         Guarantees: the CPUs run if they ran before `send` and `let_go` was not called, unless an I/O error or `Guest.pause`
         has stopped them since; after `let_go` they stand still, and only `Guest.resume` starts them.
+        """
+        ...
+
+    async def served(self) -> PagesEnd:
+        """How the flow of pages ended; also of a transfer that an earlier daemon began. Waits for it.
+
+        One that was cut is CUT at once, until `send_again`.
+
+        Raises:
+            DriverLost: the hypervisor does not answer, and may live.
+        """
+        ...
+
+    async def cut(self) -> None:
+        """The flow of pages is cut, if it went on; both hypervisors wait for a new way.
+
+        Raises:
+            DriverRefused: no pages flow, and none were cut.
+        """
+        ...
+
+    async def send_again(self, channel: socket.socket) -> None:
+        """Pages that the receiver misses go through `channel`, which the driver owns.
+
+        Raises:
+            DriverRefused: nothing was sent, and `channel` stays the caller's: the flow was not cut, or cannot go on.
+            DriverLost: it may have begun.
         """
         ...
 
@@ -325,6 +365,10 @@ class Guest(Protocol):
         """The handle for sending this guest; also for a transfer that an earlier daemon began."""
         ...
 
+    def incoming(self) -> IncomingGuest:
+        """The handle for the pages that a guest misses which runs already; also when an earlier daemon accepted it."""
+        ...
+
     async def close(self) -> None:
         """The monitor is closed; the guest is untouched."""
         ...
@@ -346,11 +390,36 @@ class IncomingGuest(Protocol):
         """
         ...
 
-    async def received(self) -> None:
-        """The whole state is loaded, and the CPUs have not started.
+    async def received(self) -> Extent:
+        """The state is loaded, so far as the guest could run, and the CPUs have not started. RUNNABLE: pages are missing.
 
         Raises:
             TransferFailed: it never will be; `detail` has the hypervisor's own words.
+        """
+        ...
+
+    async def pulled(self) -> PagesEnd:
+        """How the flow of missing pages ended. Waits for it, and never raises for it; one that was cut is CUT at once.
+
+        Raises:
+            DriverLost: the hypervisor does not answer, and may live.
+        """
+        ...
+
+    async def cut(self) -> None:
+        """The flow of missing pages is cut, if it went on; the guest runs until it needs one.
+
+        Raises:
+            DriverRefused: no pages flow, and none were cut.
+        """
+        ...
+
+    async def receive_again(self, channel: socket.socket) -> None:
+        """Missing pages come through `channel`, which the driver owns.
+
+        Raises:
+            DriverRefused: nothing was read, and `channel` stays the caller's: the flow was not cut, or cannot go on.
+            DriverLost: it may have begun.
         """
         ...
 

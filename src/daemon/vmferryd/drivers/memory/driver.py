@@ -60,6 +60,8 @@ class MemoryDriver:
                         DriverFeature.LIVE,
                         DriverFeature.AUTO_CONVERGE,
                         DriverFeature.RETURN_PATH,
+                        DriverFeature.POSTCOPY,
+                        DriverFeature.PAGES_ON_DEMAND,
                         DriverFeature.ACPI_SHUTDOWN,
                     }
                 ),

@@ -53,13 +53,21 @@ class Verb(StrEnum):
     """The sender has sent a whole round of pages."""
     LAST_PART = "last-part"
     """The sender was let go and has sent the last pages, but not yet the CPU's state."""
+    START_POSTCOPY = "start-postcopy"
+    SERVED = "served"
+    PULLED = "pulled"
+    CUT = "cut"
+    SEND_AGAIN = "send-again"
+    RECEIVE_AGAIN = "receive-again"
+    PAGES = "pages"
+    """The sender has sent some of the pages that the receiver misses."""
     LOAD = "load"
     """The receiver has read some of the stream."""
     ACKNOWLEDGE = "acknowledge"
     """The receiver has loaded the whole, but not yet said so."""
 
 
-MOMENTS = frozenset({Verb.ROUND, Verb.LAST_PART, Verb.LOAD, Verb.ACKNOWLEDGE})
+MOMENTS = frozenset({Verb.ROUND, Verb.LAST_PART, Verb.PAGES, Verb.LOAD, Verb.ACKNOWLEDGE})
 
 
 class FaultKind(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,9 +119,9 @@ class SimulatedGuest:
             boot_time_ms=self.boot_time_ms,
         )
 
-    def adopt(self, state: MachineState) -> None:
-        """The whole state has arrived; the CPUs stand still."""
-        self.memory.adopt(state.layout, state.writes)
+    def adopt(self, state: MachineState, missing: Iterable[int] = ()) -> None:
+        """The state has arrived, but for the pages that are `missing`; the CPUs stand still."""
+        self.memory.adopt(state.layout, state.writes, missing)
         self.cpu.adopt(state.life, state.ran_ns)
         self.dirty_rate_pages_per_s = state.dirty_rate_pages_per_s
         self.boot_time_ms = state.boot_time_ms
@@ -174,8 +174,8 @@ class SimulatedGuest:
         """See `Guest.tuning`."""
         if self.sender is None or not self.sender.going_on:
             return Tuning(self.max_downtime_ms)
-        limits = self.sender.limits
-        return Tuning(limits.downtime_ms, limits.bandwidth_bytes_per_s or 0)
+        limits, pages = self.sender.limits, self.sender.postcopy_bandwidth_bytes_per_s or 0
+        return Tuning(limits.downtime_ms, limits.bandwidth_bytes_per_s or 0, postcopy_bandwidth_bytes_per_s=pages)
 
     def tune(self, change: Tuning) -> None:
         """See `Guest.tune`."""
@@ -183,6 +183,8 @@ class SimulatedGuest:
             raise DriverRefused("Simulated guests are sent without xbzrle")
         if self.sender is not None and self.sender.going_on:
             self.sender.limits = self.sender.limits.tuned(change.max_bandwidth_bytes_per_s, change.max_downtime_ms)
+            if change.postcopy_bandwidth_bytes_per_s is not None:
+                self.sender.postcopy_bandwidth_bytes_per_s = change.postcopy_bandwidth_bytes_per_s or None
         elif change.max_downtime_ms is not None:
             self.max_downtime_ms = change.max_downtime_ms
 

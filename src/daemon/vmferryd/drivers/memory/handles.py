@@ -9,10 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
 from vmferryd.drivers.base import (
+    Extent,
     GuestPlan,
     GuestProbe,
+    IncomingGuest,
     Listener,
     OutgoingGuest,
+    PagesEnd,
     RunState,
     SendSettings,
     TransferState,
@@ -142,6 +145,10 @@ class MemoryGuest:
         """See `Guest.outgoing`."""
         return MemoryOutgoingGuest(self._monitor)
 
+    def incoming(self) -> IncomingGuest:
+        """See `Guest.incoming`."""
+        return MemoryIncomingGuest(self._monitor)
+
     async def close(self) -> None:
         """See `Guest.close`."""
         self._monitor.close()
@@ -169,10 +176,32 @@ class MemoryOutgoingGuest:
         async with self._monitor.around(Verb.HELD):
             await self._sender().held()
 
-    async def let_go(self) -> None:
+    async def start_postcopy(self) -> None:
+        """See `OutgoingGuest.start_postcopy`."""
+        async with self._monitor.around(Verb.START_POSTCOPY):
+            self._sender().start_postcopy()
+
+    async def let_go(self) -> Extent:
         """See `OutgoingGuest.let_go`."""
         async with self._monitor.around(Verb.LET_GO):
-            await self._sender().let_go()
+            return await self._sender().let_go()
+
+    async def served(self) -> PagesEnd:
+        """See `OutgoingGuest.served`."""
+        async with self._monitor.around(Verb.SERVED):
+            sender = self._simulated.sender
+            return PagesEnd.GONE if sender is None else await sender.served()
+
+    async def cut(self) -> None:
+        """See `OutgoingGuest.cut`."""
+        async with self._monitor.around(Verb.CUT):
+            self._sender().cut()
+
+    async def send_again(self, channel: socket.socket) -> None:
+        """See `OutgoingGuest.send_again`. A refused channel stays its owner's; one that was lost is closed."""
+        async with self._monitor.giving(Verb.SEND_AGAIN, channel):
+            self._simulated.demand_life()
+            self._sender().send_again(channel)
 
     async def cancel(self) -> None:
         """See `OutgoingGuest.cancel`."""
@@ -223,14 +252,39 @@ class MemoryIncomingGuest:
             self._simulated.receiver = receiver
             receiver.begin()
 
-    async def received(self) -> None:
+    async def pulled(self) -> PagesEnd:
+        """See `IncomingGuest.pulled`."""
+        async with self._monitor.around(Verb.PULLED):
+            receiver = self._simulated.receiver
+            return PagesEnd.GONE if receiver is None else await receiver.pulled()
+
+    async def cut(self) -> None:
+        """See `IncomingGuest.cut`."""
+        async with self._monitor.around(Verb.CUT):
+            self._receiver().cut()
+
+    async def receive_again(self, channel: socket.socket) -> None:
+        """See `IncomingGuest.receive_again`. A refused channel stays its owner's; one that was lost is closed."""
+        async with self._monitor.giving(Verb.RECEIVE_AGAIN, channel):
+            self._simulated.demand_life()
+            self._receiver().receive_again(channel)
+
+    def _receiver(self) -> Receiver:
+        if self._simulated.receiver is None:
+            raise DriverRefused("The guest has not been received")
+        return self._simulated.receiver
+
+    async def received(self) -> Extent:
         """See `IncomingGuest.received`."""
         async with self._monitor.around(Verb.RECEIVED):
             await self._simulated.watch.until(self._settled)
             receiver = self._simulated.receiver
-            if receiver is None or receiver.state is not TransferState.COMPLETED:
-                said = self._simulated.detail or (receiver.detail if receiver else "")
-                raise TransferFailed("The guest's state did not arrive", detail=said)
+            if receiver is not None and receiver.state is TransferState.COMPLETED:
+                return Extent.WHOLE
+            if receiver is not None and receiver.state.in_postcopy and not self._simulated.gone:
+                return Extent.RUNNABLE
+            said = self._simulated.detail or (receiver.detail if receiver else "")
+            raise TransferFailed("The guest's state did not arrive", detail=said)
 
     def _settled(self) -> bool:
         receiver = self._simulated.receiver

@@ -86,6 +86,7 @@ class Tally:
     bytes_per_s: float = 0.0
     dirty_pages_per_s: float = 0.0
     throttle_percent: int = 0
+    postcopy_requests: int = 0
 
     def page_sent(self, *, count: int = 1) -> None:
         """So many pages with content were sent."""
@@ -116,5 +117,6 @@ class Tally:
             memory_dirty_rate_pages_per_s=round(self.dirty_pages_per_s),
             memory_page_size_bytes=PAGE_BYTES,
             memory_iteration=self.iteration,
+            memory_postcopy_requests=self.postcopy_requests,
             auto_converge_throttle_percent=self.throttle_percent,
         )

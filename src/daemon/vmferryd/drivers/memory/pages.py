@@ -55,6 +55,7 @@ class GuestMemory:
         self.layout = layout
         self.writes = 0
         self.dirty: set[int] = set()
+        self.missing: set[int] = set()
         self._powered_on = powered_on
         self._stored: dict[int, bytes] = {}
 
@@ -70,17 +71,31 @@ class GuestMemory:
         for number in self._written_between(self.writes, writes):
             self._stored[number] = self.layout.content(number, writes)
             self.dirty.add(number)
+            self.missing.discard(number)  # the program writes whole pages
         self.writes = max(self.writes, writes)
 
     def load(self, number: int, content: bytes) -> None:
         """The page holds `content`, whatever that is; it counts as clean."""
         self._stored[number] = content
 
-    def adopt(self, layout: Layout, writes: int) -> None:
-        """The pages are those of a program with this layout, which has made that many writes."""
+    def fetch(self, number: int, content: bytes) -> None:
+        """The page was missing, and holds `content`; one that was not keeps what it has."""
+        if number in self.missing:
+            self.missing.discard(number)
+            self._stored[number] = content
+
+    def adopt(self, layout: Layout, writes: int, missing: Iterable[int] = ()) -> None:
+        """The pages are those of a program with this layout, which has made that many writes; `missing` are still to come."""
         self.layout = layout
         self.writes = writes
         self.dirty.clear()
+        self.missing = set(missing)
+
+    def wanted(self) -> int | None:
+        """The page that the program writes next, if it is missing."""
+        count = self.layout.working_set_pages
+        following = self.writes % count if count else -1
+        return following if following in self.missing else None
 
     def take_dirty(self) -> Sequence[int]:
         """The dirty pages, in order; they count as clean from now on."""
@@ -89,9 +104,9 @@ class GuestMemory:
         return taken
 
     def damage(self) -> tuple[int, ...]:
-        """The pages that do not hold what the program's writes left in them."""
+        """The pages that do not hold what the program's writes left in them; missing ones are not damaged."""
         stored_beyond = (number for number in self._stored if number >= self.layout.resident_pages)
-        suspects = [*range(self.layout.resident_pages), *stored_beyond]
+        suspects = (number for number in [*range(self.layout.resident_pages), *stored_beyond] if number not in self.missing)
         return tuple(number for number in suspects if self.read(number) != self.layout.content(number, self.writes))
 
     def digest(self) -> str:

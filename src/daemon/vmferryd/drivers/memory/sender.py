@@ -3,7 +3,10 @@
 ::
 
     ACTIVE → HELD → COMPLETING → COMPLETED
-       └──────┴─────────┴──────→ CANCELLED | FAILED
+       └──────┴────┬────┴──────→ CANCELLED | FAILED
+                   └→ POSTCOPY_ACTIVE → COMPLETED
+                        │       ↑
+                 POSTCOPY_PAUSED → POSTCOPY_RECOVER
 
 Rounds of dirty pages are sent while the guest runs, until what is left fits into the downtime limit at the speed of the
 last round. Then the CPUs stand still and the transfer is held. `released` says that it was let go: from then on nothing
@@ -15,24 +18,36 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vmferry.errors import DriverRefused, StreamTruncated, TransferFailed, VmferryError
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, RunState, SendSettings, TransferState
+from vmferryd.drivers.base import EventKind, Extent, PagesEnd, RunState, SendSettings, TransferState
 from vmferryd.drivers.fate import Fate
+from vmferryd.drivers.memory.back import BackReader, LastWord, PageRequest, StillMissing
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
 from vmferryd.drivers.memory.link import Link, words_of
 from vmferryd.drivers.memory.pacing import Limits, Pacer, Tally
 from vmferryd.drivers.memory.pages import PAGE_BYTES
-from vmferryd.drivers.memory.stream import Encoder, decode_reply
+from vmferryd.drivers.memory.stream import Encoder
 
+PAUSED = TransferState.POSTCOPY_PAUSED
 _LONGEST_NAP_S = 0.25
 """A sender that waits looks this often whether it was tuned."""
 _THROTTLE_INITIAL_PERCENT = 20
 _THROTTLE_INCREMENT_PERCENT = 10
 _THROTTLE_MAX_PERCENT = 99
-_GOING_ON = frozenset({TransferState.ACTIVE, TransferState.HELD, TransferState.COMPLETING})
+_GOING_ON = frozenset(
+    {
+        TransferState.ACTIVE,
+        TransferState.HELD,
+        TransferState.COMPLETING,
+        TransferState.POSTCOPY_ACTIVE,
+        TransferState.POSTCOPY_PAUSED,
+        TransferState.POSTCOPY_RECOVER,
+    }
+)
 
 
 class Sender:
@@ -44,6 +59,10 @@ class Sender:
         self.released = False
         self.owes_run = False
         self.limits = Limits.of(settings, guest.max_downtime_ms)
+        self.postcopy_bandwidth_bytes_per_s = settings.postcopy_bandwidth_bytes_per_s or None
+        self._postcopy_asked = False
+        self._wanted: list[int] = []
+        self._missing: tuple[int, ...] | None = None
         self._guest = guest
         self._settings = settings
         self._clock = guest.host.clock
@@ -84,17 +103,48 @@ class Sender:
             self._guest.demand_life()
             raise self._failure()
 
-    async def let_go(self) -> None:
+    def start_postcopy(self) -> None:
+        """See `OutgoingGuest.start_postcopy`."""
+        if not self._settings.postcopy or not self.going_on:
+            raise DriverRefused(f"no transfer for post-copy goes on ({self.state})")
+        self._postcopy_asked = True
+
+    async def let_go(self) -> Extent:
         """See `OutgoingGuest.let_go`."""
         if self.state is TransferState.HELD:
             self.released = True
             self._turn(TransferState.COMPLETING)
         if not self.released:
             raise DriverRefused(f"the last part was not sent, for the transfer is {self.state}", detail=self.detail)
-        await self._guest.watch.until(lambda: not self.going_on)
-        if self.state is not TransferState.COMPLETED:
-            self._guest.demand_life()
-            raise self._failure()
+        await self._guest.watch.until(lambda: not self.going_on or self.state.in_postcopy)
+        if self.state is TransferState.COMPLETED:
+            return Extent.WHOLE
+        self._guest.demand_life()
+        if self.state.in_postcopy:
+            return Extent.RUNNABLE
+        raise self._failure()
+
+    async def served(self) -> PagesEnd:
+        """See `OutgoingGuest.served`."""
+        await self._guest.watch.until(lambda: self._guest.gone or self.state is PAUSED or not self.going_on)
+        if self._guest.gone:
+            return PagesEnd.GONE
+        return pages_end(self.state)
+
+    def cut(self) -> None:
+        """See `OutgoingGuest.cut`."""
+        if not self.state.in_postcopy and self.state is not TransferState.COMPLETED:
+            raise DriverRefused(f"no pages flow, for the transfer is {self.state}")
+        self._pause("cut by this host")
+
+    def send_again(self, channel: socket.socket) -> None:
+        """See `OutgoingGuest.send_again`."""
+        if self.state is not PAUSED:
+            raise DriverRefused(f"the flow of pages was not cut: the transfer is {self.state}")
+        self._link = Link(self._guest.host, channel)
+        self._encoder, self._missing, self._wanted = Encoder(), None, []
+        self._turn(TransferState.POSTCOPY_RECOVER)
+        self._link.begin(self._work_again())
 
     async def cancel(self) -> None:
         """See `OutgoingGuest.cancel`."""
@@ -105,8 +155,10 @@ class Sender:
         await self.ended()
 
     def fail(self, detail: str) -> None:
-        """The transfer has failed, if it went on; the CPUs are as they were."""
-        if self._settle(TransferState.FAILED, detail):
+        """The transfer has failed, if it went on, or its flow of pages is cut; the CPUs are as they were."""
+        if self.state.in_postcopy:
+            self._pause(detail)
+        elif self._settle(TransferState.FAILED, detail):
             self._link.cut()
 
     async def ended(self) -> None:
@@ -116,6 +168,18 @@ class Sender:
     def statistics(self) -> Statistics:
         """See `OutgoingGuest.statistics`."""
         return self._tally.statistics(self._clock.monotonic())
+
+    def _pause(self, detail: str) -> None:
+        if self.state.in_postcopy and self.state is not PAUSED:
+            self.detail = detail
+            self._turn(PAUSED)
+            self._link.cut()
+
+    def _broken(self, detail: str) -> None:
+        if self.state.in_postcopy:
+            self._pause(detail)
+        else:
+            self._settle(TransferState.FAILED, detail)
 
     def _failure(self) -> VmferryError:
         return TransferFailed(f"the transfer is {self.state}", detail=self.detail)
@@ -145,17 +209,43 @@ class Sender:
                 await self._switch_over()
                 await reply
         except* (VmferryError, OSError) as failures:
-            self._settle(TransferState.FAILED, words_of(failures.exceptions[0]))
+            self._broken(words_of(failures.exceptions[0]))
+        else:
+            self._settle(TransferState.COMPLETED)
+
+    async def _work_again(self) -> None:
+        """The pages that the receiver says it misses are sent over the new way."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                reply = group.create_task(self._reply())
+                await self._link.write(self._encoder.header(self._guest.memory.layout.total_pages))
+                await self._guest.watch.until(lambda: self._missing is not None)
+                self._turn(TransferState.POSTCOPY_ACTIVE)
+                await self._serve(self._missing or ())
+                await reply
+        except* (VmferryError, OSError) as failures:
+            self._broken(words_of(failures.exceptions[0]))
         else:
             self._settle(TransferState.COMPLETED)
 
     async def _reply(self) -> None:
-        raw = b""
-        while (problem := decode_reply(raw)) is None:
-            more = await self._link.read()
-            if not more:
+        back = BackReader()
+        while True:
+            raw = await self._link.read()
+            if not raw:
                 raise StreamTruncated("The receiver is gone and has not acknowledged")
-            raw += more
+            for word in back.feed(raw):
+                match word:
+                    case PageRequest(number):
+                        self._wanted.append(number)
+                    case StillMissing(numbers):
+                        self._missing = numbers
+                        self._guest.watch.notify()
+                    case LastWord(problem):
+                        self._end_of(problem)
+                        return
+
+    def _end_of(self, problem: str) -> None:
         if problem:
             raise TransferFailed("The receiver could not load the state", detail=problem)
         if not self._all_sent:
@@ -171,7 +261,7 @@ class Sender:
         self._guest.sync()
         self._guest.memory.take_dirty()
         await self._round(range(layout.resident_pages))
-        while not self._fits():
+        while not self._fits() and not self._postcopy_asked:
             self._slow_down()
             await self._round(self._guest.memory.take_dirty())
 
@@ -180,6 +270,9 @@ class Sender:
         self._tally.iteration += 1
         self._tally.remaining_pages = len(pages)
         for batch in self._batches(pages):
+            if self._postcopy_asked:
+                self._guest.memory.dirty.update(batch)
+                continue
             await self._send_pages(batch)
             await self._pace(len(batch) * PAGE_BYTES)
         await self._link.write(self._encoder.round(self._tally.iteration))
@@ -213,7 +306,10 @@ class Sender:
         return self._pacer.wait_s(self._clock.monotonic(), self._limits_now().bandwidth_bytes_per_s)
 
     def _limits_now(self) -> Limits:
-        return self.limits.within(self._guest.host.line_bytes_per_s)
+        limits = self.limits
+        if self.state.in_postcopy:
+            limits = replace(limits, bandwidth_bytes_per_s=self.postcopy_bandwidth_bytes_per_s)
+        return limits.within(self._guest.host.line_bytes_per_s)
 
     def _fits(self) -> bool:
         self._measure_dirtying()
@@ -257,14 +353,43 @@ class Sender:
 
     async def _switch_over(self) -> None:
         pages = self._guest.memory.take_dirty()
+        if self._postcopy_asked and pages:
+            await self._pass(Verb.LAST_PART)
+            await self._link.write(self._encoder.state(self._guest.state()) + self._encoder.missing(pages))
+            self._turn(TransferState.POSTCOPY_ACTIVE)
+            await self._serve(pages)
+            return
         for batch in self._batches(pages):
             await self._send_pages(batch)
         await self._pass(Verb.LAST_PART)
         self._all_sent = True
         await self._link.write(self._encoder.state(self._guest.state()) + self._encoder.end())
 
+    async def _serve(self, pages: Sequence[int]) -> None:
+        """All of `pages` are sent, those that the receiver asks for first."""
+        left = dict.fromkeys(pages)
+        self._tally.remaining_pages = len(left)
+        while left:
+            asked = [number for number in self._wanted if number in left]
+            self._tally.postcopy_requests += len(self._wanted)
+            self._wanted.clear()
+            batch = (asked or list(left))[: self._limits_now().batch_pages]
+            await self._send_pages(batch)
+            for number in batch:
+                left.pop(number, None)
+            await self._pass(Verb.PAGES)
+            await self._pace(len(batch) * PAGE_BYTES)
+        self._all_sent = True
+        await self._link.write(self._encoder.end())
+
     async def _pass(self, moment: Verb) -> None:
         await self._guest.host.faults.moment(moment, self._guest.domain_uuid, self._guest)
+
+
+def pages_end(state: TransferState) -> PagesEnd:
+    """How the flow of pages ended, of a hypervisor that lives."""
+    ends = {TransferState.COMPLETED: PagesEnd.WHOLE, PAUSED: PagesEnd.CUT}
+    return ends.get(state, PagesEnd.GONE)
 
 
 def require_free(guest: SimulatedGuest) -> None:
@@ -277,5 +402,7 @@ def require_free(guest: SimulatedGuest) -> None:
     guest.demand_life()
     if guest.sender is not None and guest.sender.going_on:
         raise DriverRefused("The guest is being sent already", detail=f"the transfer is {guest.sender.state}")
+    if guest.receiver is not None and guest.receiver.state.in_postcopy:
+        raise DriverRefused("The guest is still being received", detail=f"its transfer is {guest.receiver.state}")
     if guest.run_state not in (RunState.RUNNING, RunState.PAUSED, RunState.IO_ERROR):
         raise DriverRefused("The guest cannot be sent", detail=f"it is {guest.run_state}")

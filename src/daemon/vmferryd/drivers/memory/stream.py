@@ -9,6 +9,8 @@
     round    number                         (a whole pass has been sent)
     …
     cpu      length, JSON
+    missing  count, numbers                 (only for post-copy: the guest could run; the pages follow)
+    page     …
     end      CRC-32 of everything before
                                             reply: magic, well or not, length, words
 
@@ -20,7 +22,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import ClassVar
@@ -38,6 +40,7 @@ _PAGE = struct.Struct(">BQ")
 _ZEROS = struct.Struct(">BQQ")
 _ROUND = struct.Struct(">BI")
 _STATE = struct.Struct(">BI")
+_MISSING = struct.Struct(">BQ")
 _END = struct.Struct(">BI")
 _REPLY = struct.Struct(">4sBH")
 
@@ -50,6 +53,7 @@ class Kind(IntEnum):
     ROUND = 3
     STATE = 4
     END = 5
+    MISSING = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +110,18 @@ class MachineState:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingRecord:
+    """The guest could run, without these pages, which follow."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EndRecord:
     """Everything was sent, and arrived as it was sent."""
 
 
-Record = PageRecord | ZerosRecord | RoundRecord | MachineState | EndRecord
+Record = PageRecord | ZerosRecord | RoundRecord | MachineState | MissingRecord | EndRecord
 
 
 class Encoder:
@@ -139,6 +150,10 @@ class Encoder:
         """The CPU's state."""
         raw = state.encode()
         return self._counted(_STATE.pack(Kind.STATE, len(raw)) + raw)
+
+    def missing(self, numbers: Sequence[int]) -> bytes:
+        """The pages that the guest is to run without."""
+        return self._counted(_MISSING.pack(Kind.MISSING, len(numbers)) + struct.pack(f">{len(numbers)}Q", *numbers))
 
     def end(self) -> bytes:
         """The end."""
@@ -231,6 +246,14 @@ class Decoder:
         raw = self._take(_STATE.size + length)
         return None if raw is None else MachineState.decode(raw[_STATE.size :])
 
+    def _missing(self) -> Record | None:
+        if len(self._buffer) - self._at < _MISSING.size:
+            return None
+        _, count = _MISSING.unpack_from(self._buffer, self._at)
+        self._within(0, count)
+        raw = self._take(_MISSING.size + 8 * count)
+        return None if raw is None else MissingRecord(struct.unpack(f">{count}Q", raw[_MISSING.size :]))
+
     def _end(self) -> Record | None:
         crc = self._crc
         raw = self._take(_END.size)
@@ -246,6 +269,7 @@ class Decoder:
         Kind.ZEROS: _zeros,
         Kind.ROUND: _round,
         Kind.STATE: _state,
+        Kind.MISSING: _missing,
         Kind.END: _end,
     }
 

@@ -20,6 +20,7 @@ from vmferryd.drivers.qemu.process import QemuProcess
 KVM_DEVICE = Path("/dev/kvm")
 MONITOR_NAME = "monitor"
 
+_PAGES_ON_DEMAND = "postcopy-ram"
 _DIRTY_SYNC_INDEPENDENT_BEFORE = (8, 0, 0)
 
 
@@ -33,6 +34,7 @@ class QemuCapabilities:
         maximum_vcpus: by versioned machine name.
         migration: names of the migration capabilities.
         has_kvm: it was built with KVM; that this host's KVM is of any use is not said.
+        pages_on_demand: it may fetch pages when they are touched, which is userfaultfd's permission.
     """
 
     emulator: Path
@@ -43,6 +45,7 @@ class QemuCapabilities:
     migration: frozenset[str]
     has_kvm: bool
     has_sandbox: bool
+    pages_on_demand: bool = False
 
     @property
     def holds_by_acknowledgement(self) -> bool:
@@ -67,6 +70,8 @@ class QemuCapabilities:
             DriverFeature.DROPS_CACHES: self.version >= (3, 0, 0),
             DriverFeature.ACPI_SHUTDOWN: True,
             DriverFeature.BARE_RECEIVER: True,
+            DriverFeature.POSTCOPY: "postcopy-ram" in self.migration,
+            DriverFeature.PAGES_ON_DEMAND: self.pages_on_demand,
         }
         return DriverCapabilities(
             name=name,
@@ -100,6 +105,7 @@ def read_answers(emulator: Path, answers: Mapping[str, Any]) -> QemuCapabilities
         migration=frozenset(row["capability"] for row in answers["query-migrate-capabilities"]),
         has_kvm=bool(answers["query-kvm"]["present"]),
         has_sandbox="sandbox" in options,
+        pages_on_demand=bool(answers.get(_PAGES_ON_DEMAND)),
     )
 
 
@@ -140,6 +146,7 @@ class CapabilityCache:
         socket = directory / MONITOR_NAME
         mark = f"socket,id=monitor,path={str(socket).replace(',', ',,')},server=on,wait=off"
         argv = [str(emulator), "-nodefaults", "-no-user-config", "-S", "-machine", "none,accel=tcg", "-display", "none"]
+        argv += ["-incoming", "defer"]
         argv += ["-chardev", mark, "-mon", "chardev=monitor,mode=control"]
         try:
             process = QemuProcess.spawn(argv, directory, mark, {})
@@ -157,13 +164,24 @@ class CapabilityCache:
                 socket, self._config, self._clock, handler=lambda _name, _data: None, is_alive=process.is_alive
             )
             try:
-                return {question: await monitor.execute(question) for question in _QUESTIONS}
+                answers = {question: await monitor.execute(question) for question in _QUESTIONS}
+                return answers | {_PAGES_ON_DEMAND: await _takes_postcopy(monitor)}
             finally:
                 await monitor.close()
         except DriverLost as error:
             raise DriverRefused(
                 f"QEMU does not say what it can do: {error}", detail=process.last_words(self._config.log_tail_bytes)
             ) from error
+
+
+async def _takes_postcopy(monitor: Monitor) -> bool:
+    """Whether a receiving QEMU takes the capability; it tries userfaultfd, and refuses without its permission."""
+    wanted = [{"capability": _PAGES_ON_DEMAND, "state": True}]
+    try:
+        await monitor.execute("migrate-set-capabilities", {"capabilities": wanted})
+    except DriverRefused:
+        return False
+    return True
 
 
 def _stamp(emulator: Path) -> tuple[int, int]:

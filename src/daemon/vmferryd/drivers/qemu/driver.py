@@ -23,7 +23,7 @@ from vmferryd.drivers.qemu.check import violations
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.devices import socket_path
 from vmferryd.drivers.qemu.guest import QemuGuest, remove_directory
-from vmferryd.drivers.qemu.migration import QemuIncomingGuest
+from vmferryd.drivers.qemu.incoming import QemuIncomingGuest
 from vmferryd.drivers.qemu.network import open_tap
 from vmferryd.drivers.qemu.process import QemuProcess
 

@@ -15,6 +15,7 @@ from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, GuestProbe, 
 from vmferryd.drivers.qemu import tuning as tunings
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, QemuCapabilities
 from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.incoming import QemuIncomingGuest
 from vmferryd.drivers.qemu.migration import QemuOutgoingGuest
 from vmferryd.drivers.qemu.monitor import Monitor
 from vmferryd.drivers.qemu.process import QemuProcess
@@ -51,6 +52,8 @@ class QemuGuest:
         self._wakers: list[Callable[[], None]] = []
         self._last_iteration_s = float("-inf")
         self._closed = False
+        self.said = ""
+        """The transfer's status as QEMU last reported it by itself."""
 
     @property
     def plan(self) -> GuestPlan:
@@ -129,10 +132,15 @@ class QemuGuest:
 
     async def probe(self) -> GuestProbe:
         """See `Guest`."""
+        # A device that touches a page which is missing stops the main loop, and with it every answer, until the page comes.
+        is_cut = self.said == "postcopy-paused"
+        bound_s = self._config.yank_after_s if is_cut else None
         try:
-            status = await self.execute("query-status")
-            look = TransferLook.of(await self.execute("query-migrate"))
+            status = await self.execute("query-status", timeout_s=bound_s)
+            look = TransferLook.of(await self.execute("query-migrate", timeout_s=bound_s))
         except DriverLost:
+            if is_cut and self.process.is_alive() and (await self.monitor()).is_open:
+                return GuestProbe(RunState.RUNNING, TransferState.POSTCOPY_PAUSED, "a device waits for a page")
             if await self._has_ended():
                 return GuestProbe(RunState.GONE, TransferState.NONE, self.last_words())
             raise
@@ -177,7 +185,8 @@ class QemuGuest:
             return
         # QEMU would accept `cont` from a guest that waits for its state, and start its CPUs on arrival.
         state = TransferLook.of(await self.execute("query-migrate")).state
-        if state in _BUSY or status == "inmigrate":
+        gone_over = state.in_postcopy and status == "finish-migrate"
+        if state in _BUSY or gone_over or status == "inmigrate":
             raise DriverRefused("the guest is being sent or received", remedy="Wait for the end, or cancel it.")
         await self.start_cpus()
 
@@ -217,6 +226,10 @@ class QemuGuest:
         """See `Guest`."""
         return QemuOutgoingGuest(self)
 
+    def incoming(self) -> QemuIncomingGuest:
+        """See `Guest`."""
+        return QemuIncomingGuest(self)
+
     async def close(self) -> None:
         """See `Guest`."""
         self._closed = True
@@ -234,6 +247,8 @@ class QemuGuest:
 
     def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
         kind = _EVENTS.get(name)
+        if kind is EventKind.TRANSFER:
+            self.said = str(data.get("status", ""))
         if name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             kind = EventKind.IO_ERROR
         if kind is not None:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, ReceiveSettings, SendSettings, TransferState
+from vmferryd.drivers.base import EventKind, Extent, PagesEnd, SendSettings, TransferState
 from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu.flow import COMMON, ENDED, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.record import TransferRecord
 from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due
@@ -26,15 +27,13 @@ from vmferryd.drivers.qemu.tuning import UNLIMITED_BYTES_PER_S
 if TYPE_CHECKING:
     from vmferryd.drivers.qemu.guest import QemuGuest
 
-_CHANNEL = "migration"
-_COMMON = frozenset({"events", "return-path", "pause-before-switchover", "late-block-activate"})
-_ENDED = frozenset({TransferState.NONE, TransferState.COMPLETED, TransferState.CANCELLED, TransferState.FAILED})
 _REMEMBERED = (
     "max-bandwidth",
     "downtime-limit",
     "cpu-throttle-initial",
     "cpu-throttle-increment",
     "xbzrle-cache-size",
+    "max-postcopy-bandwidth",
 )
 
 
@@ -54,7 +53,7 @@ class QemuOutgoingGuest:
 
     async def _send(self, channel: socket.socket, settings: SendSettings) -> None:
         look = await self._look()
-        if look.state not in _ENDED:
+        if look.state not in ENDED:
             raise DriverRefused(f"a transfer of this guest is going on already ({look.status})")
         runs = (await self._guest.execute("query-status"))["running"]
         parameters = await self._parameters()
@@ -66,6 +65,7 @@ class QemuOutgoingGuest:
             downtime_ms=settings.max_downtime_ms or kept_ms,
             bandwidth_bytes_per_s=settings.max_bandwidth_bytes_per_s,
             emulated=not (await self._guest.execute("query-kvm"))["enabled"],
+            postcopy=settings.postcopy,
             parameters=parameters,
         )
         record.write(self._directory)
@@ -74,7 +74,7 @@ class QemuOutgoingGuest:
             if runs and not settings.live:
                 await self._guest.execute("stop")
                 record.changed(self._directory, sealed=True)
-            await self._begin(channel)
+            await hand_over(self._guest, channel, "migrate", {})
         except DriverRefused:
             await self._undo(record)
             raise
@@ -93,7 +93,9 @@ class QemuOutgoingGuest:
                 case TransferState.COMPLETING | TransferState.COMPLETED:
                     return
                 case TransferState.ACTIVE:
-                    if not self._record().sealed:
+                    if self._record().postcopy_asked:
+                        await self._switch(look)
+                    elif not self._record().sealed:
                         pace = await self._advance(last, pace, look)
                     last = last.after(look)
                 case _:
@@ -126,16 +128,58 @@ class QemuOutgoingGuest:
             slots = 2
         await self._guest.clock.sleep(slots * config.slot_s - config.stop_ahead_s)
 
-    async def let_go(self) -> None:
+    async def start_postcopy(self) -> None:
+        """See `OutgoingGuest`. Whoever waits in `held` does it, at the next look."""
+        async with self._guest.deciding:
+            look, record = await self._look(), TransferRecord.read(self._directory)
+            if record is None or not record.postcopy or look.state in ENDED:
+                raise DriverRefused(f"no transfer for post-copy goes on ({look.status})")
+            if look.state is TransferState.ACTIVE:
+                record.changed(self._directory, postcopy_asked=True)
+
+    async def _switch(self, look: TransferLook) -> None:
+        """The CPUs stand still, and QEMU goes on to post-copy: in this order, or QEMU would be the one who stops them."""
+        if look.status != "active":
+            return
+        async with self._guest.deciding:
+            if (await self._look()).state is not TransferState.ACTIVE:
+                return
+            await self._guest.execute("stop")
+            full = {"max-bandwidth": self._record().bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S}
+            await self._set_parameters(full)
+            self._record().changed(self._directory, sealed=True)
+            await self._guest.execute("migrate-start-postcopy")
+
+    async def let_go(self) -> Extent:
         """See `OutgoingGuest`. QEMU never starts the CPUs by itself afterwards, whatever becomes of the channel."""
         async with self._guest.deciding:
             await self._continue()
         async for seen in self._looks():
+            if seen.state.in_postcopy:
+                return Extent.RUNNABLE
             if seen.state is TransferState.COMPLETED:
                 await self._settle_figures(seen)
-                return
-            if seen.state in _ENDED:
+                break
+            if seen.state in ENDED:
                 raise _failed(seen)
+        return Extent.WHOLE
+
+    async def served(self) -> PagesEnd:
+        """See `OutgoingGuest`."""
+        end, look = await pages_end(self._guest)
+        if look is not None and end is PagesEnd.WHOLE:
+            await self._settle_figures(look)
+        return end
+
+    async def cut(self) -> None:
+        """See `OutgoingGuest`."""
+        await cut_pages(self._guest)
+
+    async def send_again(self, channel: socket.socket) -> None:
+        """See `OutgoingGuest`."""
+        async with self._guest.deciding:
+            await hand_over(self._guest, channel, "migrate", {"resume": True})
+        channel.close()
 
     async def cancel(self) -> None:
         """See `OutgoingGuest`."""
@@ -155,7 +199,7 @@ class QemuOutgoingGuest:
             return Fate.ARRIVED
         if record is not None and not record.let_go and look.state is not TransferState.COMPLETING:
             return Fate.KEPT
-        return Fate.UNKNOWN if record is None or look.state in _ENDED else Fate.ON_ITS_WAY
+        return Fate.UNKNOWN if record is None or look.state in ENDED else Fate.ON_ITS_WAY
 
     async def statistics(self) -> Statistics:
         """See `OutgoingGuest`."""
@@ -180,11 +224,13 @@ class QemuOutgoingGuest:
         return {name: answer[name] for name in _REMEMBERED if name in answer}
 
     async def _prepare(self, record: TransferRecord, settings: SendSettings) -> None:
-        wanted = (_COMMON | record.gate.source_capabilities) - record.gate.source_hindrances
+        wanted = (COMMON | record.gate.source_capabilities) - record.gate.source_hindrances
         wanted |= {"auto-converge"} if settings.auto_converge else set()
         wanted |= {"xbzrle"} if settings.xbzrle else set()
+        wanted |= {"postcopy-ram"} if settings.postcopy else set()
         await set_capabilities(self._guest, wanted)
         chosen = {
+            "max-postcopy-bandwidth": (settings.postcopy_bandwidth_bytes_per_s or 0) if settings.postcopy else None,
             "max-bandwidth": settings.max_bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S,
             "downtime-limit": record.downtime_ms,
             "cpu-throttle-initial": settings.auto_converge_initial_percent,
@@ -193,17 +239,6 @@ class QemuOutgoingGuest:
         }
         await self._set_parameters(chosen | gates.while_running(record.gate, looking=False))
         await gates.put_up_at_source(await self._guest.monitor(), record.gate)
-
-    async def _begin(self, channel: socket.socket) -> None:
-        monitor = await self._guest.monitor()
-        channel.setblocking(True)  # noqa: FBT003 - the standard library's own spelling
-        await monitor.hand_over(channel, _CHANNEL)
-        try:
-            await monitor.execute("migrate", {"uri": f"fd:{_CHANNEL}"})
-        except DriverRefused:
-            with contextlib.suppress(DriverRefused):
-                await monitor.execute("closefd", {"fdname": _CHANNEL})
-            raise
 
     async def _undo(self, record: TransferRecord) -> None:
         """Everything is as it was before `send`."""
@@ -262,7 +297,7 @@ class QemuOutgoingGuest:
         config = self._guest.config
         try:
             look = TransferLook.of(await self._guest.execute("query-migrate", timeout_s=config.yank_after_s))
-            if look.state not in _ENDED:
+            if look.state not in ENDED:
                 await self._guest.execute("migrate_cancel", timeout_s=config.yank_after_s)
         except DriverLost:
             # In the last stage QEMU sends with its main loop locked: a channel that takes no bytes blocks the monitor.
@@ -270,7 +305,7 @@ class QemuOutgoingGuest:
         try:
             async with asyncio.timeout(config.cancel_timeout_s):
                 async for seen in self._looks():
-                    if seen.state in _ENDED:
+                    if seen.state in ENDED:
                         return seen
         except TimeoutError as error:
             raise DriverLost(f"the transfer did not end within {config.cancel_timeout_s:g} s") from error
@@ -312,100 +347,6 @@ class QemuOutgoingGuest:
         if record is None:
             raise DriverRefused("no transfer of this guest was begun")
         return record
-
-
-class QemuIncomingGuest:
-    """A guest that waits for its state. Implements `IncomingGuest`."""
-
-    def __init__(self, guest: QemuGuest) -> None:
-        self._guest = guest
-
-    @property
-    def guest(self) -> QemuGuest:
-        """See `IncomingGuest`."""
-        return self._guest
-
-    async def prepare(self, settings: ReceiveSettings) -> None:
-        """QEMU is ready for a channel, or has one already.
-
-        Raises:
-            DriverRefused: QEMU cannot do what the sender demands.
-        """
-        look = TransferLook.of(await self._guest.execute("query-migrate"))
-        if look.state is not TransferState.NONE:
-            return
-        wanted = (_COMMON - {"pause-before-switchover"}) | {"dirty-bitmaps"}
-        wanted |= {"xbzrle"} if settings.xbzrle else set()
-        await set_capabilities(self._guest, wanted)
-        if settings.xbzrle_cache_bytes is not None:
-            cache = {"xbzrle-cache-size": settings.xbzrle_cache_bytes}
-            await self._guest.execute("migrate-set-parameters", cache)
-        await gates.put_up_at_destination(await self._guest.monitor())
-
-    async def receive(self, channel: socket.socket) -> None:
-        """See `IncomingGuest`. A refused channel stays the caller's."""
-        monitor = await self._guest.monitor()
-        channel.setblocking(True)  # noqa: FBT003 - the standard library's own spelling
-        await monitor.hand_over(channel, _CHANNEL)
-        try:
-            await monitor.execute("migrate-incoming", {"uri": f"fd:{_CHANNEL}"})
-        except DriverRefused:
-            with contextlib.suppress(DriverRefused):
-                await monitor.execute("closefd", {"fdname": _CHANNEL})
-            raise
-        channel.close()
-
-    async def received(self) -> None:
-        """See `IncomingGuest`. QEMU ends itself when its state does not arrive; its last words are the reason."""
-        try:
-            async for look in looks(self._guest):
-                if look.state is TransferState.COMPLETED:
-                    status = (await self._guest.execute("query-status"))["status"]
-                    if status != "inmigrate":
-                        break
-                if look.state in {TransferState.FAILED, TransferState.CANCELLED}:
-                    raise await self._failure(look.error)
-            await gates.take_down(await self._guest.monitor())
-        except DriverLost as error:
-            if await self._guest.process.wait(self._guest.config.settle_timeout_s):
-                raise await self._failure(str(error)) from error
-            raise
-
-    async def _failure(self, error: str) -> TransferFailed:
-        await self._guest.process.wait(self._guest.config.settle_timeout_s)
-        detail = self._guest.last_words() or error
-        return TransferFailed("the guest's state did not arrive whole", detail=detail)
-
-
-async def set_capabilities(guest: QemuGuest, wanted: frozenset[str] | set[str]) -> None:
-    """Of QEMU's migration capabilities exactly `wanted` are on, so far as it has them."""
-    rows = await guest.execute("query-migrate-capabilities")
-    names = [row["capability"] for row in rows]
-    chosen = [{"capability": name, "state": name in wanted} for name in names]
-    await guest.execute("migrate-set-capabilities", {"capabilities": chosen})
-
-
-async def looks(guest: QemuGuest, *, eager: bool = False) -> AsyncIterator[TransferLook]:
-    """A look now, and one after every event or a while; an unanswered question is asked again while QEMU lives.
-
-    With `eager` the while is short: for a transfer of which QEMU reports nothing.
-    """
-    woken = asyncio.Event()
-    poll_s = guest.config.eager_poll_s if eager else guest.config.poll_s
-    with guest.waking(woken.set):
-        while True:
-            woken.clear()
-            try:
-                look = TransferLook.of(await guest.execute("query-migrate"))
-            except DriverLost:
-                # While the last part is sent QEMU answers nothing, and a slow channel can make that long.
-                if not guest.process.is_alive() or not (await guest.monitor()).is_open:
-                    raise
-                continue
-            yield look
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(poll_s):
-                    await woken.wait()
 
 
 def _failed(look: TransferLook) -> TransferFailed:

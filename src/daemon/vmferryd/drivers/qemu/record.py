@@ -28,6 +28,8 @@ class TransferRecord:
         bandwidth_bytes_per_s: the bound on the rate of sending; None when there is none.
         emulated: the CPUs are TCG's, which before 9.0 does not notice what is written right after a look at the dirty bitmap.
         parameters: QEMU's own migration parameters from before.
+        postcopy: the CPUs may start at the destination before all pages are there.
+        postcopy_asked: somebody wishes that they do, as soon as it can be.
     """
 
     ran: bool
@@ -37,6 +39,8 @@ class TransferRecord:
     sealed: bool = False
     let_go: bool = False
     emulated: bool = False
+    postcopy: bool = False
+    postcopy_asked: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:

@@ -24,6 +24,10 @@ _TRANSFER_STATES = {
     "completed": TransferState.COMPLETED,
     "cancelled": TransferState.CANCELLED,
     "failed": TransferState.FAILED,
+    "postcopy-active": TransferState.POSTCOPY_ACTIVE,
+    "postcopy-paused": TransferState.POSTCOPY_PAUSED,
+    "postcopy-recover-setup": TransferState.POSTCOPY_RECOVER,
+    "postcopy-recover": TransferState.POSTCOPY_RECOVER,
 }
 
 _RUN_STATES = {

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 UNLIMITED_BYTES_PER_S = (1 << 63) // 1024 - 1
 """The greatest rate that QEMU takes."""
 
-_GOING_ON = frozenset({TransferState.ACTIVE, TransferState.HELD, TransferState.COMPLETING})
+_GOING_ON = frozenset(
+    {
+        TransferState.ACTIVE,
+        TransferState.HELD,
+        TransferState.COMPLETING,
+        TransferState.POSTCOPY_ACTIVE,
+        TransferState.POSTCOPY_PAUSED,
+        TransferState.POSTCOPY_RECOVER,
+    }
+)
 
 
 async def tuning(guest: QemuGuest) -> Tuning:
@@ -30,6 +39,7 @@ async def tuning(guest: QemuGuest) -> Tuning:
         max_downtime_ms=parameters.get("downtime-limit") if record is None else record.downtime_ms,
         max_bandwidth_bytes_per_s=None if record is None else record.bandwidth_bytes_per_s or 0,
         xbzrle_cache_bytes=parameters.get("xbzrle-cache-size"),
+        postcopy_bandwidth_bytes_per_s=parameters.get("max-postcopy-bandwidth"),
     )
 
 
@@ -52,6 +62,8 @@ def _parameters(change: Tuning, record: TransferRecord | None) -> dict[str, Any]
         parameters["max-bandwidth"] = change.max_bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S
     if change.xbzrle_cache_bytes is not None:
         parameters["xbzrle-cache-size"] = change.xbzrle_cache_bytes
+    if change.postcopy_bandwidth_bytes_per_s is not None:
+        parameters["max-postcopy-bandwidth"] = change.postcopy_bandwidth_bytes_per_s
     return parameters
 
 

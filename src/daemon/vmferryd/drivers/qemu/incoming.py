@@ -1,0 +1,107 @@
+"""Receiving a guest's state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from vmferry.errors import DriverLost, TransferFailed
+from vmferryd.drivers.base import Extent, PagesEnd, ReceiveSettings, TransferState
+from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu.flow import COMMON, cut_pages, hand_over, looks, pages_end, set_capabilities
+from vmferryd.drivers.qemu.relay import recover_through
+from vmferryd.drivers.qemu.transfer import TransferLook
+
+if TYPE_CHECKING:
+    from vmferryd.drivers.qemu.guest import QemuGuest
+
+
+class QemuIncomingGuest:
+    """A guest that waits for its state. Implements `IncomingGuest`."""
+
+    def __init__(self, guest: QemuGuest) -> None:
+        self._guest = guest
+
+    @property
+    def guest(self) -> QemuGuest:
+        """See `IncomingGuest`."""
+        return self._guest
+
+    async def prepare(self, settings: ReceiveSettings) -> None:
+        """QEMU is ready for a channel, or has one already.
+
+        Raises:
+            DriverRefused: QEMU cannot do what the sender demands.
+        """
+        look = TransferLook.of(await self._guest.execute("query-migrate"))
+        if look.state is not TransferState.NONE:
+            return
+        wanted = (COMMON - {"pause-before-switchover"}) | {"dirty-bitmaps"}
+        wanted |= {"xbzrle"} if settings.xbzrle else set()
+        wanted |= {"postcopy-ram"} if settings.postcopy else set()
+        await set_capabilities(self._guest, wanted)
+        if settings.xbzrle_cache_bytes is not None:
+            cache = {"xbzrle-cache-size": settings.xbzrle_cache_bytes}
+            await self._guest.execute("migrate-set-parameters", cache)
+        await gates.put_up_at_destination(await self._guest.monitor())
+
+    async def receive(self, channel: socket.socket) -> None:
+        """See `IncomingGuest`. A refused channel stays the caller's."""
+        await hand_over(self._guest, channel, "migrate-incoming", {})
+        channel.close()
+
+    async def received(self) -> Extent:
+        """See `IncomingGuest`. QEMU ends itself when its state does not arrive; its last words are the reason."""
+        try:
+            extent = await self._received()
+            if extent is Extent.WHOLE:
+                await gates.take_down(await self._guest.monitor())
+        except DriverLost as error:
+            if await self._guest.process.wait(self._guest.config.settle_timeout_s):
+                raise await self._failure(str(error)) from error
+            raise
+        return extent
+
+    async def _received(self) -> Extent:
+        async for look in looks(self._guest):
+            if look.state in {TransferState.FAILED, TransferState.CANCELLED}:
+                raise await self._failure(look.error)
+            if look.state is TransferState.COMPLETED or look.state.in_postcopy:
+                # The status is ahead of the device state: only the run state says that this has been loaded as well.
+                status = (await self._guest.execute("query-status"))["status"]
+                if status != "inmigrate":
+                    return Extent.RUNNABLE if look.state.in_postcopy else Extent.WHOLE
+        raise AssertionError("looks never end by themselves")
+
+    async def pulled(self) -> PagesEnd:
+        """See `IncomingGuest`."""
+        end, _ = await pages_end(self._guest)
+        if end is PagesEnd.WHOLE:
+            await gates.take_down(await self._guest.monitor())
+        return end
+
+    async def cut(self) -> None:
+        """See `IncomingGuest`."""
+        await cut_pages(self._guest)
+
+    async def receive_again(self, channel: socket.socket) -> None:
+        """See `IncomingGuest`. QEMU says *paused* until it has read the first of the new channel."""
+        try:
+            async with asyncio.timeout(self._guest.config.yank_after_s):
+                await hand_over(self._guest, channel, "migrate-recover", {})
+            channel.close()
+        except (DriverLost, TimeoutError):
+            await recover_through(self._guest, channel)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._guest.config.settle_timeout_s):
+                async for look in looks(self._guest, eager=True):
+                    if look.state is not TransferState.POSTCOPY_PAUSED:
+                        return
+
+    async def _failure(self, error: str) -> TransferFailed:
+        await self._guest.process.wait(self._guest.config.settle_timeout_s)
+        detail = self._guest.last_words() or error
+        return TransferFailed("the guest's state did not arrive whole", detail=detail)
