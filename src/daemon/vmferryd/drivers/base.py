@@ -50,9 +50,9 @@ from vmferry.evidence import ImageEvidence
 from vmferry.model import Statistics
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.fate import Fate
-from vmferryd.drivers.words import Extent as Extent
-from vmferryd.drivers.words import PagesEnd as PagesEnd
-from vmferryd.drivers.words import TransferState as TransferState
+from vmferryd.drivers.words import Extent as Extent  # noqa: PLC0414 - one of a driver's words
+from vmferryd.drivers.words import PagesEnd as PagesEnd  # noqa: PLC0414 - one of a driver's words
+from vmferryd.drivers.words import TransferState as TransferState  # noqa: PLC0414 - one of a driver's words
 
 
 class DriverFeature(StrEnum):
@@ -252,8 +252,7 @@ class OutgoingGuest(Protocol):
     async def let_go(self) -> Extent:
         """The last part is sent, and the receiver has acknowledged the whole where the hypervisor can tell.
 
-        RUNNABLE after `start_postcopy`: the last part is on its way, and pages follow. Then `cancel` still works until the
-        receiver's CPUs have started; whoever calls it must know that they never will.
+        RUNNABLE after `start_postcopy`: the last part is on its way, and pages follow.
 
         Guarantees: the CPUs do not run here, on success and on failure.
 
@@ -272,9 +271,7 @@ class OutgoingGuest(Protocol):
         ...
 
     async def served(self) -> PagesEnd:
-        """How the flow of pages ended; also of a transfer that an earlier daemon began. Waits for it.
-
-        One that was cut is CUT at once, until `send_again`.
+        """How the flow of pages ended, of an earlier daemon's transfer too; waits for it. What was cut is CUT at once.
 
         Raises:
             DriverLost: the hypervisor does not answer, and may live.
