@@ -38,10 +38,12 @@ from vmferry.attempt import Attempt, in_one_call, seen
 from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.calls import translated
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
-from vmferry.endpoint import ProgressListener, Reply, Request, Settled
+from vmferry.checking import check_along, check_source, notes, witnessed
+from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_progress
 from vmferry.errors import FateUnknown, PeerUnreachable, VmferryError
 from vmferry.features import Answers, Feature
-from vmferry.flags import NONE, Flag
+from vmferry.findings import Finding, findings_of
+from vmferry.flags import NONE, Flag, without
 from vmferry.job_calls import JobCalls
 from vmferry.legacy_calls import TunnelV2Calls, V1Calls, V2Calls
 from vmferry.migrate import Migrated, Patience, migrate
@@ -54,6 +56,7 @@ from vmferry.model import (
     HostInfo,
     MigrationId,
     Outcome,
+    new_migration_id,
 )
 from vmferry.negotiation import (
     Mode,
@@ -314,6 +317,46 @@ class Connection(JobCalls, TuningCalls):
             patience=attempt.patience,
         )
         return replace(done, warnings=path.warnings + done.warnings)
+
+    async def check(
+        self,
+        domain: str,
+        destination: Connection,
+        *,
+        flags: Flag = NONE,
+        params: MigrationParams | None = None,
+        uri: str | None = None,
+    ) -> tuple[Finding, ...]:
+        """Everything that is known to speak against `migrate` with the same arguments, and what its user should know.
+
+        Nothing is opened, made, held or recorded on either host. What no finding speaks against is not refused later for a
+        reason that could have been known now.
+        """
+        uris = uris_of_migrate(flags, uri, str(destination.uri))
+        params = _leading_to(params, uris.migration)
+        request = Request(new_migration_id(), domain, flags, params, uri=params.migrate_uri or "")
+        here = await witnessed(self)
+        try:
+            there = await witnessed(destination)
+            findings = await self._checked(destination, request, uris.daemon)
+        except VmferryError as error:
+            unreached = findings_of(error, here.host.host_name, str(destination.uri))
+            return (*unreached, *await self.check_alone(domain, flags=flags, params=params))
+        return (*findings, *notes(here, there))
+
+    async def check_alone(
+        self, domain: str, *, flags: Flag = NONE, params: MigrationParams | None = None
+    ) -> tuple[Finding, ...]:
+        """What this daemon alone would refuse a migration for, as its source."""
+        asked = without(flags, Flag.PEER2PEER)
+        return await check_source(self, Request(new_migration_id(), domain, asked, params or MigrationParams()))
+
+    async def _checked(self, destination: Connection, request: Request, daemon_uri: str) -> tuple[Finding, ...]:
+        if Flag.PEER2PEER in request.flags:  # the source's daemon finds out what the two share
+            asked = replace(request, destination_daemon_uri=daemon_uri, validate_only=True)
+            return (await self.perform(asked, ignore_progress)).findings
+        path = await self._path_to(destination, Wanted(request.flags, request.params, daemon_uri))
+        return await check_along(path, self.speaking(path), destination.speaking(path), request)
 
     async def _path_to(self, destination: Connection, wanted: Wanted) -> Path:
         """The way that both daemons share for what is wanted; both are asked, at the same time."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vmferry.findings import Finding
 from vmferry.flags import NONE, Flag
 from vmferry.model import DomainInfo, MigrationId, Outcome, Progress, Statistics, Verdict
 from vmferry.params import MigrationParams
@@ -27,7 +28,8 @@ class Request:
     """What is asked of one phase. Fields that a phase does not need are ignored by it.
 
     `cookie` is the one that the phase before handed over, and only that one. `uri` is where the source is to send, as
-    the destination said or the user wished. `verdict` matters to Finish and Confirm.
+    the destination said or the user wished. `verdict` matters to Finish and Confirm. With `validate_only` Begin, Prepare
+    and Perform do nothing but look, and their replies have `findings`.
     """
 
     migration_id: MigrationId
@@ -39,6 +41,7 @@ class Request:
     uri: str = ""
     destination_daemon_uri: str = ""
     verdict: Verdict = Verdict.COMMIT
+    validate_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Reply:
     failure_reason: str = ""
     statistics: Statistics = field(default_factory=Statistics)
     warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

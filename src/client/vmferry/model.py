@@ -471,11 +471,13 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class HostInfo:
-    """Who answers: vmferry's version there, the host's name and UUID."""
+    """Who answers: vmferry's version there, the host's name and UUID, its clock, and when its certificate ends (0: none)."""
 
     version: str
     host_name: str
     host_uuid: str
+    wall_clock_s: float = 0.0
+    certificate_ends_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from vmferry.api.v1 import legacy_pb2, migration_pb2, migration_pb2_grpc
 from vmferry.bounds import Bounds
 from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import FateUnknown
+from vmferry.findings_wire import findings_from_wire
 from vmferry.model import MigrationId, Outcome
 from vmferry.params import MigrationParams
 
@@ -64,6 +65,7 @@ class FixedCalls:
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
             destination_xml=request.params.destination_xml or "",
+            validate_only=request.validate_only,
         )
         return begin_reply(await self._stub.Begin(message, timeout=self._bounds.phase_s))
 
@@ -77,6 +79,7 @@ class FixedCalls:
             flags=int(request.flags),
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
+            validate_only=request.validate_only,
         )
         return prepare_reply(request, await self._stub.Prepare(message, timeout=self._bounds.phase_s))
 
@@ -92,6 +95,7 @@ class FixedCalls:
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
             destination_daemon_uri=request.destination_daemon_uri,
             destination_xml=request.domain_xml if request.destination_daemon_uri else "",
+            validate_only=request.validate_only,
         )
         return await perform_reply(request, self._stub.Perform(message), listener, self._bounds)
 
@@ -130,9 +134,10 @@ class TunnelCalls(FixedCalls):
             flags=int(request.flags),
             destination_name=request.params.destination_name or "",
             bandwidth_mib_per_s=request.params.bandwidth_mib_per_s or 0,
+            validate_only=request.validate_only,
         )
         answer = await self._stub.PrepareTunnel(message, timeout=self._bounds.phase_s)
-        return Reply(request.migration_id, cookie=answer.cookie)
+        return Reply(request.migration_id, cookie=answer.cookie, findings=findings_from_wire(answer.findings))
 
 
 class ParamsCalls:
@@ -149,6 +154,7 @@ class ParamsCalls:
             migration_id=request.migration_id,
             flags=int(request.flags),
             params=wire.params_to_wire(request.params),
+            validate_only=request.validate_only,
         )
         return begin_reply(await self._stub.BeginParams(message, timeout=self._bounds.phase_s))
 
@@ -160,6 +166,7 @@ class ParamsCalls:
             cookie=request.cookie,
             flags=int(request.flags),
             params=wire.params_to_wire(params),
+            validate_only=request.validate_only,
         )
         return prepare_reply(request, await self._stub.PrepareParams(message, timeout=self._bounds.phase_s))
 
@@ -172,6 +179,7 @@ class ParamsCalls:
             flags=int(request.flags),
             params=wire.params_to_wire(_rewritten(request)),
             destination_daemon_uri=request.destination_daemon_uri,
+            validate_only=request.validate_only,
         )
         return await perform_reply(request, self._stub.PerformParams(message), listener, self._bounds)
 
@@ -210,9 +218,10 @@ class TunnelParamsCalls(ParamsCalls):
             cookie=request.cookie,
             flags=int(request.flags),
             params=wire.params_to_wire(replace(request.params, destination_xml=request.domain_xml)),
+            validate_only=request.validate_only,
         )
         answer = await self._stub.PrepareTunnelParams(message, timeout=self._bounds.phase_s)
-        return Reply(request.migration_id, cookie=answer.cookie)
+        return Reply(request.migration_id, cookie=answer.cookie, findings=findings_from_wire(answer.findings))
 
 
 def _rewritten(request: Request) -> MigrationParams:
@@ -222,12 +231,17 @@ def _rewritten(request: Request) -> MigrationParams:
 
 def begin_reply(message: migration_pb2.BeginResponse | migration_pb2.BeginParamsResponse) -> Reply:
     """What Begin answered."""
-    return Reply(MigrationId(message.migration_id), cookie=message.cookie, domain_xml=message.domain_xml)
+    return Reply(
+        MigrationId(message.migration_id),
+        cookie=message.cookie,
+        domain_xml=message.domain_xml,
+        findings=findings_from_wire(message.findings),
+    )
 
 
 def prepare_reply(request: Request, message: migration_pb2.PrepareResponse | migration_pb2.PrepareParamsResponse) -> Reply:
     """What Prepare answered."""
-    return Reply(request.migration_id, cookie=message.cookie, uri=message.uri)
+    return Reply(request.migration_id, cookie=message.cookie, uri=message.uri, findings=findings_from_wire(message.findings))
 
 
 async def perform_reply(
@@ -253,6 +267,7 @@ async def perform_reply(
                 statistics=wire.statistics_from_wire(result.statistics),
                 domain=wire.domain_from_wire(result.domain) if result.HasField("domain") else None,
                 warnings=tuple(result.warnings),
+                findings=findings_from_wire(result.findings),
             )
         listener(wire.progress_from_wire(event.progress))
     raise FateUnknown("perform ended without a result")

@@ -338,3 +338,17 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 def now() -> dt.datetime:
     """This moment, in UTC."""
     return dt.datetime.now(dt.UTC)
+
+
+def certificate_ends_s(path: Path) -> float:
+    """When the certificate in that PEM file ends, in seconds since 1970.
+
+    Raises:
+        InvalidParameter: it cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError) as error:
+        raise InvalidParameter(
+            f"cannot read the certificate {path}: {error}", remedy="make one: vmferry pki issue host"
+        ) from None

@@ -16,6 +16,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from vmferry.api.v1 import domains_pb2, host_pb2, jobs_pb2, oversight_pb2, params_pb2, types_pb2
 from vmferry.errors import InvalidParameter
 from vmferry.evidence import LockState
+from vmferry.findings import Weight
 from vmferry.model import (
     DomainEvent,
     DomainEventDetail,
@@ -54,6 +55,7 @@ _TWINS: dict[type[StrEnum], tuple[Any, str]] = {
     Phase: (types_pb2.Phase, "PHASE_"),
     Verdict: (types_pb2.Verdict, "VERDICT_"),
     Outcome: (types_pb2.Outcome, "OUTCOME_"),
+    Weight: (types_pb2.FindingWeight, "FINDING_WEIGHT_"),
     DomainState: (types_pb2.DomainState, "DOMAIN_STATE_"),
     DomainEventKind: (domains_pb2.DomainEventKind, "DOMAIN_EVENT_KIND_"),
     JobOperation: (jobs_pb2.JobOperation, "JOB_OPERATION_"),
@@ -318,12 +320,12 @@ def stats_from_wire(message: jobs_pb2.GetJobStatsResponse) -> JobStats:
 
 def host_from_wire(message: host_pb2.GetVersionResponse) -> HostInfo:
     """Who answers."""
-    return HostInfo(message.version, message.host_name, message.host_uuid)
+    return HostInfo(**{each.name: getattr(message, each.name) for each in fields(HostInfo)})
 
 
 def host_to_wire(host: HostInfo) -> host_pb2.GetVersionResponse:
     """Who answers."""
-    return host_pb2.GetVersionResponse(version=host.version, host_name=host.host_name, host_uuid=host.host_uuid)
+    return host_pb2.GetVersionResponse(**{each.name: getattr(host, each.name) for each in fields(HostInfo)})
 
 
 def capabilities_from_wire(message: host_pb2.GetCapabilitiesResponse) -> HostCapabilities:

@@ -27,6 +27,7 @@ from grpc import aio
 from vmferry.channel import Credentials, open_channel
 from vmferry.errors import DriverLost, DriverRefused, InvalidState, StorageFailed, VmferryError
 from vmferry.model import Side
+from vmferry.pki import certificate_ends_s
 from vmferryd.clock import Clock, SystemClock
 from vmferryd.config import Config
 from vmferryd.database import Database, Thread, Worker
@@ -221,7 +222,8 @@ async def _context(
 ) -> AsyncIterator[Context]:
     host_uuid = str(config.host_uuid) if config.host_uuid else await database.remembered("uuid", str(uuid.uuid4()))
     reached_at = advertised(config.reached_at)
-    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(reached_at), _this_boot())
+    ends_s = certificate_ends_s(config.certificates / "server-cert.pem") if config.certificates else 0.0
+    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(reached_at), _this_boot(), ends_s)
     context = Context(
         identity=identity,
         journal=Journal(database, surroundings.witness),

@@ -14,14 +14,17 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from vmferry.channel import parse_uri
+from vmferry.checking import check_along, check_source
 from vmferry.client import Connection
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled
 from vmferry.errors import InvalidParameter, InvalidState, VmferryError
+from vmferry.findings import findings_of
 from vmferry.flags import Flag
 from vmferry.migrate import Patience, migrate
 from vmferry.model import GuestLocation, MigrationId, Outcome, Phase, Progress
 from vmferry.negotiation import Wanted, choose_peer
 from vmferry.params import p2p_forwarded
+from vmferry.protocol import PROFILES, ProtocolVersion
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
 from vmferryd.phases.local import LocalSource
@@ -51,6 +54,9 @@ class PeerToPeer:
             VmferryError: what went wrong; `guest` says where the guest is.
         """
         _check(request)
+        if request.validate_only:
+            yield await self._checked(request)
+            return
         record = None if request.migration_id in self._walks else await self._source.committed(request)
         walk = self._walks.get(request.migration_id)
         if walk is None and record is not None:
@@ -58,6 +64,21 @@ class PeerToPeer:
             return
         async for event in (walk or self._start(request)).followed(request):
             yield event
+
+    async def _checked(self, request: Request) -> Reply:
+        """What this migration would be refused for, by either host."""
+        asked = replace(request, destination_daemon_uri="", domain_xml="")
+        wanted = Wanted(request.flags, request.params, request.destination_daemon_uri)
+        with ExitStack() as lease:
+            local = LocalSource(PROFILES[ProtocolVersion.V3], self._source, self._context.domains, lease)
+            try:
+                async with self._context.peers.reached(request.destination_daemon_uri) as connection:
+                    path = choose_peer(wanted, await connection.answers())
+                    findings = await check_along(path, local, connection.speaking(path), asked)
+            except VmferryError as error:
+                unreached = findings_of(error, self._context.identity.host_name, request.destination_daemon_uri)
+                findings = (*unreached, *await check_source(local, asked))
+        return Reply(request.migration_id, findings=findings)
 
     def _start(self, request: Request) -> _Walk:
         walk = self._walks[request.migration_id] = _Walk(request)

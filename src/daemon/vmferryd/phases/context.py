@@ -31,12 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this host is. `daemon_uri` is where a peer reaches this daemon; `machine` is this boot of this machine."""
+    """Who this host is.
+
+    `daemon_uri` is where a peer reaches this daemon; `machine` is this boot of this machine. `certificate_ends_s` is when the
+    daemon's certificate ends, in seconds since 1970; 0 when it has none.
+    """
 
     host_name: str
     host_uuid: str
     daemon_uri: str
     machine: str = ""
+    certificate_ends_s: float = 0.0
 
 
 @dataclass(slots=True)

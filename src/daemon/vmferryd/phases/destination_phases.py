@@ -35,7 +35,7 @@ from vmferryd.domains.model import DomainDefinition
 from vmferryd.jobs.decisions import LOADED, destination_restarted
 from vmferryd.jobs.job import Cargo, DestinationEvent, cargo
 from vmferryd.jobs.journal import Record
-from vmferryd.phases import admission, preparing
+from vmferryd.phases import admission, checking, preparing
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
@@ -71,6 +71,8 @@ class DestinationPhases:
             MigrationAborted: a tombstone of this migration stands here; it will never be taken.
             DriverRefused: the hypervisor refused; nothing is left of it, and a tombstone stands.
         """
+        if request.validate_only:
+            return await checking.prepare(self._context, request)
         return await self._once(request, lambda: self._prepare_announced(request))
 
     async def prepare_without_cookie(self, request: Request) -> Reply:

@@ -58,12 +58,13 @@ class LocalSource:
     async def begin(self, request: Request) -> Reply:
         """See `vmferry.endpoint.Source`."""
         reply = await self.phases.begin(request)
-        self.lease.enter_context(self.phases.coordinated(reply.migration_id))
+        if not request.validate_only:
+            self.lease.enter_context(self.phases.coordinated(reply.migration_id))
         return reply
 
     async def perform(self, request: Request, listener: ProgressListener) -> Reply:
         """See `vmferry.endpoint.Source`."""
-        gives_up = self.profile.gives_up_source_in is Phase.PERFORM
+        gives_up = self.profile.gives_up_source_in is Phase.PERFORM and not request.validate_only
         performed = self.phases.perform_and_give_up(request) if gives_up else self.phases.perform(request)
         async with aclosing(performed) as events:  # type: ignore[type-var]
             async for event in events:

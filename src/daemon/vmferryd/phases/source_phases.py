@@ -17,21 +17,22 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
+from vmferry.model import GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.drivers.base import SendSettings
 from vmferryd.jobs.decisions import UNRELEASED, source_confirms
 from vmferryd.jobs.job import Cargo, SourceEvent, cargo
 from vmferryd.jobs.journal import Record
-from vmferryd.phases import admission
+from vmferryd.phases import admission, checking
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
-from vmferryd.phases.departure import Departure, departing
+from vmferryd.phases.departure import departing, examined
+from vmferryd.phases.found import Found
 from vmferryd.phases.settings import send_settings
 from vmferryd.phases.source import SourceMigration
-from vmferryd.phases.source_words import GUEST_AT, in_doubt, recorded, refuse_another_guest
+from vmferryd.phases.source_words import GUEST_AT, first_record, in_doubt, recorded, refuse_another_guest
 from vmferryd.transfer import tickets
 from vmferryd.transfer.routes import DataOffer, Route, choose
 
@@ -57,7 +58,19 @@ class SourcePhases:
             InvalidParameter, NotSupported: the request asks for what cannot be honoured.
             StorageFailed: nothing was recorded, nothing is held.
         """
+        if request.validate_only:
+            return await self._check(request)
         return await once(self._context.tasks, self._opening, request.migration_id, lambda: self._begin(request))
+
+    async def _check(self, request: Request) -> Reply:
+        """What Begin would be refused for, with the definition and a cookie that Prepare can be checked with."""
+        entry = self._context.domains.find(request.domain)
+        found = Found()
+        departure = await examined(self._context, entry, request, found)
+        with found.trying():
+            self._context.domains.refuse_if_held(entry)
+        reply = self._begun(first_record(request, entry, departure, self._context.clock.wall()))
+        return replace(reply, findings=found.findings(self._host))
 
     async def _begin(self, request: Request) -> Reply:
         if (known := await self.find(request.migration_id)) is not None:
@@ -80,7 +93,7 @@ class SourcePhases:
     async def _open(self, entry: Entry, request: Request) -> Reply:
         begun_s = self._context.clock.monotonic()
         departure = await departing(self._context, entry, request)
-        record = self._new_record(request, entry, departure)
+        record = first_record(request, entry, departure, self._context.clock.wall())
         self._context.domains.hold(entry, record.migration_id)
         migration = SourceMigration(self._context, record, entry)
         try:
@@ -91,26 +104,6 @@ class SourcePhases:
         migration.machine.note(took_ms={Phase.BEGIN: round((self._context.clock.monotonic() - begun_s) * 1000)})
         self._adopt(migration)
         return self._begun(migration.record)
-
-    def _new_record(self, request: Request, entry: Entry, departure: Departure) -> Record:
-        persistent = domain_xml.format(departure.persistent) if departure.persistent else ""
-        offline = Flag.OFFLINE in request.flags
-        return Record(
-            migration_id=request.migration_id,
-            side=Side.SOURCE,
-            state=SourceState.BEGUN,
-            domain_uuid=entry.uuid,
-            domain_name=entry.name,
-            started_s=self._context.clock.wall(),
-            flags=int(request.flags),
-            was_running=entry.state is DomainState.RUNNING,
-            plan=None if offline else entry.plan,
-            definition_xml=domain_xml.format(departure.definition),
-            persistent_xml=persistent if Flag.PERSIST_DEST in request.flags else "",
-            proof_secret=tickets.new_secret(),
-            ticket=tickets.new_ticket() if cargo(request.flags) is Cargo.DEFINITION else b"",
-            disks=departure.images,
-        )
 
     def _begun_before(self, record: Record, request: Request) -> Reply:
         if request.domain not in (record.domain_name, record.domain_uuid):
@@ -142,7 +135,10 @@ class SourcePhases:
         Raises:
             VmferryError: what went wrong; `guest` says where the guest is.
         """
-        return self._perform(request, _keep_the_copy)
+        return self._checked(request) if request.validate_only else self._perform(request, _keep_the_copy)
+
+    async def _checked(self, request: Request) -> AsyncIterator[JobInfo | Reply]:
+        yield await checking.perform(self._context, request)
 
     async def perform_and_give_up(self, request: Request) -> AsyncIterator[JobInfo | Reply]:
         """Every change of the job, then the reply: the guest lives at the destination, and nothing is left of it here.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vmferry.endpoint import Request
 from vmferry.errors import BY_REASON, CookieRefused, HostIncompatible, InDoubt, MigrationAborted, VmferryError
 from vmferry.flags import Flag
-from vmferry.model import GuestLocation, Phase, SourceState
+from vmferry.model import DomainState, GuestLocation, Phase, Side, SourceState
+from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.compatibility import abi_differences
-from vmferryd.domains.entry import parse, violations
+from vmferryd.domains.entry import Entry, parse, violations
 from vmferryd.jobs.job import Cargo, cargo
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.cookie import Cookie
+from vmferryd.phases.departure import Departure
+from vmferryd.transfer import tickets
 
 GUEST_AT: Mapping[SourceState, GuestLocation] = {
     SourceState.BEGUN: GuestLocation.SOURCE,
@@ -23,6 +27,28 @@ GUEST_AT: Mapping[SourceState, GuestLocation] = {
     SourceState.SERVING_FAILED: GuestLocation.DESTINATION,
 }
 """Where the guest is, by the source's record."""
+
+
+def first_record(request: Request, entry: Entry, departure: Departure, now_s: float) -> Record:
+    """The first record of a migration from here."""
+    persistent = domain_xml.format(departure.persistent) if departure.persistent else ""
+    offline = Flag.OFFLINE in request.flags
+    return Record(
+        migration_id=request.migration_id,
+        side=Side.SOURCE,
+        state=SourceState.BEGUN,
+        domain_uuid=entry.uuid,
+        domain_name=entry.name,
+        started_s=now_s,
+        flags=int(request.flags),
+        was_running=entry.state is DomainState.RUNNING,
+        plan=None if offline else entry.plan,
+        definition_xml=domain_xml.format(departure.definition),
+        persistent_xml=persistent if Flag.PERSIST_DEST in request.flags else "",
+        proof_secret=tickets.new_secret(),
+        ticket=tickets.new_ticket() if cargo(request.flags) is Cargo.DEFINITION else b"",
+        disks=departure.images,
+    )
 
 
 RECEIVER_REMEDY = "see what the receiver wrote; its command line has to be the one that `vmferry receiver` prints"

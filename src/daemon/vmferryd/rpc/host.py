@@ -11,6 +11,7 @@ from vmferry import __version__, wire
 from vmferry.api.v1 import host_pb2, host_pb2_grpc
 from vmferry.features import Feature
 from vmferry.model import DriverInfo, HostCapabilities, HostInfo
+from vmferryd.clock import Clock
 from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.phases.context import Identity
 
@@ -21,8 +22,14 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     """Docstrings are in host.proto. `unavailable` says, by driver, why one does not work here."""
 
     def __init__(
-        self, identity: Identity, drivers: DriverRegistry, unavailable: Mapping[str, str], features: Sequence[Feature]
+        self,
+        identity: Identity,
+        clock: Clock,
+        drivers: DriverRegistry,
+        unavailable: Mapping[str, str],
+        features: Sequence[Feature],
     ) -> None:
+        self._clock = clock
         self._features = tuple(int(feature) for feature in features)
         self._identity = identity
         self._drivers = drivers
@@ -30,7 +37,15 @@ class HostService(host_pb2_grpc.HostServiceServicer):
 
     async def GetVersion(self, request: host_pb2.GetVersionRequest, context: Context) -> host_pb2.GetVersionResponse:
         """See host.proto."""
-        return wire.host_to_wire(HostInfo(__version__, self._identity.host_name, self._identity.host_uuid))
+        return wire.host_to_wire(
+            HostInfo(
+                __version__,
+                self._identity.host_name,
+                self._identity.host_uuid,
+                self._clock.wall(),
+                self._identity.certificate_ends_s,
+            )
+        )
 
     async def GetCapabilities(
         self, request: host_pb2.GetCapabilitiesRequest, context: Context

@@ -13,6 +13,7 @@ from vmferry import wire
 from vmferry.api.v1 import migration_pb2, migration_pb2_grpc
 from vmferry.endpoint import Reply, Request
 from vmferry.errors import InvalidParameter
+from vmferry.findings_wire import findings_to_wire
 from vmferry.flags import Flag
 from vmferry.model import JobInfo, Progress, Verdict, new_migration_id
 from vmferry.params import MigrationParams
@@ -43,13 +44,13 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
             destination_xml=request.destination_xml or None,
         )
         reply = await self._source.begin(_begin(request, params))
-        return migration_pb2.BeginResponse(migration_id=reply.migration_id, domain_xml=reply.domain_xml, cookie=reply.cookie)
+        return migration_pb2.BeginResponse(**_begun(reply))
 
     async def Prepare(self, request: migration_pb2.PrepareRequest, context: Context) -> migration_pb2.PrepareResponse:
         """See migration.proto."""
         asked = replace(_fixed(request), domain_xml=request.domain_xml, uri=request.uri)
         reply = await self._destination.prepare(asked)
-        return migration_pb2.PrepareResponse(cookie=reply.cookie, uri=reply.uri)
+        return migration_pb2.PrepareResponse(uri=reply.uri, **_prepared(reply))
 
     async def PrepareTunnel(
         self, request: migration_pb2.PrepareTunnelRequest, context: Context
@@ -57,7 +58,7 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
         """See migration.proto."""
         asked = replace(_fixed(request), domain_xml=request.domain_xml)
         reply = await self._destination.prepare(through_tunnel(asked))
-        return migration_pb2.PrepareTunnelResponse(cookie=reply.cookie)
+        return migration_pb2.PrepareTunnelResponse(**_prepared(reply))
 
     async def Perform(
         self, request: migration_pb2.PerformRequest, context: Context
@@ -91,23 +92,21 @@ class MigrationService(migration_pb2_grpc.MigrationServiceServicer):
     ) -> migration_pb2.BeginParamsResponse:
         """See migration.proto."""
         reply = await self._source.begin(_begin(request, wire.params_from_wire(request.params)))
-        return migration_pb2.BeginParamsResponse(
-            migration_id=reply.migration_id, domain_xml=reply.domain_xml, cookie=reply.cookie
-        )
+        return migration_pb2.BeginParamsResponse(**_begun(reply))
 
     async def PrepareParams(
         self, request: migration_pb2.PrepareParamsRequest, context: Context
     ) -> migration_pb2.PrepareParamsResponse:
         """See migration.proto."""
         reply = await self._destination.prepare(_typed(request))
-        return migration_pb2.PrepareParamsResponse(cookie=reply.cookie, uri=reply.uri)
+        return migration_pb2.PrepareParamsResponse(uri=reply.uri, **_prepared(reply))
 
     async def PrepareTunnelParams(
         self, request: migration_pb2.PrepareTunnelParamsRequest, context: Context
     ) -> migration_pb2.PrepareTunnelParamsResponse:
         """See migration.proto."""
         reply = await self._destination.prepare(through_tunnel(_typed(request)))
-        return migration_pb2.PrepareTunnelParamsResponse(cookie=reply.cookie)
+        return migration_pb2.PrepareTunnelParamsResponse(**_prepared(reply))
 
     async def PerformParams(
         self, request: migration_pb2.PerformParamsRequest, context: Context
@@ -143,7 +142,13 @@ def _begin(request: migration_pb2.BeginRequest | migration_pb2.BeginParamsReques
     if Flag.PEER2PEER in Flag(request.flags):
         remedy = "call Perform alone, with destination_daemon_uri, or leave out PEER2PEER"
         raise InvalidParameter("with PEER2PEER the source coordinates, and nobody calls Begin", remedy=remedy)
-    return Request(migration_id=proposed, domain=request.domain, flags=Flag(request.flags), params=params)
+    return Request(
+        migration_id=proposed,
+        domain=request.domain,
+        flags=Flag(request.flags),
+        params=params,
+        validate_only=request.validate_only,
+    )
 
 
 def through_tunnel(request: Request) -> Request:
@@ -170,6 +175,7 @@ def _fixed(
         flags=Flag(request.flags),
         params=MigrationParams(destination_name=request.destination_name or None, bandwidth_mib_per_s=bandwidth or None),
         cookie=request.cookie,
+        validate_only=_validates_only(request),
     )
 
 
@@ -188,7 +194,13 @@ def _typed(
         domain_xml=params.destination_xml or "",
         cookie=request.cookie,
         uri=params.migrate_uri or "",
+        validate_only=_validates_only(request),
     )
+
+
+def _validates_only(request: Any) -> bool:
+    """Finish and Confirm have no such wish."""
+    return bool(getattr(request, "validate_only", False))
 
 
 def _confirm(request: migration_pb2.ConfirmRequest | migration_pb2.ConfirmParamsRequest, params: MigrationParams) -> Request:
@@ -205,6 +217,14 @@ def _confirm(request: migration_pb2.ConfirmRequest | migration_pb2.ConfirmParams
 # -- the replies, worded ---------------------------------------------------------------------------------------------
 
 
+def _begun(reply: Reply) -> dict[str, Any]:
+    return {"migration_id": reply.migration_id, "domain_xml": reply.domain_xml, **_prepared(reply)}
+
+
+def _prepared(reply: Reply) -> dict[str, Any]:
+    return {"cookie": reply.cookie, "findings": findings_to_wire(reply.findings)}
+
+
 def told(event: JobInfo | Progress | Reply) -> dict[str, Any]:
     """One message of a Perform."""
     if isinstance(event, Reply):
@@ -213,6 +233,7 @@ def told(event: JobInfo | Progress | Reply) -> dict[str, Any]:
             statistics=wire.statistics_to_wire(event.statistics),
             domain=wire.domain_to_wire(event.domain) if event.domain is not None else None,
             warnings=event.warnings,
+            findings=findings_to_wire(event.findings),
         )
         return {"result": result}
     progress = progress_of(event) if isinstance(event, JobInfo) else event

@@ -113,7 +113,7 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
     direct, verbs = Direct(context, source), Verbs(context.domains, Held(source, destination))
     domains_pb2_grpc.add_DomainServiceServicer_to_server(DomainService(context.domains, verbs, direct), server)
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverService(source, destination), server)
-    host = HostService(context.identity, context.drivers, served.unavailable, config.announce.announced)
+    host = HostService(context.identity, context.clock, context.drivers, served.unavailable, config.announce.announced)
     host_pb2_grpc.add_HostServiceServicer_to_server(host, server)
     aborts = Aborts(context.tasks, source, destination)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(context.board, context.domains, aborts), server)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vmferry/api/v1/host.proto\x12\x0evmferry.api.v1\"\x13\n\x11GetVersionRequest\"K\n\x12GetVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\thost_name\x18\x02 \x01(\t\x12\x11\n\thost_uuid\x18\x03 \x01(\t\"\x18\n\x16GetCapabilitiesRequest\"\x82\x01\n\x12\x44riverCapabilities\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x64omain_types\x18\x03 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x03(\t\x12\x10\n\x08machines\x18\x05 \x03(\t\x12\x13\n\x0bunavailable\x18\x06 \x01(\t\"`\n\x17GetCapabilitiesResponse\x12\x33\n\x07\x64rivers\x18\x01 \x03(\x0b\x32\".vmferry.api.v1.DriverCapabilities\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\r\"$\n\x11HasFeatureRequest\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\r\"\'\n\x12HasFeatureResponse\x12\x11\n\tsupported\x18\x01 \x01(\x08\x32\x9b\x02\n\x0bHostService\x12S\n\nGetVersion\x12!.vmferry.api.v1.GetVersionRequest\x1a\".vmferry.api.v1.GetVersionResponse\x12\x62\n\x0fGetCapabilities\x12&.vmferry.api.v1.GetCapabilitiesRequest\x1a\'.vmferry.api.v1.GetCapabilitiesResponse\x12S\n\nHasFeature\x12!.vmferry.api.v1.HasFeatureRequest\x1a\".vmferry.api.v1.HasFeatureResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vmferry/api/v1/host.proto\x12\x0evmferry.api.v1\"\x13\n\x11GetVersionRequest\"}\n\x12GetVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\thost_name\x18\x02 \x01(\t\x12\x11\n\thost_uuid\x18\x03 \x01(\t\x12\x14\n\x0cwall_clock_s\x18\x04 \x01(\x01\x12\x1a\n\x12\x63\x65rtificate_ends_s\x18\x05 \x01(\x01\"\x18\n\x16GetCapabilitiesRequest\"\x82\x01\n\x12\x44riverCapabilities\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x64omain_types\x18\x03 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x03(\t\x12\x10\n\x08machines\x18\x05 \x03(\t\x12\x13\n\x0bunavailable\x18\x06 \x01(\t\"`\n\x17GetCapabilitiesResponse\x12\x33\n\x07\x64rivers\x18\x01 \x03(\x0b\x32\".vmferry.api.v1.DriverCapabilities\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\r\"$\n\x11HasFeatureRequest\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\r\"\'\n\x12HasFeatureResponse\x12\x11\n\tsupported\x18\x01 \x01(\x08\x32\x9b\x02\n\x0bHostService\x12S\n\nGetVersion\x12!.vmferry.api.v1.GetVersionRequest\x1a\".vmferry.api.v1.GetVersionResponse\x12\x62\n\x0fGetCapabilities\x12&.vmferry.api.v1.GetCapabilitiesRequest\x1a\'.vmferry.api.v1.GetCapabilitiesResponse\x12S\n\nHasFeature\x12!.vmferry.api.v1.HasFeatureRequest\x1a\".vmferry.api.v1.HasFeatureResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETVERSIONREQUEST']._serialized_start=45
   _globals['_GETVERSIONREQUEST']._serialized_end=64
   _globals['_GETVERSIONRESPONSE']._serialized_start=66
-  _globals['_GETVERSIONRESPONSE']._serialized_end=141
-  _globals['_GETCAPABILITIESREQUEST']._serialized_start=143
-  _globals['_GETCAPABILITIESREQUEST']._serialized_end=167
-  _globals['_DRIVERCAPABILITIES']._serialized_start=170
-  _globals['_DRIVERCAPABILITIES']._serialized_end=300
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=302
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=398
-  _globals['_HASFEATUREREQUEST']._serialized_start=400
-  _globals['_HASFEATUREREQUEST']._serialized_end=436
-  _globals['_HASFEATURERESPONSE']._serialized_start=438
-  _globals['_HASFEATURERESPONSE']._serialized_end=477
-  _globals['_HOSTSERVICE']._serialized_start=480
-  _globals['_HOSTSERVICE']._serialized_end=763
+  _globals['_GETVERSIONRESPONSE']._serialized_end=191
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=193
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=217
+  _globals['_DRIVERCAPABILITIES']._serialized_start=220
+  _globals['_DRIVERCAPABILITIES']._serialized_end=350
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=352
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=448
+  _globals['_HASFEATUREREQUEST']._serialized_start=450
+  _globals['_HASFEATUREREQUEST']._serialized_end=486
+  _globals['_HASFEATURERESPONSE']._serialized_start=488
+  _globals['_HASFEATURERESPONSE']._serialized_end=527
+  _globals['_HOSTSERVICE']._serialized_start=530
+  _globals['_HOSTSERVICE']._serialized_end=813
 # @@protoc_insertion_point(module_scope)

@@ -40,20 +40,28 @@ class GetVersionResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     HOST_NAME_FIELD_NUMBER: _builtins.int
     HOST_UUID_FIELD_NUMBER: _builtins.int
+    WALL_CLOCK_S_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_ENDS_S_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Of vmferry."""
     host_name: _builtins.str
     host_uuid: _builtins.str
+    wall_clock_s: _builtins.float
+    """What the host's clock says, in seconds since 1970."""
+    certificate_ends_s: _builtins.float
+    """When the daemon's certificate ends, in seconds since 1970; 0 when it has none."""
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         host_name: _builtins.str = ...,
         host_uuid: _builtins.str = ...,
+        wall_clock_s: _builtins.float = ...,
+        certificate_ends_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_name", b"host_name", "host_uuid", b"host_uuid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_ends_s", b"certificate_ends_s", "host_name", b"host_name", "host_uuid", b"host_uuid", "version", b"version", "wall_clock_s", b"wall_clock_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

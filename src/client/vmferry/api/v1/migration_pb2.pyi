@@ -12,6 +12,9 @@ Migration protocol 3.
 
 The coordinator carries each cookie to the next phase and otherwise remembers nothing. Every phase is idempotent by
 (migration id, phase): a repeated call returns the recorded answer.
+
+Begin, Prepare and Perform can be called with `validate_only`, in this order and with each other's cookies: nothing is
+opened, made, held or recorded, and each answers everything that it would refuse the migration for.
 """
 
 from collections import abc as _abc
@@ -41,6 +44,7 @@ class BeginRequest(_message.Message):
     DESTINATION_NAME_FIELD_NUMBER: _builtins.int
     BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
     DESTINATION_XML_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Name or UUID."""
     migration_id: _builtins.str
@@ -52,6 +56,8 @@ class BeginRequest(_message.Message):
     """0: the stored default."""
     destination_xml: _builtins.str
     """Replaces the definition that the destination gets."""
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     def __init__(
         self,
         *,
@@ -61,10 +67,11 @@ class BeginRequest(_message.Message):
         destination_name: _builtins.str = ...,
         bandwidth_mib_per_s: _builtins.int = ...,
         destination_xml: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "destination_name", b"destination_name", "destination_xml", b"destination_xml", "domain", b"domain", "flags", b"flags", "migration_id", b"migration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "destination_name", b"destination_name", "destination_xml", b"destination_xml", "domain", b"domain", "flags", b"flags", "migration_id", b"migration_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -77,20 +84,26 @@ class BeginResponse(_message.Message):
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
     DOMAIN_XML_FIELD_NUMBER: _builtins.int
     COOKIE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     domain_xml: _builtins.str
     """What to hand to Prepare."""
     cookie: _builtins.bytes
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """With `validate_only`; an empty list then means that nothing speaks against the migration."""
+
     def __init__(
         self,
         *,
         migration_id: _builtins.str = ...,
         domain_xml: _builtins.str = ...,
         cookie: _builtins.bytes = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "domain_xml", b"domain_xml", "migration_id", b"migration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "domain_xml", b"domain_xml", "findings", b"findings", "migration_id", b"migration_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -107,6 +120,7 @@ class PrepareRequest(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     DESTINATION_NAME_FIELD_NUMBER: _builtins.int
     BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     cookie: _builtins.bytes
     domain_xml: _builtins.str
@@ -115,6 +129,8 @@ class PrepareRequest(_message.Message):
     flags: _builtins.int
     destination_name: _builtins.str
     bandwidth_mib_per_s: _builtins.int
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     def __init__(
         self,
         *,
@@ -125,10 +141,11 @@ class PrepareRequest(_message.Message):
         flags: _builtins.int = ...,
         destination_name: _builtins.str = ...,
         bandwidth_mib_per_s: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "cookie", b"cookie", "destination_name", b"destination_name", "domain_xml", b"domain_xml", "flags", b"flags", "migration_id", b"migration_id", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "cookie", b"cookie", "destination_name", b"destination_name", "domain_xml", b"domain_xml", "flags", b"flags", "migration_id", b"migration_id", "uri", b"uri", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,18 +157,24 @@ class PrepareResponse(_message.Message):
 
     COOKIE_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     cookie: _builtins.bytes
     uri: _builtins.str
     """Where the source is to send; empty: as asked."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """With `validate_only`; an empty list then means that nothing speaks against the migration."""
+
     def __init__(
         self,
         *,
         cookie: _builtins.bytes = ...,
         uri: _builtins.str = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "findings", b"findings", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,6 +190,7 @@ class PrepareTunnelRequest(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     DESTINATION_NAME_FIELD_NUMBER: _builtins.int
     BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     cookie: _builtins.bytes
     domain_xml: _builtins.str
@@ -174,6 +198,8 @@ class PrepareTunnelRequest(_message.Message):
     """With TUNNELLED."""
     destination_name: _builtins.str
     bandwidth_mib_per_s: _builtins.int
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     def __init__(
         self,
         *,
@@ -183,10 +209,11 @@ class PrepareTunnelRequest(_message.Message):
         flags: _builtins.int = ...,
         destination_name: _builtins.str = ...,
         bandwidth_mib_per_s: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "cookie", b"cookie", "destination_name", b"destination_name", "domain_xml", b"domain_xml", "flags", b"flags", "migration_id", b"migration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "cookie", b"cookie", "destination_name", b"destination_name", "domain_xml", b"domain_xml", "flags", b"flags", "migration_id", b"migration_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,15 +224,21 @@ class PrepareTunnelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COOKIE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     cookie: _builtins.bytes
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """With `validate_only`; an empty list then means that nothing speaks against the migration."""
+
     def __init__(
         self,
         *,
         cookie: _builtins.bytes = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "findings", b"findings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,6 +257,7 @@ class PerformRequest(_message.Message):
     BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
     DESTINATION_DAEMON_URI_FIELD_NUMBER: _builtins.int
     DESTINATION_XML_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     domain: _builtins.str
     cookie: _builtins.bytes
@@ -235,6 +269,8 @@ class PerformRequest(_message.Message):
     """Peer-to-peer only: the destination daemon, as the source's host reaches it."""
     destination_xml: _builtins.str
     """Peer-to-peer only."""
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     def __init__(
         self,
         *,
@@ -247,10 +283,11 @@ class PerformRequest(_message.Message):
         bandwidth_mib_per_s: _builtins.int = ...,
         destination_daemon_uri: _builtins.str = ...,
         destination_xml: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "cookie", b"cookie", "destination_daemon_uri", b"destination_daemon_uri", "destination_name", b"destination_name", "destination_xml", b"destination_xml", "domain", b"domain", "flags", b"flags", "migration_id", b"migration_id", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_per_s", b"bandwidth_mib_per_s", "cookie", b"cookie", "destination_daemon_uri", b"destination_daemon_uri", "destination_name", b"destination_name", "destination_xml", b"destination_xml", "domain", b"domain", "flags", b"flags", "migration_id", b"migration_id", "uri", b"uri", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,6 +303,7 @@ class PerformResult(_message.Message):
     STATISTICS_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     cookie: _builtins.bytes
     @_builtins.property
     def statistics(self) -> _types_pb2.Statistics: ...
@@ -277,6 +315,10 @@ class PerformResult(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the user should know although nothing failed."""
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """With `validate_only`; an empty list then means that nothing speaks against the migration."""
+
     def __init__(
         self,
         *,
@@ -284,10 +326,11 @@ class PerformResult(_message.Message):
         statistics: _types_pb2.Statistics | None = ...,
         domain: _types_pb2.Domain | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "domain", b"domain", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "statistics", b"statistics", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "cookie", b"cookie", "domain", b"domain", "findings", b"findings", "statistics", b"statistics", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015
@@ -460,9 +503,12 @@ class BeginParamsRequest(_message.Message):
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     migration_id: _builtins.str
     flags: _builtins.int
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     @_builtins.property
     def params(self) -> _containers.RepeatedCompositeFieldContainer[_params_pb2.TypedParam]: ...
     def __init__(
@@ -472,10 +518,11 @@ class BeginParamsRequest(_message.Message):
         migration_id: _builtins.str = ...,
         flags: _builtins.int = ...,
         params: _abc.Iterable[_params_pb2.TypedParam] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "flags", b"flags", "migration_id", b"migration_id", "params", b"params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "flags", b"flags", "migration_id", b"migration_id", "params", b"params", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,19 +535,25 @@ class BeginParamsResponse(_message.Message):
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
     DOMAIN_XML_FIELD_NUMBER: _builtins.int
     COOKIE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     domain_xml: _builtins.str
     cookie: _builtins.bytes
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """With `validate_only`; an empty list then means that nothing speaks against the migration."""
+
     def __init__(
         self,
         *,
         migration_id: _builtins.str = ...,
         domain_xml: _builtins.str = ...,
         cookie: _builtins.bytes = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "domain_xml", b"domain_xml", "migration_id", b"migration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "domain_xml", b"domain_xml", "findings", b"findings", "migration_id", b"migration_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -514,9 +567,12 @@ class PrepareParamsRequest(_message.Message):
     COOKIE_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     cookie: _builtins.bytes
     flags: _builtins.int
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     @_builtins.property
     def params(self) -> _containers.RepeatedCompositeFieldContainer[_params_pb2.TypedParam]: ...
     def __init__(
@@ -526,10 +582,11 @@ class PrepareParamsRequest(_message.Message):
         cookie: _builtins.bytes = ...,
         flags: _builtins.int = ...,
         params: _abc.Iterable[_params_pb2.TypedParam] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "flags", b"flags", "migration_id", b"migration_id", "params", b"params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "flags", b"flags", "migration_id", b"migration_id", "params", b"params", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,17 +598,23 @@ class PrepareParamsResponse(_message.Message):
 
     COOKIE_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     cookie: _builtins.bytes
     uri: _builtins.str
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """With `validate_only`; an empty list then means that nothing speaks against the migration."""
+
     def __init__(
         self,
         *,
         cookie: _builtins.bytes = ...,
         uri: _builtins.str = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "findings", b"findings", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -565,10 +628,13 @@ class PrepareTunnelParamsRequest(_message.Message):
     COOKIE_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     cookie: _builtins.bytes
     flags: _builtins.int
     """With TUNNELLED."""
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     @_builtins.property
     def params(self) -> _containers.RepeatedCompositeFieldContainer[_params_pb2.TypedParam]: ...
     def __init__(
@@ -578,10 +644,11 @@ class PrepareTunnelParamsRequest(_message.Message):
         cookie: _builtins.bytes = ...,
         flags: _builtins.int = ...,
         params: _abc.Iterable[_params_pb2.TypedParam] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "flags", b"flags", "migration_id", b"migration_id", "params", b"params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "flags", b"flags", "migration_id", b"migration_id", "params", b"params", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,15 +659,21 @@ class PrepareTunnelParamsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COOKIE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     cookie: _builtins.bytes
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """With `validate_only`; an empty list then means that nothing speaks against the migration."""
+
     def __init__(
         self,
         *,
         cookie: _builtins.bytes = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "findings", b"findings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,11 +689,14 @@ class PerformParamsRequest(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
     DESTINATION_DAEMON_URI_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     domain: _builtins.str
     cookie: _builtins.bytes
     flags: _builtins.int
     destination_daemon_uri: _builtins.str
+    validate_only: _builtins.bool
+    """Nothing happens: every check is made, and the answer has all findings."""
     @_builtins.property
     def params(self) -> _containers.RepeatedCompositeFieldContainer[_params_pb2.TypedParam]: ...
     def __init__(
@@ -632,10 +708,11 @@ class PerformParamsRequest(_message.Message):
         flags: _builtins.int = ...,
         params: _abc.Iterable[_params_pb2.TypedParam] | None = ...,
         destination_daemon_uri: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "destination_daemon_uri", b"destination_daemon_uri", "domain", b"domain", "flags", b"flags", "migration_id", b"migration_id", "params", b"params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "destination_daemon_uri", b"destination_daemon_uri", "domain", b"domain", "flags", b"flags", "migration_id", b"migration_id", "params", b"params", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,9 @@ Migration protocol 3.
 
 The coordinator carries each cookie to the next phase and otherwise remembers nothing. Every phase is idempotent by
 (migration id, phase): a repeated call returns the recorded answer.
+
+Begin, Prepare and Perform can be called with `validate_only`, in this order and with each other's cookies: nothing is
+opened, made, held or recorded, and each answers everything that it would refuse the migration for.
 """
 
 from collections import abc as _abc

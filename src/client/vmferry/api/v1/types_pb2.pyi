@@ -157,6 +157,28 @@ DOMAIN_STATE_SHUTOFF: DomainState.ValueType  # 4
 DOMAIN_STATE_CRASHED: DomainState.ValueType  # 5
 Global___DomainState: _TypeAlias = DomainState  # noqa: Y015
 
+class _FindingWeight:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingWeightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingWeight.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_WEIGHT_UNSPECIFIED: _FindingWeight.ValueType  # 0
+    FINDING_WEIGHT_PROBLEM: _FindingWeight.ValueType  # 1
+    """The migration would be refused, or would fail."""
+    FINDING_WEIGHT_NOTE: _FindingWeight.ValueType  # 2
+    """It would not, but its user should know."""
+
+class FindingWeight(_FindingWeight, metaclass=_FindingWeightEnumTypeWrapper):
+    """What a finding of a check means for the migration."""
+
+FINDING_WEIGHT_UNSPECIFIED: FindingWeight.ValueType  # 0
+FINDING_WEIGHT_PROBLEM: FindingWeight.ValueType  # 1
+"""The migration would be refused, or would fail."""
+FINDING_WEIGHT_NOTE: FindingWeight.ValueType  # 2
+"""It would not, but its user should know."""
+Global___FindingWeight: _TypeAlias = FindingWeight  # noqa: Y015
+
 @_typing.final
 class Domain(_message.Message):
     """A domain as one daemon knows it."""
@@ -340,3 +362,42 @@ class Progress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """One thing that a call with `validate_only` has found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """The host that says it."""
+    code: _builtins.str
+    """Of a problem the reason of the error with which the migration would be refused, as in ErrorInfo."""
+    subject: _builtins.str
+    """A device, a flag, an address, the domain."""
+    problem: _builtins.str
+    remedy: _builtins.str
+    weight: Global___FindingWeight.ValueType
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        code: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+        weight: Global___FindingWeight.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "host", b"host", "problem", b"problem", "remedy", b"remedy", "subject", b"subject", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
