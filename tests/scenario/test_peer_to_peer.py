@@ -412,7 +412,7 @@ async def test_definition_of_another_machine(two_hosts: TwoHosts) -> None:
 @pytest.mark.parametrize("verb", [Verb.SEND, Verb.ROUND, Verb.HELD])
 async def test_source_restarts_in_the_transfer(two_hosts: TwoHosts, verb: Verb) -> None:
     """A coordinator that restarts takes its guest back; a caller that comes back is told that it was ended."""
-    two_hosts.destination.limit(phase_lease_s=0.3)
+    two_hosts.destination.limit(phase_lease_s=2.0)
     await two_hosts.destination.restart()
     migration_id = new_migration_id()
     moving = await hung(two_hosts, verb, sent(two_hosts, migration_id=migration_id))
