@@ -31,6 +31,7 @@ HOMES = {"vmferry/bounds.py", "vmferryd/limits.py", "vmferryd/config.py", "vmfer
 """The places where a bound may be a number: there it has a name, a meaning, and can be changed."""
 
 NO_WAITS = {
+    "vmferry/checking.py": "when a difference of two clocks, or the rest of a certificate, is worth a note",
     "vmferry/cli/display.py": "how often a picture is drawn",
     "vmferry/cli/forecast.py": "what a forecast looks back at, and the usual pause",
     "vmferry/cli/timeouts.py": "the longest pause that a daemon takes",
