@@ -11,16 +11,17 @@ from rich.console import Console
 
 from vmferry.cli import render
 from vmferry.cli.exits import ExitCode
+from vmferry.cli.named import DOMAIN, NamedArgument, NamedCommand
 from vmferry.cli.options import migration_options, read
 from vmferry.cli.running import Session, asynchronous
 from vmferry.errors import PeerUnreachable
 from vmferry.findings import Finding, Weight, findings_of
 
 
-@click.command()
+@click.command(cls=NamedCommand)
+@DOMAIN
+@click.argument("destination_uri", cls=NamedArgument, option="--desturi", meaning="The daemon there.")
 @migration_options
-@click.argument("name")
-@click.argument("destination_uri")
 @asynchronous
 async def check(session: Session, /, name: str, destination_uri: str, **given: Any) -> ExitCode:
     r"""Everything that would keep the guest from moving, of both hosts, all at once.
