@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
 from scenario.by_hand import ByHand
+from simulation.host import LoopClock
+from simulation.loop import Order, VirtualLoop, simulated
 from support.daemons import NAME, UUID, Host, TwoHosts
 from support.waiting import eventually
 from vmferry.errors import InvalidState, StorageFailed
 from vmferry.model import DomainState, MigrationId, Outcome, Phase, Verdict
 from vmferryd.drivers.memory import FaultKind, Verb
+from vmferryd.phases.lease import Lease
 
 
 @pytest.mark.parametrize("by", ["abort", "finish"])
@@ -105,3 +109,21 @@ async def test_a_committed_guest_that_was_not_reached_runs_all_the_same(two_host
     machine.faults.once(Verb.ATTACH, FaultKind.LOSE_BEFORE)
     await two_hosts.destination.start()
     await two_hosts.lives_at_last(walk)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whoever_stops_waiting_for_a_lease_leaves_no_task(seed: int) -> None:
+    """A daemon that ends has no task left, whichever of its ready steps the loop takes first."""
+
+    async def scene(loop: VirtualLoop) -> list[str]:
+        process = loop.process("daemon", "here")
+        lease = Lease(LoopClock(loop), 60.0)
+        waiting = process.spawn(lease.ran_out())
+        await asyncio.sleep(1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return [task.get_name() for task in process.pending()]
+
+    with simulated(Random(seed), Order.ANY) as loop:
+        assert [] == loop.run_until_complete(loop.world.spawn(scene(loop)))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from vmferry.errors import VmferryError
 from vmferryd.clock import Clock
+from vmferryd.phases.watching import first
 
 
 class Lease:
@@ -70,9 +71,4 @@ class Lease:
         """No call is under way, and the lease has not been renewed in time. A call that breaks is noticed at once."""
         while (left_s := self.left_s) > 0:
             self._changed.clear()
-            waits = [asyncio.ensure_future(self._clock.sleep(left_s)), asyncio.ensure_future(self._changed.wait())]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+            await first(self._clock.sleep(left_s), self._changed.wait())

@@ -23,6 +23,7 @@ from vmferryd.jobs.job import step as next_step
 from vmferryd.jobs.journal import Record
 from vmferryd.phases.context import Context
 from vmferryd.phases.lease import Lease
+from vmferryd.phases.watching import first
 
 log = structlog.get_logger()
 
@@ -231,12 +232,7 @@ class Machine(Generic[S, E, F]):
     async def ended_or(self, lease: Lease) -> None:
         """The record is final and settled, or the lease has run out."""
         # A final state that is not settled yet is for `_again`, not for the lease.
-        waits = [asyncio.ensure_future(self._ended.wait()), asyncio.ensure_future(lease.ran_out())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await first(self._ended.wait(), lease.ran_out())
 
     async def ended(self) -> None:
         """The record is final and settled."""

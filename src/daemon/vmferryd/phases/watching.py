@@ -53,17 +53,17 @@ async def stalled(context: Context, moved: Callable[[], Awaitable[int]]) -> None
             )
 
 
-async def first(*works: Coroutine[Any, Any, None]) -> None:
+async def first(*works: Coroutine[Any, Any, object]) -> None:
     """The first of `works` has ended, and its error is raised; the others are cancelled and have ended too."""
     await _until(asyncio.FIRST_COMPLETED, works)
 
 
-async def together(*works: Coroutine[Any, Any, None]) -> None:
+async def together(*works: Coroutine[Any, Any, object]) -> None:
     """All of `works` have ended, or one has failed: then its error is raised, and the others are cancelled and have ended."""
     await _until(asyncio.FIRST_EXCEPTION, works)
 
 
-async def _until(when: str, works: tuple[Coroutine[Any, Any, None], ...]) -> None:
+async def _until(when: str, works: tuple[Coroutine[Any, Any, object], ...]) -> None:
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=when)
