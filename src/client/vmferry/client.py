@@ -447,10 +447,12 @@ class Connection(JobCalls, TuningCalls):
         reply = await self._ask(self._handover.Release(request, timeout=self.bounds.call_s), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)
 
-    async def grant(self, migration_id: MigrationId, ticket: bytes, *, proof_secret: bytes, daemon_uri: str) -> bytes:
+    async def grant(
+        self, migration_id: MigrationId, ticket: bytes, *, proof_secret: bytes, daemon_uri: str, channel: str = "main"
+    ) -> bytes:
         """What opens one data connection to the guest that waits there. For daemons."""
         request = transfer_pb2.GrantRequest(
-            migration_id=migration_id, ticket=ticket, channel="main", proof_secret=proof_secret, daemon_uri=daemon_uri
+            migration_id=migration_id, ticket=ticket, channel=channel, proof_secret=proof_secret, daemon_uri=daemon_uri
         )
         return (await self._ask(self._transfer.Grant(request, timeout=self.bounds.call_s))).token
 

@@ -22,6 +22,9 @@ class Limits(BaseModel):
     data_silence_s: float = Field(
         30.0, gt=0, description="how long the peer of a data connection may be silent in its kernel"
     )
+    lanes: int = Field(
+        272, ge=1, description="how many data connections one migration may have: 255 for its memory, the others for disks"
+    )
     transfer_stall_s: float = Field(30.0, gt=0, description="how long a transfer may make no progress at all")
     longest_pause_s: float = Field(
         30.0,

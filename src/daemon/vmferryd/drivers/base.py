@@ -379,6 +379,11 @@ class IncomingGuest(Protocol):
         """The same guest through the ordinary verbs; `resume` only after `received`."""
         ...
 
+    @property
+    def landings(self) -> Mapping[str, Path]:
+        """The channels besides the main one for which it listens, each at a UNIX socket; constant."""
+        ...
+
     async def receive(self, channel: socket.socket) -> None:
         """The guest reads its state from `channel`, which the driver owns from now on.
 

@@ -125,6 +125,21 @@ def of_peer(peer: Side, capabilities: frozenset[str] | None, flags: Flag, params
             yield Objection(NotSupported, Violation(need.subject, f"the {peer}'s hypervisor cannot do it", "leave it out"))
 
 
+LANE_NEEDS: Mapping[Flag, str] = {Flag.PARALLEL: "memory"}
+"""The flags for which one data channel is not enough, and the one that they need besides."""
+
+
+def of_lanes(peer: Side, lanes: frozenset[str] | None, flags: Flag) -> Iterator[Objection]:
+    """What the other host's daemon lacks, as its cookie says: one that does not say knows one data channel alone.
+
+    A destination has to name the channels that it takes.
+    """
+    for flag, channel in LANE_NEEDS.items():
+        if flag in flags and (lanes is None or (peer is Side.DESTINATION and channel not in lanes)):
+            text = f"the {peer}'s daemon takes no data channel for {channel} in this migration"
+            yield Objection(NotSupported, Violation(names(flag)[0], text, "leave it out, or use daemons of the same version"))
+
+
 def of_older_protocol(flags: Flag) -> Iterator[Objection]:
     """What protocols 1 and 2 cannot carry, whoever calls them by hand."""
     if Flag.OFFLINE in flags:

@@ -32,7 +32,8 @@ class Cookie:
 
     `name` is the domain's at the source, whatever it is to be called later. `daemon_uri` is where the receiver's daemon
     reaches the sender's. `ticket` opens the data channel. `data` says that the sender can do without the tunnel, and where it
-    waits; None when it does not say. `capabilities` are what the sender's hypervisor can, None when it does not say.
+    waits; None when it does not say. `lanes` are the channels besides the main one that it takes in this migration; None when
+    it knows no other. `capabilities` are what the sender's hypervisor can, None when it does not say.
     `outcome` with its `signature` is the destination's word. `persistent_xml` is the definition that the destination is to
     store; `definition_xml` the one that it took from its own store, since none was sent. `disks` are the images that are to
     be copied; None when none of them is the migration's business. `took_ms` has the phases that have run. `wish` is what
@@ -47,6 +48,7 @@ class Cookie:
     daemon_uri: str = ""
     ticket: bytes = b""
     data: DataOffer | None = None
+    lanes: frozenset[str] | None = None
     capabilities: frozenset[str] | None = None
     outcome: Outcome | None = None
     signature: bytes = b""
@@ -207,17 +209,31 @@ def _read_data(cookie: Cookie, element: etree._Element) -> Cookie:
     return replace(cookie, data=DataOffer(element.get("uri", ""), Otherwise.TUNNEL if tunnel else Otherwise.FAIL))
 
 
-def _capabilities(cookie: Cookie) -> etree._Element | None:
-    if cookie.capabilities is None:
-        return None
-    element = etree.Element("capabilities")
-    for name in sorted(cookie.capabilities):
-        etree.SubElement(element, "cap", name=name)
+def _lanes(cookie: Cookie) -> etree._Element | None:
+    return None if cookie.lanes is None else _named("lanes", "lane", cookie.lanes)
+
+
+def _read_lanes(cookie: Cookie, element: etree._Element) -> Cookie:
+    return replace(cookie, lanes=_names(element, "lane"))
+
+
+def _named(name: str, each: str, names: frozenset[str]) -> etree._Element:
+    element = etree.Element(name)
+    for text in sorted(names):
+        etree.SubElement(element, each, name=text)
     return element
 
 
+def _names(element: etree._Element, each: str) -> frozenset[str]:
+    return frozenset(found.get("name", "") for found in element.iterfind(each))
+
+
+def _capabilities(cookie: Cookie) -> etree._Element | None:
+    return None if cookie.capabilities is None else _named("capabilities", "cap", cookie.capabilities)
+
+
 def _read_capabilities(cookie: Cookie, element: etree._Element) -> Cookie:
-    return replace(cookie, capabilities=frozenset(cap.get("name", "") for cap in element.iterfind("cap")))
+    return replace(cookie, capabilities=_names(element, "cap"))
 
 
 def _outcome(cookie: Cookie) -> etree._Element | None:
@@ -345,6 +361,8 @@ SECTIONS: tuple[Section, ...] = (
             "a ticket: Prepare's opens the data channel, an offline Begin's asks for the release", _channel, _read_channel),
     Section("data", Need.OPTIONAL, _PREPARE | _PERFORM,
             "the sender can do without the tunnel; where a destination waits for data", _data, _read_data),
+    Section("lanes", Need.OPTIONAL, _PREPARE | _PERFORM,
+            "the sender knows several data channels; a `lane` for each that it takes beside the main one", _lanes, _read_lanes),
     Section("capabilities", Need.OPTIONAL, _PREPARE | _PERFORM,
             "what the sender's hypervisor can, one `cap` each; unknown names are ignored", _capabilities, _read_capabilities),
     Section("persistent", Need.MANDATORY, _PREPARE | _FINISH,

@@ -24,9 +24,7 @@ from vmferry.errors import (
     DriverLost,
     FateUnknown,
     MigrationCancelled,
-    NotSupported,
     PermissionRefused,
-    PhaseOutOfOrder,
     TimedOut,
     TransferFailed,
     VmferryError,
@@ -55,10 +53,11 @@ from vmferryd.phases.context import Context
 from vmferryd.phases.disk_receiving import IncomingDisks
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
+from vmferryd.phases.reception import Reception, Waiting
 from vmferryd.phases.resolver import Backoff
 from vmferryd.transfer import images, tickets
-from vmferryd.transfer.doors import Berth, remove_stale_socket
-from vmferryd.transfer.sockets import spoken
+from vmferryd.transfer.doors import remove_stale_socket
+from vmferryd.transfer.tickets import Claim
 
 log = structlog.get_logger()
 
@@ -87,12 +86,8 @@ class DestinationMigration:
         self.lease = Lease(context.clock, context.limits.phase_lease_s)
         self.failure: VmferryError | None = None
         self.incoming: IncomingGuest | None = None
-        self.berth: Berth | None = None
         self.disks: IncomingDisks | None = None
         self.persistent: DomainDefinition | None = parse(record.persistent_xml) if record.persistent_xml else None
-        self._loading: asyncio.Task[None] | None = None
-        self._begun = False
-        self._unspoken: set[socket.socket] = set()
         self._has_word = False
         self._knows_wish = False
         self._ends_as = StateReason.FAILED
@@ -111,6 +106,7 @@ class DestinationMigration:
             },
             self._changes,
         )
+        self.reception = Reception(context, self.machine, self.lease, lambda: self.incoming or self.disks, self._load)
 
     @property
     def record(self) -> Record:
@@ -124,73 +120,13 @@ class DestinationMigration:
 
     # -- what is asked of it ---------------------------------------------------------------------------------------------
 
-    async def open_channel(self, ticket: bytes, proof_secret: bytes, source_uri: str) -> socket.socket:
-        """Our end of a socket whose other end the waiting guest reads. The ticket is used up.
+    async def open_channel(self, claim: Claim) -> socket.socket:
+        """See `Reception.open_channel`."""
+        return await self.reception.open_channel(claim)
 
-        `source_uri` is where the source's daemon answers, for a Prepare that had no cookie to say so.
-
-        Raises:
-            PermissionRefused: the ticket is not this migration's, or was used.
-            PhaseOutOfOrder: no guest waits.
-        """
-        incoming = self._waiting(ticket)
-        self._give_up_connecting()
-        ours, theirs = self._context.channel_pair()
-        try:
-            self._loading = self._context.tasks.spawn(self._load(incoming, theirs), f"load {self.record.migration_id}")
-            self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)
-        except BaseException:
-            ours.close()
-            theirs.close()
-            raise
-        self._begun = True
-        return ours
-
-    async def grant(self, ticket: bytes, proof_secret: bytes, source_uri: str) -> bytes:
-        """A token that opens one data connection to the waiting guest; what was granted before opens none any more.
-
-        `source_uri` is where the source's daemon answers. The ticket is used up when the first byte comes: a source whose
-        connection was not made in time may go through the tunnel instead.
-
-        Raises:
-            PermissionRefused: the ticket is not this migration's, or was used.
-            PhaseOutOfOrder: no guest waits.
-            NotSupported: this migration goes through the tunnel.
-        """
-        self._waiting(ticket)
-        if self.berth is None:
-            raise NotSupported("this migration has no data connection", remedy="send it through the tunnel")
-        self._give_up_connecting()
-        self.lease.renew()  # the source is there, and is about to connect
-        self.machine.note(proof_secret=proof_secret, peer_uri=self.record.peer_uri or source_uri)
-        return self.berth.grant(self._connected)
-
-    def _waiting(self, ticket: bytes) -> IncomingGuest | IncomingDisks:
-        """What waits for its state, for the source of this migration."""
-        if not tickets.matches(ticket, self.record.ticket):
-            raise PermissionRefused("the ticket for the data channel is wrong or used up")
-        incoming = self.incoming or self.disks
-        if self.state is not DestinationState.PREPARED or incoming is None or self._begun:
-            raise PhaseOutOfOrder(f"the migration is {self.state}: no guest waits for its state")
-        return incoming
-
-    def _connected(self, connection: socket.socket) -> None:
-        """`connection` has proved itself, and is the guest's as soon as its first byte is there."""
-        self._unspoken.add(connection)
-        self._loading = self._context.tasks.spawn(self._load_spoken(connection), f"load {self.record.migration_id}")
-        self._loading.add_done_callback(lambda _: self._closed_unless_spoken(connection))
-
-    def _closed_unless_spoken(self, connection: socket.socket) -> None:
-        if connection in self._unspoken:
-            self._unspoken.discard(connection)
-            connection.close()
-
-    def _give_up_connecting(self) -> None:
-        """No connection can be made with what was granted, and one over which nothing came is about to be closed."""
-        if self.berth is not None:
-            self.berth.revoke()
-        if self._unspoken and self._loading is not None:
-            self._loading.cancel()
+    async def grant(self, claim: Claim) -> bytes:
+        """See `Reception.grant`."""
+        return await self.reception.grant(claim)
 
     async def release(self, ticket: bytes, paused_for_us: int, wish: RunWish) -> Outcome:
         """The source's word is known; with the whole state here that is a commit (handover rule 8).
@@ -209,8 +145,8 @@ class DestinationMigration:
 
     async def finish(self) -> None:
         """The record is final if the state came within its time; a state that did not come is not waited for again."""
-        if self._loading is not None:
-            await asyncio.wait([self._loading], timeout=self._context.limits.finish_s)
+        if self.reception.loading is not None:
+            await asyncio.wait([self.reception.loading], timeout=self._context.limits.finish_s)
         if cargo(Flag(self.record.flags)) is Cargo.DEFINITION:
             await self._go_on(definition_finishes, "finish")
             return
@@ -278,7 +214,7 @@ class DestinationMigration:
             if self.lease.left_s > 0 or self.state.final:
                 continue
             self.lease.renew()
-            loading = self._loading is not None and not self._loading.done()
+            loading = self.reception.loading is not None and not self.reception.loading.done()
             event = destination_abandoned(self.state, loading=loading)
             if event is not None:
                 log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
@@ -319,31 +255,18 @@ class DestinationMigration:
 
     # -- the transfer ------------------------------------------------------------------------------------------------------
 
-    async def _load_spoken(self, connection: socket.socket) -> None:
-        """The guest has read its state from `connection`; a connection that closes without a byte has never been."""
-        migration_id = self.record.migration_id
-        if not await spoken(connection):
-            log.warning("data_connection_unused", migration_id=migration_id)
-            return
-        self._unspoken.discard(connection)
-        if self.incoming is None or self.state is not DestinationState.PREPARED:
-            connection.close()
-            return
-        self._begun = True
-        if self.berth is not None:
-            self.berth.close()
-        log.info("data_connection", migration_id=migration_id)
-        await self._load(self.incoming, connection)
-
-    async def _load(self, incoming: IncomingGuest | IncomingDisks, channel: socket.socket) -> None:
+    async def _load(self, incoming: Waiting, channel: socket.socket | None) -> None:
+        """What waits has loaded its state from `channel`, or from the lanes that lead to it, and that was acted upon."""
         try:
-            await incoming.receive(channel)
+            if channel is not None:
+                await incoming.receive(channel)
         except VmferryError as error:
-            channel.close()
+            if channel is not None:
+                channel.close()
             await self._not_loaded(error)
             return
         try:
-            await incoming.received()
+            await self.reception.received(incoming, channel)
         except VmferryError as error:
             await self._not_loaded(error)
             return
@@ -484,10 +407,8 @@ class DestinationMigration:
 
     async def _close_job(self) -> None:
         await self.machine.settled()
-        self._give_up_connecting()
-        if self.berth is not None:
-            self.berth.close()
-        elif self.record.data_path:
+        self.reception.close()
+        if self.record.data_path:
             remove_stale_socket(Path(self.record.data_path))
         try:
             if self.entry is not None:

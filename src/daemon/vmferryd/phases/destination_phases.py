@@ -46,6 +46,7 @@ from vmferryd.phases.preparing import Sender, sender_of
 from vmferryd.phases.settings import receive_settings
 from vmferryd.transfer import tickets
 from vmferryd.transfer.addresses import Arrangement
+from vmferryd.transfer.tickets import Claim
 
 log = structlog.get_logger()
 
@@ -189,11 +190,13 @@ class DestinationPhases:
         assert entry is not None  # noqa: S101 - just claimed
         assert plan is not None  # noqa: S101 - just recorded
         driver = self._context.domains.driver(definition)
-        migration.berth = None if arrangement is None else await self._context.doors.open(arrangement)
+        migration.reception.berth = None if arrangement is None else await self._context.doors.open(arrangement)
         incoming = await driver.accept(plan, definition, receive_settings(request.flags, request.params))
         self._context.domains.activate(entry, definition, plan, incoming.guest)
         self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
         migration.incoming = incoming
+        for channel, path in incoming.landings.items():
+            migration.reception.landings.put(channel, path)
 
     async def _or_ended(self, migration: DestinationMigration, work: Callable[[], Awaitable[None]]) -> None:
         """`work` is done, or a tombstone stands and nothing is left."""
@@ -211,17 +214,18 @@ class DestinationPhases:
         record = migration.record
         if migration.state is DestinationState.ABORTED:
             raise recorded(record, self._context.identity.host_name)
-        uri = migration.berth.uri_out if migration.berth else self._context.identity.daemon_uri
+        uri = migration.reception.berth.uri_out if migration.reception.berth else self._context.identity.daemon_uri
         return Reply(record.migration_id, cookie=cookies.encode(self._offered(migration)), uri=uri)
 
     def _offered(self, migration: DestinationMigration) -> Cookie:
         """What the source needs to send: Prepare's cookie."""
-        record, berth = migration.record, migration.berth
+        record, berth = migration.record, migration.reception.berth
         features = self._context.capabilities(parse(record.definition_xml)).features
         return replace(
             self._context.cookie(record),
             ticket=record.ticket,
             data=berth.offer if berth else None,
+            lanes=migration.reception.landings.names,
             capabilities=features if record.plan is not None else None,
             took_ms=record.took_ms,
         )
@@ -287,15 +291,13 @@ class DestinationPhases:
 
     # -- the data channel ------------------------------------------------------------------------------------------------
 
-    async def open_channel(
-        self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes, source_uri: str
-    ) -> socket.socket:
+    async def open_channel(self, migration_id: MigrationId, claim: Claim) -> socket.socket:
         """See `DestinationMigration.open_channel`."""
-        return await (await self._get(migration_id)).open_channel(ticket, proof_secret, source_uri)
+        return await (await self._get(migration_id)).open_channel(claim)
 
-    async def grant(self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes, source_uri: str) -> bytes:
+    async def grant(self, migration_id: MigrationId, claim: Claim) -> bytes:
         """See `DestinationMigration.grant`."""
-        return await (await self._get(migration_id)).grant(ticket, proof_secret, source_uri)
+        return await (await self._get(migration_id)).grant(claim)
 
     # -- the handover ----------------------------------------------------------------------------------------------------
 

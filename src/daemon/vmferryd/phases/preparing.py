@@ -31,7 +31,8 @@ class Sender(NamedTuple):
 
     `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored; `capabilities`
     are its hypervisor's, None when it does not say; `original_name` is the domain's name there. `native`: it can send over a
-    connection of its own; a source of protocol 3 that does not say so knows the tunnel alone.
+    connection of its own; a source of protocol 3 that does not say so knows the tunnel alone. `lanes`: None for one that does not
+    say that it knows more channels than one.
     """
 
     daemon_uri: str = ""
@@ -40,6 +41,7 @@ class Sender(NamedTuple):
     original_name: str = ""
     took_ms: Mapping[Phase, int] = MappingProxyType({})
     native: bool = True
+    lanes: frozenset[str] | None = frozenset()
 
 
 def sender_of(cookie: Cookie, definition: DomainDefinition) -> Sender:
@@ -51,6 +53,7 @@ def sender_of(cookie: Cookie, definition: DomainDefinition) -> Sender:
         definition.name,
         took_ms=cookie.took_ms,
         native=cookie.data is not None,
+        lanes=cookie.lanes,
     )
 
 
@@ -83,6 +86,7 @@ async def for_guest(context: Context, request: Request, sent: DomainDefinition, 
     found.hear(
         admission.of_request(Side.DESTINATION, request.flags, asked(request), context.drivers.capabilities(driver.name)),
         admission.of_peer(Side.SOURCE, sender.capabilities, request.flags, request.params),
+        admission.of_lanes(Side.SOURCE, sender.lanes, request.flags),
     )
     with found.trying():
         preparation.arrangement = _arranged(context, request, sender)

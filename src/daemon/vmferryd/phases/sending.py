@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import structlog
 
-from vmferry.channel import parse_uri
 from vmferry.client import Connection
 from vmferry.errors import (
     DriverRefused,
@@ -27,10 +25,10 @@ from vmferry.flags import NONE, Flag
 from vmferry.model import JobType, Statistics
 from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.phases.context import Context
+from vmferryd.phases.lanes import Lanes
 from vmferryd.phases.watching import Cancellation, first, stalled
-from vmferryd.transfer import sockets
-from vmferryd.transfer.outgoing import Opening, OutgoingTunnel, open_tunnel
-from vmferryd.transfer.routes import Otherwise, Route
+from vmferryd.transfer.outgoing import Opening
+from vmferryd.transfer.routes import Route
 
 log = structlog.get_logger()
 
@@ -47,6 +45,7 @@ class Sending:
     told: Callable[[Route, str], None]
     flags: Flag = NONE
     outgoing: OutgoingGuest = field(init=False)
+    lanes: Lanes | None = None
     statistics: Statistics = field(default_factory=Statistics)
     stopped_s: float | None = None
     settings: SendSettings = field(default_factory=SendSettings)
@@ -55,7 +54,6 @@ class Sending:
     _cancellation: Cancellation = field(default_factory=Cancellation)
     _io_error: asyncio.Event = field(default_factory=asyncio.Event)
     _said: str = ""
-    _tunnel_error: VmferryError | None = None
     _silence: VmferryError | None = None
 
     def __post_init__(self) -> None:
@@ -136,80 +134,24 @@ class Sending:
         return self.statistics
 
     async def _send(self, route: Route, peer: Connection | None, opening: Opening) -> None:
-        if route.address is None:
-            await self._send_through_tunnel(route, opening)
-            self.told(route, "")
-        elif peer is None:
-            await self._send_over(await sockets.connect(route.address, b"", self.context.limits))
-            self.told(route, "")
-        else:
-            await self._send_natively(route, peer, opening)
+        lanes = self.lanes = Lanes(self.context, route, peer, opening)
+        channel = await lanes.open()
+        try:
+            await self.outgoing.send(channel, self.settings)
+        except BaseException:
+            channel.close()
+            lanes.close()
+            raise
+        self.told(lanes.route, lanes.warning)
         await self.outgoing.held()
         if self._silence is not None:
             # Who lets go now may have to wait for that daemon with a guest that stands still.
             raise self._gone()
 
-    async def _send_natively(self, route: Route, peer: Connection, opening: Opening) -> None:
-        """The hypervisors share a connection, and no daemon sees what goes through it; or the tunnel takes its place."""
-        try:
-            connection = await self._connect(route, peer, opening)
-        except (TransferFailed, NotSupported) as error:
-            if route.otherwise is not Otherwise.TUNNEL:
-                raise
-            said = f"{error.message} ({error.detail})" if error.detail else error.message
-            log.warning("tunnel_instead", migration_id=opening.migration_id, error=said)
-            await self._send_through_tunnel(route.tunnel, opening)
-            self.told(route.tunnel, f"the guest goes through the connection between the daemons, which is slower: {said}")
-            return
-        await self._send_over(connection)
-        self.told(route, "")
-
-    async def _send_over(self, connection: socket.socket) -> None:
-        try:
-            await self.outgoing.send(connection, self.settings)
-        except BaseException:
-            connection.close()
-            raise
-
-    async def _connect(self, route: Route, peer: Connection, opening: Opening) -> socket.socket:
-        """A connection that the waiting guest will read; nothing was sent over it.
-
-        Raises:
-            TransferFailed: it could not be made.
-            VmferryError: the destination's own error.
-        """
-        assert route.address is not None  # noqa: S101 - only such a route is connected
-        limits = self.context.limits
-        secret, own_uri = opening.proof_secret, opening.daemon_uri
-        try:
-            async with asyncio.timeout(limits.connect_s):
-                token = await peer.grant(opening.migration_id, opening.ticket, proof_secret=secret, daemon_uri=own_uri)
-        except (PeerUnreachable, TimeoutError) as error:
-            raise TransferFailed("no answer from the destination's daemon", detail=str(error)) from None
-        return await sockets.connect(route.address, token, limits)
-
-    async def _send_through_tunnel(self, route: Route, opening: Opening) -> None:
-        tunnel = await self._open_tunnel(route, opening)
-        try:
-            await self.outgoing.send(tunnel.hypervisor, self.settings)
-        except BaseException:
-            tunnel.hypervisor.close()
-            await tunnel.close()
-            raise
-        self.context.tasks.spawn(self._carry(tunnel), f"tunnel of {opening.migration_id}")
-
-    async def _open_tunnel(self, route: Route, opening: Opening) -> OutgoingTunnel:
-        channel = self.context.peers.channel(parse_uri(route.daemon_uri))
-        return await open_tunnel(channel, opening, self.context.limits.connect_s, self.context.channel_pair)
-
-    async def _carry(self, tunnel: OutgoingTunnel) -> None:
-        try:
-            await tunnel.run()
-        except VmferryError as error:
-            self._tunnel_error = error
-            raise
-        finally:
-            await tunnel.close()
+    def close(self) -> None:
+        """No channel of the transfer is open here."""
+        if self.lanes is not None:
+            self.lanes.close()
 
     async def _moved(self) -> int:
         return (await self.look()).memory_processed_bytes
@@ -287,12 +229,11 @@ class Sending:
                 )
 
     def _explained(self, failed: TransferFailed) -> VmferryError:
-        """QEMU only sees its socket close; the tunnel knows why."""
-        if self._tunnel_error is None or isinstance(failed, TransferStopped):
+        """QEMU only sees its socket close; the lane knows why."""
+        lost = self.lanes.error if self.lanes is not None else None
+        if lost is None or isinstance(failed, TransferStopped):
             return failed
-        return TransferFailed(
-            f"{failed.message}: {self._tunnel_error.message}", detail=self._tunnel_error.detail or failed.detail
-        )
+        return TransferFailed(f"{failed.message}: {lost.message}", detail=lost.detail or failed.detail)
 
     def _heard(self, event: GuestEvent) -> None:
         if event.kind is EventKind.STOPPED:

@@ -423,6 +423,8 @@ class SourceMigration:
 
     async def _close_job(self) -> None:
         await self.wishes.grant_resume()
+        if self._sending is not None:
+            self._sending.close()
         await self.machine.settled()
         try:
             if self._entry is not None:

@@ -121,6 +121,7 @@ class SourcePhases:
             persistent_xml=record.persistent_xml,
             data=DataOffer() if self._context.doors.native and moved is Cargo.GUEST else None,
             capabilities=features if moved is Cargo.GUEST else None,
+            lanes=frozenset() if moved is Cargo.GUEST else None,
             ticket=record.ticket if moved is Cargo.DEFINITION else b"",
             disks=record.disks,
             took_ms=record.took_ms,
@@ -212,13 +213,17 @@ class SourcePhases:
     async def _ready(self, migration: SourceMigration, request: Request) -> Route:
         """What Perform needs is known and durable; answers which way the data is to go."""
         cookie = self._read(request, Phase.PERFORM, migration.record)
+        flags = Flag(migration.record.flags)
         admission.refuse(
-            admission.of_peer(Side.DESTINATION, cookie.capabilities, Flag(migration.record.flags), request.params)
+            (
+                *admission.of_peer(Side.DESTINATION, cookie.capabilities, flags, request.params),
+                *admission.of_lanes(Side.DESTINATION, cookie.lanes, flags),
+            )
         )
         if not cookie.ticket or not (request.uri or cookie.daemon_uri):
             raise CookieRefused("Prepare's cookie has no ticket or no address", remedy="hand Perform the cookie of Prepare")
         refuse_another_guest(cookie, migration.record)
-        route = choose(Flag(migration.record.flags) | request.flags, request.uri, cookie.data, cookie.daemon_uri)
+        route = choose(flags | request.flags, request.uri, cookie.data, cookie.daemon_uri)
         took_ms = {**cookie.took_ms, **migration.record.took_ms}
         peer = {"peer_uri": cookie.daemon_uri, "ticket": cookie.ticket}
         await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)

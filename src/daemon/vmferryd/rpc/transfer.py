@@ -16,6 +16,8 @@ from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.rpc.ids import migration_id
 from vmferryd.rpc.interceptors import Errors
 from vmferryd.transfer import frames, tunnel
+from vmferryd.transfer.outgoing import MAIN
+from vmferryd.transfer.tickets import Claim
 
 SERVICE = "vmferry.api.v1.TransferService"
 
@@ -37,6 +39,10 @@ class _ServerStream:
             raise TransferFailed("the data channel from the source broke", detail=str(error)) from None
 
 
+def _claim(shown: transfer_pb2.OpenChannel | transfer_pb2.GrantRequest) -> Claim:
+    return Claim(shown.ticket, shown.proof_secret, shown.daemon_uri, shown.channel or MAIN)
+
+
 def handler(destination: DestinationPhases, errors: Errors) -> grpc.GenericRpcHandler:
     """The service, to be added to a server."""
 
@@ -46,19 +52,14 @@ def handler(destination: DestinationPhases, errors: Errors) -> grpc.GenericRpcHa
             first = await stream.read()
             if not isinstance(first, transfer_pb2.CarryRequest) or first.WhichOneof("frame") != "open":
                 raise TransferFailed("the first frame of a data channel must open it")
-            opening = first.open
-            channel = await destination.open_channel(
-                migration_id(opening.migration_id), opening.ticket, opening.proof_secret, opening.daemon_uri
-            )
+            channel = await destination.open_channel(migration_id(first.open.migration_id), _claim(first.open))
             await stream.write(transfer_pb2.CarryResponse(opened=transfer_pb2.ChannelOpened()))
             await tunnel.pump(channel, stream, tunnel.last_response)
         except Exception as error:  # noqa: BLE001 - every error becomes a status
             await errors.refuse(f"/{SERVICE}/Carry", context, error)
 
     async def grant(request: transfer_pb2.GrantRequest, _: aio.ServicerContext[Any, Any]) -> transfer_pb2.GrantResponse:
-        token = await destination.grant(
-            migration_id(request.migration_id), request.ticket, request.proof_secret, request.daemon_uri
-        )
+        token = await destination.grant(migration_id(request.migration_id), _claim(request))
         return transfer_pb2.GrantResponse(token=token)
 
     granting = grpc.unary_unary_rpc_method_handler(

@@ -127,6 +127,7 @@ class Berth:
         self._door = door
         self._release = release
         self._token = b""
+        self._lanes: set[bytes] = set()
         match arrangement:
             case Shared(uri_out):
                 self.uri, self.uri_out, self.otherwise = uri_out, uri_out, Otherwise.TUNNEL
@@ -147,13 +148,22 @@ class Berth:
         self._door.expect(self._token, take)
         return self._token
 
+    def grant_lane(self, take: Take) -> bytes:
+        """A token that opens one more connection, which is for `take`."""
+        token = hello.new_token()
+        self._lanes.add(token)
+        self._door.expect(token, take)
+        return token
+
     def revoke(self) -> None:
-        """What was granted opens nothing."""
+        """What `grant` answered opens nothing."""
         self._door.forget(self._token)
 
     def close(self) -> None:
         """Nothing comes in here any more, and what was the migration's own is free."""
         self.revoke()
+        for token in self._lanes:
+            self._door.forget(token)
         self._release()
         self._release = _nothing
 
@@ -224,7 +234,7 @@ class Doors:
                 assert self._shared is not None  # noqa: S101 - only a shared door is arranged for
                 return Berth(self._shared, arrangement, 0, _nothing)
             case OwnSocket(path):
-                door = self._door(_unix_listener(Path(path)))
+                door = self._door(unix_listener(Path(path)))
                 return self._berth(door, arrangement, 0, lambda: remove_socket(Path(path)))
             case OwnPort():
                 listener, port = await self._own_port(arrangement)
@@ -322,7 +332,12 @@ def refuse_path(path: Path) -> None:
         raise AddressUnavailable(f"cannot wait for data at {path}: there is no such folder", remedy="make it first")
 
 
-def _unix_listener(path: Path) -> socket.socket:
+def unix_listener(path: Path) -> socket.socket:
+    """A socket that listens at `path`, for this user and group alone.
+
+    Raises:
+        AddressUnavailable: something else is there, or nothing can be made there.
+    """
     refuse_path(path)
     previous = os.umask(_SOCKET_UMASK)
     try:

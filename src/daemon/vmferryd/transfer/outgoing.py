@@ -17,6 +17,8 @@ from vmferry.model import MigrationId
 from vmferryd.transfer import frames, tunnel
 
 CARRY = "/vmferry.api.v1.TransferService/Carry"
+MAIN = "main"
+"""The channel that every migration has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Opening:
     migration_id: MigrationId
     ticket: bytes
     proof_secret: bytes
-    channel: str = "main"
+    channel: str = MAIN
     daemon_uri: str = ""
 
     def frame(self) -> transfer_pb2.CarryRequest:

@@ -9,11 +9,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 
 from vmferry.model import MigrationId, Outcome
 
 TICKET_BYTES = 32
 SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a source shows to open a channel. `source_uri` is where its daemon answers."""
+
+    ticket: bytes
+    proof_secret: bytes
+    source_uri: str
+    channel: str = "main"
 
 
 def new_ticket() -> bytes:

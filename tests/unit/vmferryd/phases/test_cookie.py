@@ -24,6 +24,7 @@ FULL = dataclasses.replace(
     daemon_uri="vmferry+tcp://a",
     ticket=b"ticket",
     data=DataOffer("tcp:b:49152", Otherwise.TUNNEL),
+    lanes=frozenset({"memory", "disk:vda"}),
     capabilities=frozenset({"xbzrle"}),
     outcome=Outcome.COMMITTED,
     signature=b"signature",
@@ -37,6 +38,7 @@ FULL = dataclasses.replace(
 READERS = (Phase.PREPARE, Phase.PERFORM, Phase.FINISH, Phase.CONFIRM)
 BY_NAME = {section.name: section for section in SECTIONS}
 ATTRIBUTES = {
+    "lanes": ("lanes",),
     "daemon": ("daemon_uri",),
     "channel": ("ticket",),
     "data": ("data",),

@@ -16,6 +16,7 @@ from vmferryd.rpc import transfer
 from vmferryd.rpc.interceptors import Errors
 from vmferryd.transfer import tunnel
 from vmferryd.transfer.outgoing import CARRY, Opening, open_tunnel
+from vmferryd.transfer.tickets import Claim
 
 
 class Destination:
@@ -25,9 +26,7 @@ class Destination:
         self.theirs: socket.socket | None = None
         self.error: Exception | None = None
 
-    async def open_channel(
-        self, migration_id: MigrationId, ticket: bytes, proof_secret: bytes, source_uri: str
-    ) -> socket.socket:
+    async def open_channel(self, migration_id: MigrationId, claim: Claim) -> socket.socket:
         """See `DestinationPhases.open_channel`."""
         if self.error is not None:
             raise self.error

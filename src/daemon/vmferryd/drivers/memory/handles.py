@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
@@ -241,6 +242,11 @@ class MemoryIncomingGuest:
     def guest(self) -> MemoryGuest:
         """See `IncomingGuest.guest`."""
         return self._guest
+
+    @property
+    def landings(self) -> Mapping[str, Path]:
+        """See `IncomingGuest.landings`. A simulated guest comes through one channel."""
+        return {}
 
     async def receive(self, channel: socket.socket) -> None:
         """See `IncomingGuest.receive`. A refused channel stays its owner's; one that was lost is closed."""

@@ -29,6 +29,11 @@ class QemuIncomingGuest:
         """See `IncomingGuest`."""
         return self._guest
 
+    @property
+    def landings(self) -> Mapping[str, Path]:
+        """See `IncomingGuest`."""
+        return {}
+
     async def prepare(self, settings: ReceiveSettings) -> None:
         """QEMU is ready for a channel, or has one already.
 
