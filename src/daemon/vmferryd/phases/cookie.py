@@ -362,7 +362,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("data", Need.OPTIONAL, _PREPARE | _PERFORM,
             "the sender can do without the tunnel; where a destination waits for data", _data, _read_data),
     Section("lanes", Need.OPTIONAL, _PREPARE | _PERFORM,
-            "the sender knows several data channels; a `lane` for each that it takes beside the main one", _lanes, _read_lanes),
+            "the sender knows several data channels; a `lane` for each that it takes but the main one", _lanes, _read_lanes),
     Section("capabilities", Need.OPTIONAL, _PREPARE | _PERFORM,
             "what the sender's hypervisor can, one `cap` each; unknown names are ignored", _capabilities, _read_capabilities),
     Section("persistent", Need.MANDATORY, _PREPARE | _FINISH,
