@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Lanes:
         if connection is not None:
             return connection
         tunnel = await self._tunnel(channel)
-        self._go_on(self._carry(tunnel), channel)
+        self._go_on(self._carry(tunnel), channel, tunnel.abandon)
         return tunnel.hypervisor
 
     async def join(self, channel: str, near: socket.socket) -> None:
@@ -91,12 +91,14 @@ class Lanes:
             connection = await self._connected(channel)
             if connection is None:
                 near.setblocking(False)  # noqa: FBT003 - the standard library's signature
-                self._go_on(self._carry(await self._tunnel(channel, near)), channel)
+                tunnel = await self._tunnel(channel, near)
+                self._go_on(self._carry(tunnel), channel, tunnel.abandon)
                 return
         except BaseException:
             near.close()
             raise
-        self._go_on(self._relay(near, connection), channel)
+        relay = Relay(near, connection)
+        self._go_on(relay.run(), channel, relay.abandon)
 
     def listen(self, channel: str, path: Path) -> None:
         """Each connection to the UNIX socket `path` becomes a lane of `channel`, in the order in which they come.
@@ -104,7 +106,8 @@ class Lanes:
         Raises:
             AddressUnavailable: nobody can listen there.
         """
-        self._go_on(self._switch(channel, unix_listener(path), path), channel)
+        listener = unix_listener(path)
+        self._go_on(self._switch(channel, listener, path), channel, lambda: _close(listener, path))
 
     def close(self) -> None:
         """No lane is open."""
@@ -116,12 +119,14 @@ class Lanes:
             raise _too_many(self._opened)
         self._opened += 1
 
-    def _go_on(self, work: Coroutine[Any, Any, None], channel: str) -> None:
+    def _go_on(self, work: Coroutine[Any, Any, object], channel: str, abandon: Callable[[], None]) -> None:
+        """`work` runs; `abandon` frees what it has, also if it is cancelled before it runs."""
         task = self.context.tasks.spawn(self._told(work), f"lane {channel} of {self.opening.migration_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: (work.close(), abandon()))
 
-    async def _told(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _told(self, work: Coroutine[Any, Any, object]) -> None:
         try:
             await work
         except VmferryError as error:
@@ -174,19 +179,12 @@ class Lanes:
         finally:
             await tunnel.close()
 
-    async def _relay(self, near: socket.socket, far: socket.socket) -> None:
-        await Relay(near, far).run()
-
     async def _switch(self, channel: str, listener: socket.socket, path: Path) -> None:
         """A lane is open to its end before the next begins: a hypervisor may tell its connections apart by their order."""
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                connection, _ = await loop.sock_accept(listener)
-                await self.join(channel, connection)
-        finally:
-            listener.close()
-            remove_socket(path)
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            await self.join(channel, connection)
 
 
 class Landings:
@@ -243,9 +241,11 @@ class Landings:
 
     def land(self, connection: socket.socket, path: Path) -> None:
         """`connection` from the source and the hypervisor at `path` talk to each other until one of them ends it."""
-        task = self._context.tasks.spawn(self._relay(connection, path), f"lane of {self._name}")
+        taken: list[socket.socket] = [connection]
+        task = self._context.tasks.spawn(self._relay(taken, path), f"lane of {self._name}")
         self._relays.add(task)
         task.add_done_callback(self._relays.discard)
+        task.add_done_callback(lambda _: [each.close() for each in taken])
 
     def close(self) -> None:
         """No lane is open, and none leads anywhere."""
@@ -260,13 +260,15 @@ class Landings:
         async with self._in_order:  # whoever came first is first at the hypervisor, too
             return await sockets.connect(Address(Scheme.UNIX, path=str(path)), b"", self._context.limits)
 
-    async def _relay(self, connection: socket.socket, path: Path) -> None:
-        try:
-            hypervisor = await self._reach(path)
-        except BaseException:
-            connection.close()
-            raise
-        await Relay(hypervisor, connection).run()
+    async def _relay(self, taken: list[socket.socket], path: Path) -> None:
+        """`taken` has the connection until a relay owns it."""
+        relay = Relay(await self._reach(path), taken.pop())
+        await relay.run()
+
+
+def _close(listener: socket.socket, path: Path) -> None:
+    listener.close()
+    remove_socket(path)
 
 
 def _too_many(lanes: int) -> PhaseOutOfOrder:

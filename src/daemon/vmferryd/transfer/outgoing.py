@@ -61,10 +61,14 @@ class OutgoingTunnel:
         """
         return await tunnel.pump(self._ours, _ClientStream(self._call), tunnel.last_request)
 
-    async def close(self) -> None:
-        """Nothing is carried any more. The hypervisor's socket is the driver's, if a driver took it."""
+    def abandon(self) -> None:
+        """Nothing is carried any more."""
         self._call.cancel()
         self._ours.close()
+
+    async def close(self) -> None:
+        """Nothing is carried any more. The hypervisor's socket is the driver's, if a driver took it."""
+        self.abandon()
         await self._channel.close()
 
 

@@ -33,6 +33,7 @@ class Relay:
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
+        self._started = False
 
     async def run(self) -> tuple[int, int]:
         """Both directions have ended and both sockets are closed; answers how many bytes went from near to far, and back.
@@ -52,7 +53,14 @@ class Relay:
             raise TransferFailed(f"a data connection broke: {self._error}")
         return self._totals[0], self._totals[1]
 
+    def abandon(self) -> None:
+        """The sockets are closed if `run` has never begun: a task that is cancelled at once never runs."""
+        if not self._started:
+            for end in self._ends:
+                end.close()
+
     def _start(self) -> None:
+        self._started = True
         near, far = self._ends
         for end in self._ends:
             end.setblocking(True)  # noqa: FBT003 - the standard library's signature
