@@ -107,7 +107,7 @@ class Lanes:
             AddressUnavailable: nobody can listen there.
         """
         listener = unix_listener(path)
-        self._go_on(self._switch(channel, listener, path), channel, lambda: _close(listener, path))
+        self._go_on(self._switch(channel, listener), channel, lambda: _close(listener, path))
 
     def close(self) -> None:
         """No lane is open."""
@@ -124,7 +124,12 @@ class Lanes:
         task = self.context.tasks.spawn(self._told(work), f"lane {channel} of {self.opening.migration_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: (work.close(), abandon()))
+
+        def ended(_: object) -> None:
+            work.close()
+            abandon()
+
+        task.add_done_callback(ended)
 
     async def _told(self, work: Coroutine[Any, Any, object]) -> None:
         try:
@@ -179,7 +184,7 @@ class Lanes:
         finally:
             await tunnel.close()
 
-    async def _switch(self, channel: str, listener: socket.socket, path: Path) -> None:
+    async def _switch(self, channel: str, listener: socket.socket) -> None:
         """A lane is open to its end before the next begins: a hypervisor may tell its connections apart by their order."""
         loop = asyncio.get_running_loop()
         while True:
@@ -245,7 +250,12 @@ class Landings:
         task = self._context.tasks.spawn(self._relay(taken, path), f"lane of {self._name}")
         self._relays.add(task)
         task.add_done_callback(self._relays.discard)
-        task.add_done_callback(lambda _: [each.close() for each in taken])
+
+        def ended(_: object) -> None:
+            for each in taken:
+                each.close()
+
+        task.add_done_callback(ended)
 
     def close(self) -> None:
         """No lane is open, and none leads anywhere."""
