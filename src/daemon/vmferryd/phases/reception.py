@@ -224,7 +224,11 @@ class Reception:
         if channel is not None:
             await waiting.received()
         else:
-            await first(waiting.received(), self._deserted())
+            await first(self._received(waiting), self._deserted())
+
+    @staticmethod
+    async def _received(waiting: Waiting) -> None:
+        await waiting.received()
 
     async def _deserted(self) -> None:
         """Raises when no lane has been open for too long; else waits for ever."""

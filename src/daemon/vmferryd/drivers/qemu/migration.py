@@ -11,7 +11,6 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
