@@ -13,6 +13,7 @@ import pytest
 
 from scenario.test_peer_to_peer import left
 from scenario.test_protocols import FIXED, ONE, TWO, announce
+from scenario.test_where import run
 from support.daemons import IMPATIENT, NAME, UUID, Host, TwoHosts
 from support.waiting import eventually
 from vmferry.attempt import Attempt
@@ -37,6 +38,7 @@ from vmferry.model import DomainState, GuestLocation, JobType, Keep, MigrationId
 from vmferry.oversight import Order, Oversight
 from vmferry.params import MigrationParams
 from vmferry.protocol import Spelling
+from vmferry.whereabouts import Look, Verdict, judge
 from vmferryd.clock import SystemClock
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import StartMode
@@ -383,6 +385,22 @@ async def test_the_operator_decides(direct: Direct, keep: Keep, restarted: bool)
     else:
         await eventually(lambda: [] == direct.source.machine.leftovers())
         assert DomainState.SHUTOFF is (await direct.source.connection.domain(NAME)).state
+
+
+async def test_where_names_the_receiver(direct: Direct) -> None:
+    """What an operator is shown of a direct migration in doubt says where to look, and sends nobody to a daemon."""
+    async with direct.listening() as bare:
+        await in_doubt(direct, bare)
+    evidence = await Oversight(direct.source.connection).examine(NAME)
+    assert [("", direct.uri)] == [(each.peer_uri, each.receiver_uri) for each in evidence.records]
+    found = judge(NAME, [Look(str(direct.source.settings["listen"]), evidence)])
+    assert Verdict.IN_DOUBT is found.verdict
+    assert any(direct.uri in reason for reason in found.reasons)
+    assert any(direct.uri in step for step in found.what_now)
+    assert not any("daemon back" in step for step in found.what_now)
+    code, said, _ = await run(direct.source, "where", NAME, output="text")
+    assert 4 == code
+    assert direct.uri in said.partition("journal")[2]
 
 
 async def test_an_acknowledgement_that_is_late(direct: Direct) -> None:

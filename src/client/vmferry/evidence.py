@@ -10,7 +10,10 @@ from vmferry.model import DomainInfo, MigrationId, Resolution, Side
 
 @dataclass(frozen=True, slots=True)
 class RecordEvidence:
-    """One side's record of one migration. `state` is the journal's word; times are seconds since the epoch."""
+    """One side's record of one migration. `state` is the journal's word; times are seconds since the epoch.
+
+    A direct migration has no `peer_uri`, and `receiver_uri` is where a hypervisor without a daemon receives the guest.
+    """
 
     migration_id: MigrationId
     side: Side
@@ -23,6 +26,7 @@ class RecordEvidence:
     ended_s: float | None = None
     error: str = ""
     resolution: Resolution | None = None
+    receiver_uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def record_to_wire(record: RecordEvidence) -> oversight_pb2.JournalRecord:
         ended_unix_ms=int((record.ended_s or 0) * 1000),
         error=record.error,
         resolution=resolution_to_wire(record.resolution) if record.resolution else None,
+        receiver_uri=record.receiver_uri,
     )
 
 
@@ -63,6 +64,7 @@ def record_from_wire(message: oversight_pb2.JournalRecord) -> RecordEvidence:
         ended_s=message.ended_unix_ms / 1000 if message.ended_unix_ms else None,
         error=message.error,
         resolution=resolution_from_wire(message.resolution) if message.HasField("resolution") else None,
+        receiver_uri=message.receiver_uri,
     )
 
 

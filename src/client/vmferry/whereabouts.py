@@ -291,11 +291,12 @@ class _Case:
         return next((other for _, other in self.records if (other.migration_id, other.side) == wanted), None)
 
     def _doubt(self, look: Look, record: RecordEvidence) -> Whereabouts:
-        peer = record.peer_uri or "the other hypervisor"
         other = "destination" if record.side is Side.SOURCE else "source"
         reasons = [
             f"{look.name} is the {record.side} of migration {record.migration_id}, and its journal says: {record.state}",
-            f"the {other} at {peer} could not be asked, or has no record of it",
+            f"the receiver at {record.receiver_uri} has no daemon that could be asked"
+            if record.receiver_uri
+            else f"the {other} at {record.peer_uri or 'the other hypervisor'} could not be asked, or has no record of it",
             *(_described(placed) for placed in self.copies),
             *(f"{silent.name} does not answer: {silent.error}" for silent in self.silent),
         ]
@@ -310,7 +311,9 @@ class _Case:
             (*reasons, *self._strangers()),
             (
                 *also,
-                f"bring the {other}'s daemon back with its journal: the two hosts then settle it by themselves",
+                f"look at the QEMU that received it at {record.receiver_uri}: if it has the guest, keep that copy"
+                if record.receiver_uri
+                else f"bring the {other}'s daemon back with its journal: the two hosts then settle it by themselves",
                 f"if it is gone for good, fence it, then: vmferry -c {look.uri} resolve {self.domain} --keep-here --fenced",
                 "if the guest is known to live there: the same with --keep-there",
             ),

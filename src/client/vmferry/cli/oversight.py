@@ -128,6 +128,7 @@ def _facts(evidence: HostEvidence) -> list[tuple[str, str]]:
 def _record(record: RecordEvidence) -> str:
     open_ = "" if record.settled else ", not settled"
     peer = f" with {record.peer_uri}" if record.peer_uri else ""
+    peer = f" to a receiver at {record.receiver_uri}" if record.receiver_uri else peer
     decided = f", decided by {record.resolution.who}" if record.resolution else ""
     return f"{record.state}{open_}, {record.side} of {record.migration_id}{peer} since {moment(record.started_s)}{decided}"
 

@@ -35,6 +35,7 @@ def evidence_of(record: Record) -> RecordEvidence:
         ended_s=record.ended_s,
         error=record.error,
         resolution=record.resolution,
+        receiver_uri=record.receiver_uri,
     )
 
 

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from vmferry.api.v1 import types_pb2 as vmferry_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evmferry/api/v1/oversight.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\"\x91\x01\n\nResolution\x12\"\n\x04keep\x18\x01 \x01(\x0e\x32\x14.vmferry.api.v1.Keep\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x12\n\nat_unix_ms\x18\x04 \x01(\x04\x12\x11\n\tpeer_said\x18\x05 \x01(\t\x12\x13\n\x06\x61greed\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_agreed\"\x94\x02\n\rJournalRecord\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07settled\x18\x04 \x01(\x08\x12\x13\n\x0b\x64omain_name\x18\x05 \x01(\t\x12\x13\n\x0b\x64omain_uuid\x18\x06 \x01(\t\x12\x10\n\x08peer_uri\x18\x07 \x01(\t\x12\x17\n\x0fstarted_unix_ms\x18\x08 \x01(\x04\x12\x15\n\rended_unix_ms\x18\t \x01(\x04\x12\r\n\x05\x65rror\x18\n \x01(\t\x12.\n\nresolution\x18\x0b \x01(\x0b\x32\x1a.vmferry.api.v1.Resolution\"{\n\tGuestCopy\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\x11\n\trun_state\x18\x02 \x01(\t\x12\x16\n\x0etransfer_state\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x12\n\nprocess_id\x18\x05 \x01(\r\x12\x0f\n\x07managed\x18\x06 \x01(\x08\"i\n\tImageLock\x12\x0c\n\x04path\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.vmferry.api.v1.ImageLockState\x12\x0f\n\x07holders\x18\x03 \x03(\r\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\" \n\x0e\x45xamineRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\"\x88\x02\n\x0f\x45xamineResponse\x12\x11\n\thost_name\x18\x01 \x01(\t\x12\x11\n\thost_uuid\x18\x02 \x01(\t\x12&\n\x06\x64omain\x18\x03 \x01(\x0b\x32\x16.vmferry.api.v1.Domain\x12.\n\x07records\x18\x04 \x03(\x0b\x32\x1d.vmferry.api.v1.JournalRecord\x12)\n\x06\x63opies\x18\x05 \x03(\x0b\x32\x19.vmferry.api.v1.GuestCopy\x12)\n\x06images\x18\x06 \x03(\x0b\x32\x19.vmferry.api.v1.ImageLock\x12\x10\n\x08problems\x18\x07 \x03(\t\x12\x0f\n\x07machine\x18\x08 \x01(\t\"\xa3\x01\n\x0eResolveRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x14\n\x0cmigration_id\x18\x02 \x01(\t\x12\"\n\x04keep\x18\x03 \x01(\x0e\x32\x14.vmferry.api.v1.Keep\x12\x0e\n\x06\x66\x65nced\x18\x04 \x01(\x08\x12\x1d\n\x15\x61lthough_peer_answers\x18\x05 \x01(\x08\x12\x0b\n\x03who\x18\x06 \x01(\t\x12\x0b\n\x03why\x18\x07 \x01(\t\"@\n\x0fResolveResponse\x12-\n\x06record\x18\x01 \x01(\x0b\x32\x1d.vmferry.api.v1.JournalRecord*;\n\x04Keep\x12\x14\n\x10KEEP_UNSPECIFIED\x10\x00\x12\r\n\tKEEP_HERE\x10\x01\x12\x0e\n\nKEEP_THERE\x10\x02*\x86\x01\n\x0eImageLockState\x12 \n\x1cIMAGE_LOCK_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15IMAGE_LOCK_STATE_FREE\x10\x01\x12\x19\n\x15IMAGE_LOCK_STATE_HELD\x10\x02\x12\x1c\n\x18IMAGE_LOCK_STATE_UNKNOWN\x10\x03\x32\xaa\x01\n\x10OversightService\x12J\n\x07\x45xamine\x12\x1e.vmferry.api.v1.ExamineRequest\x1a\x1f.vmferry.api.v1.ExamineResponse\x12J\n\x07Resolve\x12\x1e.vmferry.api.v1.ResolveRequest\x1a\x1f.vmferry.api.v1.ResolveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evmferry/api/v1/oversight.proto\x12\x0evmferry.api.v1\x1a\x1avmferry/api/v1/types.proto\"\x91\x01\n\nResolution\x12\"\n\x04keep\x18\x01 \x01(\x0e\x32\x14.vmferry.api.v1.Keep\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x12\n\nat_unix_ms\x18\x04 \x01(\x04\x12\x11\n\tpeer_said\x18\x05 \x01(\t\x12\x13\n\x06\x61greed\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_agreed\"\xaa\x02\n\rJournalRecord\x12\x14\n\x0cmigration_id\x18\x01 \x01(\t\x12\"\n\x04side\x18\x02 \x01(\x0e\x32\x14.vmferry.api.v1.Side\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07settled\x18\x04 \x01(\x08\x12\x13\n\x0b\x64omain_name\x18\x05 \x01(\t\x12\x13\n\x0b\x64omain_uuid\x18\x06 \x01(\t\x12\x10\n\x08peer_uri\x18\x07 \x01(\t\x12\x17\n\x0fstarted_unix_ms\x18\x08 \x01(\x04\x12\x15\n\rended_unix_ms\x18\t \x01(\x04\x12\r\n\x05\x65rror\x18\n \x01(\t\x12.\n\nresolution\x18\x0b \x01(\x0b\x32\x1a.vmferry.api.v1.Resolution\x12\x14\n\x0creceiver_uri\x18\x0c \x01(\t\"{\n\tGuestCopy\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\x11\n\trun_state\x18\x02 \x01(\t\x12\x16\n\x0etransfer_state\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x12\n\nprocess_id\x18\x05 \x01(\r\x12\x0f\n\x07managed\x18\x06 \x01(\x08\"i\n\tImageLock\x12\x0c\n\x04path\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.vmferry.api.v1.ImageLockState\x12\x0f\n\x07holders\x18\x03 \x03(\r\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\" \n\x0e\x45xamineRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\"\x88\x02\n\x0f\x45xamineResponse\x12\x11\n\thost_name\x18\x01 \x01(\t\x12\x11\n\thost_uuid\x18\x02 \x01(\t\x12&\n\x06\x64omain\x18\x03 \x01(\x0b\x32\x16.vmferry.api.v1.Domain\x12.\n\x07records\x18\x04 \x03(\x0b\x32\x1d.vmferry.api.v1.JournalRecord\x12)\n\x06\x63opies\x18\x05 \x03(\x0b\x32\x19.vmferry.api.v1.GuestCopy\x12)\n\x06images\x18\x06 \x03(\x0b\x32\x19.vmferry.api.v1.ImageLock\x12\x10\n\x08problems\x18\x07 \x03(\t\x12\x0f\n\x07machine\x18\x08 \x01(\t\"\xa3\x01\n\x0eResolveRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x14\n\x0cmigration_id\x18\x02 \x01(\t\x12\"\n\x04keep\x18\x03 \x01(\x0e\x32\x14.vmferry.api.v1.Keep\x12\x0e\n\x06\x66\x65nced\x18\x04 \x01(\x08\x12\x1d\n\x15\x61lthough_peer_answers\x18\x05 \x01(\x08\x12\x0b\n\x03who\x18\x06 \x01(\t\x12\x0b\n\x03why\x18\x07 \x01(\t\"@\n\x0fResolveResponse\x12-\n\x06record\x18\x01 \x01(\x0b\x32\x1d.vmferry.api.v1.JournalRecord*;\n\x04Keep\x12\x14\n\x10KEEP_UNSPECIFIED\x10\x00\x12\r\n\tKEEP_HERE\x10\x01\x12\x0e\n\nKEEP_THERE\x10\x02*\x86\x01\n\x0eImageLockState\x12 \n\x1cIMAGE_LOCK_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15IMAGE_LOCK_STATE_FREE\x10\x01\x12\x19\n\x15IMAGE_LOCK_STATE_HELD\x10\x02\x12\x1c\n\x18IMAGE_LOCK_STATE_UNKNOWN\x10\x03\x32\xaa\x01\n\x10OversightService\x12J\n\x07\x45xamine\x12\x1e.vmferry.api.v1.ExamineRequest\x1a\x1f.vmferry.api.v1.ExamineResponse\x12J\n\x07Resolve\x12\x1e.vmferry.api.v1.ResolveRequest\x1a\x1f.vmferry.api.v1.ResolveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vmferry.api.v1.oversight_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEEP']._serialized_start=1270
-  _globals['_KEEP']._serialized_end=1329
-  _globals['_IMAGELOCKSTATE']._serialized_start=1332
-  _globals['_IMAGELOCKSTATE']._serialized_end=1466
+  _globals['_KEEP']._serialized_start=1292
+  _globals['_KEEP']._serialized_end=1351
+  _globals['_IMAGELOCKSTATE']._serialized_start=1354
+  _globals['_IMAGELOCKSTATE']._serialized_end=1488
   _globals['_RESOLUTION']._serialized_start=79
   _globals['_RESOLUTION']._serialized_end=224
   _globals['_JOURNALRECORD']._serialized_start=227
-  _globals['_JOURNALRECORD']._serialized_end=503
-  _globals['_GUESTCOPY']._serialized_start=505
-  _globals['_GUESTCOPY']._serialized_end=628
-  _globals['_IMAGELOCK']._serialized_start=630
-  _globals['_IMAGELOCK']._serialized_end=735
-  _globals['_EXAMINEREQUEST']._serialized_start=737
-  _globals['_EXAMINEREQUEST']._serialized_end=769
-  _globals['_EXAMINERESPONSE']._serialized_start=772
-  _globals['_EXAMINERESPONSE']._serialized_end=1036
-  _globals['_RESOLVEREQUEST']._serialized_start=1039
-  _globals['_RESOLVEREQUEST']._serialized_end=1202
-  _globals['_RESOLVERESPONSE']._serialized_start=1204
-  _globals['_RESOLVERESPONSE']._serialized_end=1268
-  _globals['_OVERSIGHTSERVICE']._serialized_start=1469
-  _globals['_OVERSIGHTSERVICE']._serialized_end=1639
+  _globals['_JOURNALRECORD']._serialized_end=525
+  _globals['_GUESTCOPY']._serialized_start=527
+  _globals['_GUESTCOPY']._serialized_end=650
+  _globals['_IMAGELOCK']._serialized_start=652
+  _globals['_IMAGELOCK']._serialized_end=757
+  _globals['_EXAMINEREQUEST']._serialized_start=759
+  _globals['_EXAMINEREQUEST']._serialized_end=791
+  _globals['_EXAMINERESPONSE']._serialized_start=794
+  _globals['_EXAMINERESPONSE']._serialized_end=1058
+  _globals['_RESOLVEREQUEST']._serialized_start=1061
+  _globals['_RESOLVEREQUEST']._serialized_end=1224
+  _globals['_RESOLVERESPONSE']._serialized_start=1226
+  _globals['_RESOLVERESPONSE']._serialized_end=1290
+  _globals['_OVERSIGHTSERVICE']._serialized_start=1491
+  _globals['_OVERSIGHTSERVICE']._serialized_end=1661
 # @@protoc_insertion_point(module_scope)

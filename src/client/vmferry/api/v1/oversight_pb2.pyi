@@ -118,6 +118,7 @@ class JournalRecord(_message.Message):
     ENDED_UNIX_MS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RESOLUTION_FIELD_NUMBER: _builtins.int
+    RECEIVER_URI_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     side: _types_pb2.Side.ValueType
     state: _builtins.str
@@ -133,6 +134,8 @@ class JournalRecord(_message.Message):
     ended_unix_ms: _builtins.int
     """0 while it lasts."""
     error: _builtins.str
+    receiver_uri: _builtins.str
+    """Where a hypervisor without a daemon receives the guest; empty unless the migration is a direct one."""
     @_builtins.property
     def resolution(self) -> Global___Resolution: ...
     def __init__(
@@ -149,10 +152,11 @@ class JournalRecord(_message.Message):
         ended_unix_ms: _builtins.int = ...,
         error: _builtins.str = ...,
         resolution: Global___Resolution | None = ...,
+        receiver_uri: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resolution", b"resolution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "migration_id", b"migration_id", "peer_uri", b"peer_uri", "resolution", b"resolution", "settled", b"settled", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "migration_id", b"migration_id", "peer_uri", b"peer_uri", "receiver_uri", b"receiver_uri", "resolution", b"resolution", "settled", b"settled", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
