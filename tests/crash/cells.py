@@ -267,7 +267,7 @@ def _differs(fault: Fault, part: Part, moment: str) -> bool:
         case Fault.CUT_FORTH | Fault.CUT_BACK if part.at_client:
             return " client calls " in moment or moment == HALF
         case Fault.CUT | Fault.CUT_FORTH | Fault.CUT_BACK:
-            return not moment.startswith("before ") and moment not in (*CANCELLED[1:], *ABORTED[1:])
+            return not moment.startswith("before ") and moment not in (*CANCELLED[2:], *ABORTED[2:])
     if moment.startswith("before "):
         is_daemon = part in (Part.SOURCE_DAEMON, Part.DESTINATION_DAEMON)
         is_hypervisor = part in (Part.SOURCE_QEMU, Part.DESTINATION_QEMU) and not moment.endswith(" settled")

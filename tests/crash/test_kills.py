@@ -23,6 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cell", chosen, ids=lambda cell: cell.name)
 
 
+@pytest.mark.checklist(15)
 async def test_exactly_one_guest(cell: Cell, the_stage: Stage, pytestconfig: pytest.Config) -> None:
     """Both hosts settle it alone; one guest runs, whole and never doubled; nothing is left; the next migration works."""
     try:
