@@ -12,10 +12,10 @@ from scenario.test_departures import hung
 from support.daemons import NAME, TwoHosts
 from support.waiting import eventually
 from vmferry.bounds import DEFAULTS
-from vmferry.endpoint import Request
+from vmferry.endpoint import Request, Settled
 from vmferry.errors import FateUnknown, TimedOut, VmferryError
 from vmferry.flags import Flag
-from vmferry.model import DomainState, GuestLocation, Outcome, Phase, StateReason, new_migration_id
+from vmferry.model import DomainState, GuestLocation, MigrationId, Outcome, Phase, StateReason, new_migration_id
 from vmferry.phase_calls import perform_reply
 from vmferryd.drivers.memory import FaultKind, Verb
 
@@ -53,6 +53,41 @@ async def test_a_destination_that_never_takes_the_guest(two_hosts: TwoHosts) -> 
     await walk.perform()
     await two_hosts.lives(two_hosts.source)
     assert "aborted" == await two_hosts.destination.state(walk.migration_id)
+
+
+@pytest.mark.parametrize("last", [Phase.PERFORM, Phase.FINISH])
+async def test_a_client_that_falls_silent_after_the_commit(two_hosts: TwoHosts, last: Phase) -> None:
+    """The source asks the destination itself, long before the lease or the longest pause, and holds its copy no longer."""
+    two_hosts.source.limit(coordinator_silence_s=0.1, longest_pause_s=600.0, phase_lease_s=600.0)
+    await two_hosts.source.restart()
+    walk = await ByHand(two_hosts).up_to(last)
+    await two_hosts.lives(two_hosts.destination)
+    assert "confirmed" == await two_hosts.source.state(walk.migration_id)
+
+
+async def test_a_silent_client_hurries_nobody(two_hosts: TwoHosts) -> None:
+    """A destination that has not decided is asked what holds, and not to end it: its coordinator may only be slow."""
+    two_hosts.source.limit(coordinator_silence_s=0.05, longest_pause_s=600.0, phase_lease_s=600.0)
+    await two_hosts.source.restart()
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    two_hosts.destination.machine.faults.once(Verb.RECEIVED, FaultKind.HANG)
+    asked = []
+    handover = two_hosts.destination.daemon.destination
+    outcome = handover.outcome
+
+    async def counted(migration_id: MigrationId) -> Settled | None:
+        asked.append(migration_id)
+        return await outcome(migration_id)
+
+    handover.outcome = counted  # type: ignore[method-assign]
+    await walk.perform()
+    await eventually(lambda: len(asked) > 3)
+    assert ("released", "prepared") == (
+        await two_hosts.source.state(walk.migration_id),
+        await two_hosts.destination.state(walk.migration_id),
+    )
+    two_hosts.destination.machine.faults.release()
+    await two_hosts.lives(two_hosts.destination)
 
 
 async def test_a_destination_that_falls_silent(two_hosts: TwoHosts) -> None:

@@ -13,7 +13,7 @@ from simulation.loop import Order, VirtualLoop, simulated
 from support.daemons import NAME, UUID, Host, TwoHosts
 from support.waiting import eventually
 from vmferry.errors import InvalidState, StorageFailed
-from vmferry.model import DomainState, MigrationId, Outcome, Phase, Verdict
+from vmferry.model import DomainState, MigrationId, Outcome, Phase, StateReason, Verdict
 from vmferryd.drivers.memory import FaultKind, Verb
 from vmferryd.phases.lease import Lease
 
@@ -127,3 +127,17 @@ def test_whoever_stops_waiting_for_a_lease_leaves_no_task(seed: int) -> None:
 
     with simulated(Random(seed), Order.ANY) as loop:
         assert [] == loop.run_until_complete(loop.world.spawn(scene(loop)))
+
+
+async def test_whoever_destroys_a_guest_is_believed(two_hosts: TwoHosts) -> None:
+    """A guest that was destroyed is told as destroyed, also when its end is heard before the answer of its hypervisor."""
+    source = two_hosts.source
+    source.machine.faults.once(Verb.DISCARD, FaultKind.HANG)
+    entry = source.daemon.context.domains.by_uuid(UUID)
+    assert entry is not None
+    destroying = asyncio.create_task(source.connection.destroy(NAME))
+    await eventually(lambda: entry.state is not DomainState.RUNNING)
+    reason = entry.reason
+    source.machine.faults.release()
+    await destroying
+    assert (StateReason.DESTROYED, StateReason.DESTROYED) == (reason, entry.reason)

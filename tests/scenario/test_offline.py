@@ -259,6 +259,14 @@ async def test_the_client_is_gone(offline: OfflineHosts, phase: Phase) -> None:
     await offline.only_on(offline.destination if phase is Phase.FINISH else offline.source)
 
 
+async def test_a_client_that_falls_silent_after_the_commit(offline: OfflineHosts) -> None:
+    """The source asks the destination itself what became of the definition, long before the lease."""
+    offline.source.limit(coordinator_silence_s=0.1, phase_lease_s=600.0)
+    await offline.source.restart()
+    await offline.by_hand().up_to(Phase.FINISH)
+    await offline.only_on(offline.destination)
+
+
 @pytest.mark.parametrize("phase", [Phase.BEGIN, Phase.PREPARE, Phase.FINISH])
 @pytest.mark.parametrize("side", ["source", "destination"])
 async def test_a_daemon_starts_anew(offline: OfflineHosts, phase: Phase, side: str) -> None:

@@ -16,6 +16,12 @@ class Limits(BaseModel):
         ge=0,
         description="how long a coordinator whose call broke may take to come back before the source ends the transfer",
     )
+    coordinator_silence_s: float = Field(
+        5.0,
+        gt=0,
+        description="how long a coordinator may be silent after the last part was sent before the source asks the destination "
+        "itself what became of the guest; it hurries nobody",
+    )
     connect_s: float = Field(10.0, gt=0, description="how long the source waits for the destination's data channel")
     data_hello_s: float = Field(5.0, gt=0, description="how long a data connection may take to prove itself")
     data_strangers: int = Field(32, ge=1, description="how many data connections may be unproved at once")

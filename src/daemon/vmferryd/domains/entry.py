@@ -41,6 +41,7 @@ class Entry:
     """One domain. `live`, `plan`, `guest` and `id` are set together, while it is active.
 
     `unseen`: its guest could not be reached when the daemon started, so `state` says nothing; `reaching`: it is tried again.
+    `ends_as`: what the end of the guest is called that somebody here brings about now.
     `suspending`: a user's suspend is under way; what stops the CPUs now is that, also while a migration holds the domain.
     """
 
@@ -56,6 +57,7 @@ class Entry:
     holder: MigrationId | None = None
     max_speed_mib_per_s: int | None = None
     suspending: bool = False
+    ends_as: StateReason | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     unseen: bool = False
     reaching: asyncio.Lock = field(default_factory=asyncio.Lock)

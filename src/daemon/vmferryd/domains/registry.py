@@ -135,7 +135,8 @@ class Domains:
             case EventKind.SHUT_DOWN:
                 self.mark(entry, DomainState.SHUTDOWN, StateReason.USER)
             case EventKind.GONE if entry.holder is None:
-                reason = StateReason.SHUTDOWN if entry.state is DomainState.SHUTDOWN else StateReason.CRASHED
+                by_itself = StateReason.SHUTDOWN if entry.state is DomainState.SHUTDOWN else StateReason.CRASHED
+                reason = entry.ends_as or by_itself
                 log.info("domain_ended", domain=entry.name, reason=reason, said=event.detail)
                 await self.lost(entry, reason)
             case _:

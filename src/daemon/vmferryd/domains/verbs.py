@@ -139,8 +139,13 @@ class Verbs:
                 return
         async with entry.lock:
             self._domains.refuse_if_held(entry)
-            await self._domains.active(entry).destroy()
-            await self._domains.lost(entry, StateReason.DESTROYED)
+            guest = self._domains.active(entry)
+            entry.ends_as = StateReason.DESTROYED
+            try:
+                await guest.destroy()
+                await self._domains.lost(entry, StateReason.DESTROYED)
+            finally:
+                entry.ends_as = None
 
     async def suspend(self, entry: Entry) -> None:
         """The guest's CPUs stand still; those of one that migrates away do so wherever it lives in the end."""

@@ -53,6 +53,7 @@ from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
 from vmferryd.phases.source_words import RECEIVER_REMEDY
+from vmferryd.phases.watching import first
 from vmferryd.phases.wishes import Wishes
 from vmferryd.phases.word import give_word
 from vmferryd.transfer import tickets
@@ -212,6 +213,8 @@ class SourceMigration:
             raise PhaseOutOfOrder(f"the migration is {self.state} at the source", detail=self.record.error)
         if self.record.peer_uri != destination_uri:
             raise PermissionRefused(f"the definition was released to {self.record.peer_uri}, and to nobody else")
+        if self.state is SourceState.RELEASED:
+            self._context.tasks.spawn(self.hear_alone(), f"word of {self.record.migration_id}")
         return self.record.proof_secret
 
     async def prove(self, outcome: Outcome) -> None:
@@ -223,19 +226,34 @@ class SourceMigration:
 
         For protocols without Confirm. Who has waited long enough leaves, and lets `settle` ask for an end.
         """
-        while self.state is SourceState.RELEASED:
-            try:
-                outcome = (await self._context.peers.at(self.record.peer_uri).outcome(self.record.migration_id)).outcome
-                if outcome is Outcome.ABORTED:
-                    self._fail(
-                        MigrationAborted("the destination did not take the guest", remedy="see its log for the reason")
-                    )
-                if outcome is not Outcome.PENDING:
-                    await self.prove(outcome)
-                    continue
-            except (VmferryError, OSError) as error:
-                log.info("no_word", migration_id=self.record.migration_id, error=str(error))
+        while await self._is_undecided():
             await self._context.clock.sleep(self._context.limits.resolver_first_s)
+
+    async def hear_alone(self) -> None:
+        """As `hear`, for a coordinator that is silent: it may be gone, and the destination can tell what it was to tell."""
+        await self._ended_or(self._context.limits.coordinator_silence_s)
+        for pause_s in Backoff(self._context.limits):
+            if not await self._is_undecided():
+                return
+            await self._ended_or(pause_s)
+
+    async def _ended_or(self, pause_s: float) -> None:
+        await first(self.machine.ended(), self._context.clock.sleep(pause_s))
+
+    async def _is_undecided(self) -> bool:
+        """The destination was asked, and has said nothing that decides."""
+        if self.state is not SourceState.RELEASED:
+            return False
+        try:
+            async with asyncio.timeout(self._context.limits.peer_call_s):
+                outcome = (await self._context.peers.at(self.record.peer_uri).outcome(self.record.migration_id)).outcome
+            if outcome is Outcome.ABORTED:
+                self._fail(MigrationAborted("the destination did not take the guest", remedy="see its log for the reason"))
+            if outcome is not Outcome.PENDING:
+                await self.prove(outcome)
+        except (VmferryError, OSError) as error:  # a silence too
+            log.info("no_word", migration_id=self.record.migration_id, error=str(error))
+        return self.state is SourceState.RELEASED
 
     async def settle(self) -> None:
         """The migration has ended; asks the peer with growing pauses until it answers, for ever (handover rule 5).
@@ -352,6 +370,7 @@ class SourceMigration:
         self._note_figures(sending.statistics)
         if not self.record.receiver_uri:
             self._context.tasks.spawn(self._bound_the_pause(), f"pause of {self.record.migration_id}")
+            self._context.tasks.spawn(self.hear_alone(), f"word of {self.record.migration_id}")
             return None
         # The receiver acknowledges after it has started the CPUs, so the guest has stood still no longer than until now.
         self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
@@ -359,7 +378,7 @@ class SourceMigration:
 
     async def _bound_the_pause(self) -> None:
         """A guest whose last part was sent does not stand still for ever: the source asks for an end, or says: in doubt."""
-        await self._context.clock.sleep(self._context.limits.longest_pause_s)
+        await self._ended_or(self._context.limits.longest_pause_s)
         if self.state is SourceState.RELEASED:
             log.warning("pause_too_long", migration_id=self.record.migration_id, peer=self.record.peer_uri)
             await self.settle()
