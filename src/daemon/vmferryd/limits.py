@@ -19,8 +19,8 @@ class Limits(BaseModel):
     coordinator_silence_s: float = Field(
         5.0,
         gt=0,
-        description="how long a coordinator may be silent after the last part was sent before the source asks the destination "
-        "itself what became of the guest; it hurries nobody",
+        description="how long a coordinator may be silent after the last part was sent before the source asks the "
+        "destination itself what became of the guest; it hurries nobody",
     )
     connect_s: float = Field(10.0, gt=0, description="how long the source waits for the destination's data channel")
     data_hello_s: float = Field(5.0, gt=0, description="how long a data connection may take to prove itself")
