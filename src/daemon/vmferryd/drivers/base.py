@@ -39,7 +39,7 @@ Rules
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -49,7 +49,11 @@ from vmferry.errors import Violation
 from vmferry.evidence import ImageEvidence
 from vmferry.model import Statistics
 from vmferryd.domains.model import DomainDefinition
+from vmferryd.drivers.copies import DiskCopy
 from vmferryd.drivers.fate import Fate
+from vmferryd.drivers.settings import ReceiveSettings as ReceiveSettings  # noqa: PLC0414 - one of a driver's words
+from vmferryd.drivers.settings import SendSettings as SendSettings  # noqa: PLC0414 - one of a driver's words
+from vmferryd.drivers.settings import Tuning as Tuning  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import Extent as Extent  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import PagesEnd as PagesEnd  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import TransferState as TransferState  # noqa: PLC0414 - one of a driver's words
@@ -67,6 +71,7 @@ class DriverFeature(StrEnum):
     BARE_RECEIVER = "bare-receiver"
     POSTCOPY = "post-copy"
     PAGES_ON_DEMAND = "pages-on-demand"
+    COPIES_DISKS = "copies-disks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,46 +171,6 @@ class GuestPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class SendSettings:
-    """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
-
-    A bandwidth of None is unlimited. `detect_zeroes` are the targets of disks whose zeroes are recognised while they are
-    copied.
-    """
-
-    live: bool = True
-    max_bandwidth_bytes_per_s: int | None = None
-    max_downtime_ms: int | None = None
-    auto_converge: bool = False
-    auto_converge_initial_percent: int | None = None
-    auto_converge_increment_percent: int | None = None
-    xbzrle: bool = False
-    xbzrle_cache_bytes: int | None = None
-    detect_zeroes: frozenset[str] = frozenset()
-    postcopy: bool = False
-    postcopy_bandwidth_bytes_per_s: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """What a transfer obeys. A bandwidth of 0 is unlimited. None: not known, or in a change: left as it is."""
-
-    max_downtime_ms: int | None = None
-    max_bandwidth_bytes_per_s: int | None = None
-    xbzrle_cache_bytes: int | None = None
-    postcopy_bandwidth_bytes_per_s: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiveSettings:
-    """How a guest is to be received: what the sender's settings demand of the receiver."""
-
-    xbzrle: bool = False
-    xbzrle_cache_bytes: int | None = None
-    postcopy: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class BareReceiver:
     """A hypervisor that receives a guest by itself.
 
@@ -221,6 +186,20 @@ class BareReceiver:
 class OutgoingGuest(Protocol):
     """A guest that is being sent. Obtained from `Guest.outgoing`; one at a time."""
 
+    def disk_socket(self, target: str) -> Path:
+        """The UNIX socket at which the hypervisor looks for the other end of the disk's channel."""
+        ...
+
+    async def copy_disks(self, copies: Sequence[DiskCopy], settings: SendSettings) -> None:
+        """The disks are at the receiver but for what the guest goes on writing, which follows until `held`.
+
+        Before `send`. The guest's own images are never changed by it.
+
+        Raises:
+            DriverRefused, TransferFailed: a disk cannot be copied; `cancel` is owed.
+        """
+        ...
+
     async def send(self, channel: socket.socket, settings: SendSettings) -> None:
         """The transfer has begun and goes on by itself; the driver owns `channel`.
 
@@ -232,6 +211,8 @@ class OutgoingGuest(Protocol):
 
     async def held(self) -> None:
         """All but the last part is sent, and the CPUs stand still until `let_go` or `cancel`.
+
+        Guarantees: disks that were copied are the same at both ends, and nothing connects them any more.
 
         Raises:
             TransferFailed: the transfer is over; CPUs that ran before it run (or `cancel` makes them).
@@ -263,7 +244,7 @@ class OutgoingGuest(Protocol):
         ...
 
     async def cancel(self) -> None:
-        """No transfer is going on, and nothing more is sent.
+        """No transfer is going on, and nothing more is sent, of disks neither.
 
         Guarantees: the CPUs run if they ran before `send` and `let_go` was not called, unless an I/O error or `Guest.pause`
         has stopped them since; after `let_go` they stand still, and only `Guest.resume` starts them.
@@ -394,6 +375,8 @@ class IncomingGuest(Protocol):
 
     async def received(self) -> Extent:
         """The state is loaded, so far as the guest could run, and the CPUs have not started. RUNNABLE: pages are missing.
+
+        Nobody writes to its disks from outside any more.
 
         Raises:
             TransferFailed: it never will be; `detail` has the hypervisor's own words.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from vmferryd.drivers.base import (
     TransferState,
     Tuning,
 )
+from vmferryd.drivers.copies import DiskCopy
 from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
@@ -161,6 +162,15 @@ class MemoryOutgoingGuest:
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
         self._simulated = monitor.simulated
+
+    def disk_socket(self, target: str) -> Path:
+        """See `OutgoingGuest.disk_socket`. Nobody looks there."""
+        return self._simulated.plan.directory / target
+
+    async def copy_disks(self, copies: Sequence[DiskCopy], settings: SendSettings) -> None:  # noqa: ARG002 - see the protocol
+        """See `OutgoingGuest.copy_disks`. Simulated guests have no disks of their own."""
+        if copies:
+            raise DriverRefused("Simulated guests have no disks that could be copied")
 
     async def send(self, channel: socket.socket, settings: SendSettings) -> None:
         """See `OutgoingGuest.send`. A refused channel stays its owner's; one that was lost is closed."""

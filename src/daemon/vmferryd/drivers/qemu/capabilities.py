@@ -72,6 +72,7 @@ class QemuCapabilities:
             DriverFeature.BARE_RECEIVER: True,
             DriverFeature.POSTCOPY: "postcopy-ram" in self.migration,
             DriverFeature.PAGES_ON_DEMAND: self.pages_on_demand,
+            DriverFeature.COPIES_DISKS: self.version >= (5, 2, 0),
         }
         return DriverCapabilities(
             name=name,

@@ -62,7 +62,12 @@ def disk_nodes(disk: Disk) -> tuple[str, ...]:
 
 def format_node(disk: Disk) -> str:
     """The name of the node that the device is attached to."""
-    return f"{disk.target}-format"
+    return format_node_of(disk.target)
+
+
+def format_node_of(target: str) -> str:
+    """As `format_node`, where only the target is known."""
+    return f"{target}-format"
 
 
 def disk_traits(disk: Disk) -> tuple[str, dict[str, Value]]:

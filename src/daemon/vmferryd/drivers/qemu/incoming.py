@@ -13,6 +13,7 @@ from vmferry.errors import DriverLost, TransferFailed
 from vmferryd.drivers.base import Extent, PagesEnd, ReceiveSettings, TransferState
 from vmferryd.drivers.qemu import gate as gates
 from vmferryd.drivers.qemu.flow import COMMON, cut_pages, hand_over, looks, pages_end, set_capabilities
+from vmferryd.drivers.qemu.mirrors import Exports
 from vmferryd.drivers.qemu.relay import recover_through
 from vmferryd.drivers.qemu.transfer import TransferLook
 
@@ -25,6 +26,7 @@ class QemuIncomingGuest:
 
     def __init__(self, guest: QemuGuest) -> None:
         self._guest = guest
+        self._exports = Exports(guest)
 
     @property
     def guest(self) -> QemuGuest:
@@ -34,7 +36,7 @@ class QemuIncomingGuest:
     @property
     def landings(self) -> Mapping[str, Path]:
         """See `IncomingGuest`."""
-        return {}
+        return self._exports.landings
 
     async def prepare(self, settings: ReceiveSettings) -> None:
         """QEMU is ready for a channel, or has one already.
@@ -42,9 +44,11 @@ class QemuIncomingGuest:
         Raises:
             DriverRefused: QEMU cannot do what the sender demands.
         """
+        self._exports = Exports(self._guest, settings.disks)
         look = TransferLook.of(await self._guest.execute("query-migrate"))
         if look.state is not TransferState.NONE:
             return
+        await self._exports.open()
         wanted = (COMMON - {"pause-before-switchover"}) | {"dirty-bitmaps"}
         wanted |= {"xbzrle"} if settings.xbzrle else set()
         wanted |= {"postcopy-ram"} if settings.postcopy else set()
@@ -63,6 +67,7 @@ class QemuIncomingGuest:
         """See `IncomingGuest`. QEMU ends itself when its state does not arrive; its last words are the reason."""
         try:
             extent = await self._received()
+            await self._exports.close()
             if extent is Extent.WHOLE:
                 await gates.take_down(await self._guest.monitor())
         except DriverLost as error:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferry.model import Statistics
 from vmferryd.drivers.base import EventKind, Extent, PagesEnd, SendSettings, TransferState
+from vmferryd.drivers.copies import DiskCopy
 from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.qemu import gate as gates
 from vmferryd.drivers.qemu.flow import COMMON, ENDED, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.gate import Gate
+from vmferryd.drivers.qemu.mirrors import Mirrors
 from vmferryd.drivers.qemu.record import TransferRecord
 from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due
 from vmferryd.drivers.qemu.tuning import UNLIMITED_BYTES_PER_S
@@ -44,6 +47,15 @@ class QemuOutgoingGuest:
         self._guest = guest
         self._directory = guest.plan.directory
         self._last = Statistics()
+        self._mirrors = Mirrors(guest)
+
+    def disk_socket(self, target: str) -> Path:
+        """See `OutgoingGuest`."""
+        return self._mirrors.socket(target)
+
+    async def copy_disks(self, copies: Sequence[DiskCopy], settings: SendSettings) -> None:
+        """See `OutgoingGuest`."""
+        await self._mirrors.copy(copies, settings)
 
     async def send(self, channel: socket.socket, settings: SendSettings) -> None:
         """See `OutgoingGuest`. A refused channel stays the caller's."""
@@ -89,10 +101,12 @@ class QemuOutgoingGuest:
                     if not record.sealed and record.gate is not Gate.NONE:
                         # The gate lets QEMU complete only after the CPUs were stopped, by us or by whoever else.
                         record.changed(self._directory, sealed=True)
+                    await self._mirrors.finish()
                     return
                 case TransferState.COMPLETING | TransferState.COMPLETED:
                     return
                 case TransferState.ACTIVE:
+                    await self._mirrors.check()
                     if self._record().postcopy_asked:
                         await self._switch(look)
                     elif not self._record().sealed:
@@ -183,10 +197,10 @@ class QemuOutgoingGuest:
 
     async def cancel(self) -> None:
         """See `OutgoingGuest`."""
-        if TransferRecord.read(self._directory) is None:
-            return
         try:
-            await self._cancel()
+            if TransferRecord.read(self._directory) is not None:
+                await self._cancel()
+            await self._mirrors.cancel()  # last: the CPUs need not wait for the end of a copy
         except DriverLost:
             # A guest that is gone sends nothing any more.
             if self._guest.process.is_alive() and not await self._guest.process.wait(self._guest.config.poll_s):
@@ -207,7 +221,8 @@ class QemuOutgoingGuest:
             timeout_s = self._guest.config.statistics_timeout_s
             look = TransferLook.of(await self._guest.execute("query-migrate", timeout_s=timeout_s))
             self._last = look.statistics or self._last
-        return self._last
+            await self._mirrors.count()
+        return self._mirrors.added_to(self._last)
 
     async def _gate(self) -> Gate:
         capabilities = self._guest.capabilities

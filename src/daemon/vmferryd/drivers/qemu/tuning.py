@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmferryd.drivers.base import TransferState, Tuning
 from vmferryd.drivers.qemu.gate import Gate
+from vmferryd.drivers.qemu.mirrors import Mirrors
 from vmferryd.drivers.qemu.record import TransferRecord
 from vmferryd.drivers.qemu.transfer import TransferLook
 
@@ -52,6 +53,8 @@ async def tune(guest: QemuGuest, change: Tuning) -> None:
             await guest.execute("migrate-set-parameters", parameters)
         if record is not None:
             _write_down(guest, change)
+    if change.max_bandwidth_bytes_per_s is not None:
+        await Mirrors(guest).pace(change.max_bandwidth_bytes_per_s)
 
 
 def _parameters(change: Tuning, record: TransferRecord | None) -> dict[str, Any]:

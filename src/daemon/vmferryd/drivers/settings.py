@@ -1,0 +1,53 @@
+"""How a guest is sent and received, as drivers take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmferryd.drivers.copies import CopyMode
+
+
+@dataclass(frozen=True, slots=True)
+class SendSettings:
+    """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
+
+    A bandwidth of None is unlimited. `detect_zeroes` are the targets of disks whose zeroes are recognised while they are
+    copied.
+    """
+
+    live: bool = True
+    max_bandwidth_bytes_per_s: int | None = None
+    max_downtime_ms: int | None = None
+    auto_converge: bool = False
+    auto_converge_initial_percent: int | None = None
+    auto_converge_increment_percent: int | None = None
+    xbzrle: bool = False
+    xbzrle_cache_bytes: int | None = None
+    detect_zeroes: frozenset[str] = frozenset()
+    postcopy: bool = False
+    postcopy_bandwidth_bytes_per_s: int | None = None
+    copy_mode: CopyMode = CopyMode.BACKGROUND
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a transfer obeys. A bandwidth of 0 is unlimited. None: not known, or in a change: left as it is."""
+
+    max_downtime_ms: int | None = None
+    max_bandwidth_bytes_per_s: int | None = None
+    xbzrle_cache_bytes: int | None = None
+    postcopy_bandwidth_bytes_per_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveSettings:
+    """How a guest is to be received: what the sender's settings demand of the receiver.
+
+    `disks` are the targets of those whose contents come with the guest: each can be written to from outside, through the
+    channel that `copies.disk_channel` names, until the guest's state is loaded.
+    """
+
+    xbzrle: bool = False
+    xbzrle_cache_bytes: int | None = None
+    postcopy: bool = False
+    disks: tuple[str, ...] = ()
