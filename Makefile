@@ -45,8 +45,8 @@ simulate: $(VENV)/.ready ## the whole system under ten thousand seeds
 nights: $(VENV)/.ready ## today's own seeds for MINUTES (480)
 	PYTHONPATH=tests $(BIN)/python -m simulation --minutes $(or $(MINUTES),480)
 
-crash: $(VENV)/.ready packages ## every failure of docs/failures.md, on real guests; needs root, takes an hour or two
-	$(BIN)/python -m pytest tests/crash --every-failure --failures docs/failures.jsonl
+crash: $(VENV)/.ready packages ## every failure of docs/failures.md, on real guests; needs root, takes an hour or two; CELLS=--missing-failures goes on with it
+	$(BIN)/python -m pytest tests/crash $(or $(CELLS),--every-failure) --failures docs/failures.jsonl
 	$(BIN)/python docs/generate.py
 
 check: lint types imports proto-lint proto-check ## everything that is checked without running it

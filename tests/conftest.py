@@ -19,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--failures", metavar="FILE", help="where the tests of failures write what they saw")
     parser.addoption("--failure", metavar="REGEX", help="run only the cells of the table of failures with such a name")
     parser.addoption("--every-failure", action="store_true", help="run every cell of the table of failures")
+    parser.addoption(
+        "--missing-failures", action="store_true", help="run the cells that the file of --failures does not have"
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -116,6 +116,8 @@ CRITICAL = (
 
 _ORDER = {moment: number for number, moment in enumerate(MOMENTS)}
 _LOADED = _ORDER["before destination writes received"]
+_COMMITTING = _ORDER["before destination writes committed"]
+"""The daemon has looked at the loaded guest for the last time: the record is on its way to the disk."""
 _COMMITTED = _ORDER["after destination writes committed"]
 _GIVEN_UP = _ORDER["after source writes confirmed"]
 _WAITS = _ORDER["after client calls prepare"]
@@ -162,7 +164,9 @@ class Cell:
         """Where the guest may be in the end, if the promise is kept."""
         at = _ORDER[self.moment]
         if _holds_the_only_whole_copy(self):
-            return frozenset({Place.LOST})
+            # Perform ends when the last part is gone; whether the destination has committed by then, nobody has decided.
+            undecided = self.part is Part.DESTINATION_QEMU and self.moment == "after client calls perform"
+            return frozenset({Place.LOST, Place.SOURCE}) if undecided else frozenset({Place.LOST})
         if self.called_off:
             return frozenset({Place.SOURCE})
         if at >= _COMMITTED or (self.way is Way.P2P and self.part.at_client):
@@ -177,10 +181,9 @@ def _holds_the_only_whole_copy(cell: Cell) -> bool:
         Part.SOURCE_HOST,
     ):
         return cell.called_off or _ORDER[cell.moment] < _LOADED
-    if (cell.fault, cell.part) == (Fault.KILL, Part.DESTINATION_QEMU) or (cell.fault, cell.part) == (
-        Fault.POWER_OFF,
-        Part.DESTINATION_HOST,
-    ):
+    if (cell.fault, cell.part) == (Fault.KILL, Part.DESTINATION_QEMU):
+        return not cell.called_off and _ORDER[cell.moment] >= _COMMITTING
+    if (cell.fault, cell.part) == (Fault.POWER_OFF, Part.DESTINATION_HOST):
         return not cell.called_off and _ORDER[cell.moment] >= _COMMITTED
     return False
 

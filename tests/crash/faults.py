@@ -30,16 +30,17 @@ class Actors:
         """The host that a part belongs to."""
         return self.source if part.at_source else self.destination
 
-    def pid(self, part: Part) -> int:
-        """The process that a part is."""
+    def pid(self, part: Part) -> int | None:
+        """The process that a part is; None for a hypervisor that has ended by itself, as a receiver does without its sender."""
         if part is Part.CLIENT:
             return self.client.pid
         machine = self.machine(part)
         if part in (Part.SOURCE_DAEMON, Part.DESTINATION_DAEMON):
             assert machine.host.process is not None
             return machine.host.process.pid
-        (pid,) = machine.host.hypervisors()
-        return pid
+        pids = machine.host.hypervisors()
+        assert len(pids) <= 1
+        return pids[0] if pids else None
 
     def ends(self, part: Part) -> tuple[str, str]:
         """The machines that a cable joins."""
@@ -80,12 +81,14 @@ async def _kill(part: Part, actors: Actors) -> Repair | None:
         case Part.SOURCE_DAEMON | Part.DESTINATION_DAEMON:
             await machine.host.kill()
             return Repair(ABSENCE_S, machine.start)
-    os.kill(actors.pid(part), signal.SIGKILL)
+    if (pid := actors.pid(part)) is not None:
+        os.kill(pid, signal.SIGKILL)
     return None
 
 
-def _stop(part: Part, actors: Actors) -> Repair:
-    pid = actors.pid(part)
+def _stop(part: Part, actors: Actors) -> Repair | None:
+    if (pid := actors.pid(part)) is None:
+        return None
     os.kill(pid, signal.SIGSTOP)
 
     async def go_on() -> None:

@@ -153,8 +153,12 @@ async def _is_settled(cell: Cell, actors: Actors) -> bool:
     if any(domain is not None and domain.migration_id is not None for domain in domains):
         return False
     running = [domain for domain in domains if domain is not None and domain.state is DomainState.RUNNING]
-    expected = 0 if cell.places == {Place.LOST} else 1
-    return len(running) == len(pids) == expected
+    return len(running) == len(pids) and len(pids) in _copies(cell)
+
+
+def _copies(cell: Cell) -> set[int]:
+    """How many copies may run in the end."""
+    return {0 if place is Place.LOST else 1 for place in cell.places}
 
 
 async def _said(actors: Actors) -> str:
@@ -208,7 +212,7 @@ async def _check(cell: Cell, actors: Actors, told: dict[str, str]) -> Place:
 
 async def _place(cell: Cell, actors: Actors) -> Place:
     """Where the guest runs; a busy daemon may need a moment to say so."""
-    if cell.places == {Place.LOST}:
+    if Place.LOST in cell.places and not any(each.host.hypervisors() for each in (actors.source, actors.destination)):
         return Place.LOST
     found: list[Place] = []
 

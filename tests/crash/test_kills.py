@@ -18,9 +18,16 @@ pytestmark = [pytest.mark.qemu, pytest.mark.asyncio(loop_scope="session")]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The cells that were asked for."""
     if "cell" in metafunc.fixturenames:
-        pattern, every = (metafunc.config.getoption(name) for name in ("--failure", "--every-failure"))
-        chosen = [cell for cell in cells() if (re.search(pattern, cell.name) if pattern else every or cell.for_every_run)]
+        chosen = [cell for cell in cells() if _is_asked_for(cell, metafunc.config)]
         metafunc.parametrize("cell", chosen, ids=lambda cell: cell.name)
+
+
+def _is_asked_for(cell: Cell, config: pytest.Config) -> bool:
+    if pattern := config.getoption("--failure"):
+        return re.search(pattern, cell.name) is not None
+    if config.getoption("--missing-failures"):
+        return cell.name not in {line["cell"] for line in results.read(Path(config.getoption("--failures")))}
+    return config.getoption("--every-failure") or cell.for_every_run
 
 
 @pytest.mark.checklist(15)
