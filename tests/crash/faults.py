@@ -31,7 +31,7 @@ class Actors:
         return self.source if part.at_source else self.destination
 
     def pid(self, part: Part) -> int | None:
-        """The process that a part is; None for a hypervisor that has ended by itself, as a receiver does without its sender."""
+        """The process that a part is; None for a hypervisor that has ended by itself, as one without its sender does."""
         if part is Part.CLIENT:
             return self.client.pid
         machine = self.machine(part)
