@@ -7,7 +7,7 @@ STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync docs clean
+.PHONY: help setup demo test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ proof: $(VENV)/.ready ## explore every interleaving of the job tables, and write
 
 sync: $(VENV)/.ready ## write the synchronous face of the client library anew, from the asynchronous one
 	$(BIN)/python scripts/generate_sync.py
+
+man: $(VENV)/.ready ## manual pages of the commands and of the configuration, in build/man
+	$(BIN)/python scripts/generate_man.py
 
 docs: $(VENV)/.ready ## write the tables of docs/ anew, from the code
 	$(BIN)/python docs/generate.py

@@ -59,8 +59,13 @@ _TYPES = {bool: "boolean", float: "number", int: "integer", str: "text", Path: "
 
 def configuration() -> str:
     """Every key of the configuration file."""
-    rows = [f"| `{key}` | {kind} | {default} | {meaning} |" for key, kind, default, meaning in _keys(Config, "")]
+    rows = [f"| `{key}` | {kind} | {default} | {meaning} |" for key, kind, default, meaning in configuration_rows()]
     return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def configuration_rows() -> Iterator[tuple[str, str, str, str]]:
+    """Every key of the configuration file with its type, its default and what it means."""
+    return _keys(Config, "")
 
 
 def _keys(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -262,3 +263,20 @@ async def test_exit_statuses(two_hosts: TwoHosts, arrange: Callable[[TwoHosts], 
     assert status == code, complained
     if code is not ExitCode.DONE:
         assert json.loads(complained.splitlines()[-1])["exit_code"] == code
+
+
+# -- completion ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_shell_completes_the_names_of_domains(two_hosts: TwoHosts) -> None:
+    """As bash asks: of the daemon that the command line names."""
+    words = f"vmferry -c {uri(two_hosts.source)} migrate {NAME[:2]}"
+    environment = {"_VMFERRY_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "vmferry.cli"),
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, complained = await process.communicate()
+    assert (said.decode().split(), complained) == ([f"plain,{NAME}"], b"")

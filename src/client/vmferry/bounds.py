@@ -35,6 +35,7 @@ class Bounds:
     patience_s: float = _bound(15.0, "how long a lost reply is asked for again")
     patience_pause_s: float = _bound(0.25, "the pause before a lost reply is asked for again")
     look_s: float = _bound(10.0, "`vmferry where`: until a host counts as silent")
+    complete_s: float = _bound(1.0, "TAB in a shell: until the names of a daemon's domains are not waited for any more")
 
     def changed(self, settings: Iterable[str]) -> Bounds:
         """These bounds with `NAME=SECONDS` for each of `settings`.

@@ -8,6 +8,7 @@ from typing import IO
 import click
 
 from vmferry.cli import render
+from vmferry.cli.named import NAME
 from vmferry.cli.options import text_of
 from vmferry.cli.running import Session, asynchronous
 from vmferry.cli.units import size
@@ -34,7 +35,7 @@ async def define(session: Session, file: IO[bytes]) -> None:
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @asynchronous
 async def undefine(session: Session, name: str) -> None:
     """The stored definition is gone.
@@ -48,7 +49,7 @@ async def undefine(session: Session, name: str) -> None:
 
 @click.command()
 @click.option("--paused", is_flag=True, help="The guest exists and stands still.")
-@click.argument("name")
+@NAME
 @asynchronous
 async def start(session: Session, name: str, paused: bool) -> None:  # noqa: FBT001 - click's spelling of an option
     """The guest runs."""
@@ -58,7 +59,7 @@ async def start(session: Session, name: str, paused: bool) -> None:  # noqa: FBT
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @asynchronous
 async def shutdown(session: Session, name: str) -> None:
     """The guest has been asked to shut down.
@@ -71,7 +72,7 @@ async def shutdown(session: Session, name: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @asynchronous
 async def destroy(session: Session, name: str) -> None:
     """The guest is gone at once, as if its power had been cut."""
@@ -81,7 +82,7 @@ async def destroy(session: Session, name: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @asynchronous
 async def suspend(session: Session, name: str) -> None:
     """The guest's CPUs stand still."""
@@ -91,7 +92,7 @@ async def suspend(session: Session, name: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @asynchronous
 async def resume(session: Session, name: str) -> None:
     """The guest's CPUs run."""
@@ -116,7 +117,7 @@ async def list_domains(session: Session, which: str | None) -> None:
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @asynchronous
 async def info(session: Session, name: str) -> None:
     """What the host knows of one domain.
@@ -136,7 +137,7 @@ async def info(session: Session, name: str) -> None:
 
 @click.command()
 @click.option("--inactive", is_flag=True, help="The stored definition, which the next start will use.")
-@click.argument("name")
+@NAME
 @asynchronous
 async def dumpxml(session: Session, name: str, inactive: bool) -> None:  # noqa: FBT001 - click's spelling of an option
     """The definition as XML.

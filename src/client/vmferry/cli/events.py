@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from vmferry.cli import render
+from vmferry.cli.completion import domain_names
 from vmferry.cli.running import Session, asynchronous
 from vmferry.cli.units import counted, moment
 from vmferry.model import DomainEvent
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=domain_names)
 @asynchronous
 async def events(session: Session, name: str | None) -> None:
     """What happens to the domains from now on, or to the one named.

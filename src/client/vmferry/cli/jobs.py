@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import click
 
 from vmferry.cli import display, render
+from vmferry.cli.completion import domain_names
 from vmferry.cli.conduct import circumstances
 from vmferry.cli.exits import ExitCode
 from vmferry.cli.frame import Subject
-from vmferry.cli.named import NamedArgument, NamedCommand
+from vmferry.cli.named import NAME, WHICH, NamedArgument, NamedCommand
 from vmferry.cli.progress import Mark, Tracker
 from vmferry.cli.running import AliasGroup, Session, asynchronous
 from vmferry.cli.units import duration, moment
@@ -64,7 +65,7 @@ def job() -> None:
 
 
 @job.command()
-@click.argument("which", metavar="ID|NAME")
+@WHICH
 @asynchronous
 async def info(session: Session, which: str) -> None:
     """What the host knows of one migration."""
@@ -75,7 +76,7 @@ async def info(session: Session, which: str) -> None:
 
 @job.command()
 @click.option("--all", "everything", is_flag=True, help="Every job of the host, those to come included; one line each.")
-@click.argument("which", metavar="ID|NAME", required=False)
+@click.argument("which", metavar="ID|NAME", required=False, shell_complete=domain_names)
 @asynchronous
 async def watch(session: Session, which: str | None, everything: bool) -> ExitCode | None:  # noqa: FBT001 - click's option
     """Progress until the migration has ended; the exit status says how.
@@ -104,7 +105,7 @@ async def _watch_all(session: Session, daemon: Connection) -> None:
 
 @job.command()
 @click.option("--limit", type=click.IntRange(min=0), default=0, help="At most so many; 0: all that the host remembers.")
-@click.argument("name")
+@NAME
 @asynchronous
 async def history(session: Session, name: str, limit: int) -> None:
     """The migrations of one domain that the host remembers, newest first: how far each came, and how it ended."""
@@ -118,7 +119,14 @@ async def history(session: Session, name: str, limit: int) -> None:
 
 @job.command(cls=NamedCommand)
 @click.option("--at-once", is_flag=True, help="Do not wait for the effect.")
-@click.argument("which", cls=NamedArgument, option="--domain", metavar="ID|NAME", meaning="The migration, or its domain.")
+@click.argument(
+    "which",
+    cls=NamedArgument,
+    option="--domain",
+    metavar="ID|NAME",
+    meaning="The migration, or its domain.",
+    shell_complete=domain_names,
+)
 @asynchronous
 async def abort(session: Session, which: str, at_once: bool) -> ExitCode:  # noqa: FBT001 - click's option
     """The migration has ended if it still could; says what holds.

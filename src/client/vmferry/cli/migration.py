@@ -12,7 +12,7 @@ from vmferry.channel import parse_uri
 from vmferry.cli import display, render
 from vmferry.cli.conduct import Conductor, Order, circumstances
 from vmferry.cli.frame import Subject
-from vmferry.cli.named import DOMAIN, NamedArgument, NamedCommand
+from vmferry.cli.named import DOMAIN, NAME, NamedArgument, NamedCommand
 from vmferry.cli.options import migration_options, read, text_of
 from vmferry.cli.progress import Tracker
 from vmferry.cli.running import Session, asynchronous
@@ -130,7 +130,7 @@ async def _move(session: Session, source: Connection, destination: Connection | 
     "--xml", "file", type=click.File("rb"), help="A definition in place of the domain's, with other paths or bridges."
 )
 @click.option("--directory", default="", metavar="DIR", help="Where its own sockets go; by default where it is started.")
-@click.argument("name")
+@NAME
 @asynchronous
 async def receiver(session: Session, name: str, uri: str, paused: bool, file: IO[bytes] | None, directory: str) -> None:  # noqa: FBT001
     """The command line of a hypervisor that receives the guest where no daemon is.

@@ -5,12 +5,14 @@ A word without a name goes to the first argument that was not named.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
+
+from vmferry.cli.completion import domain_names
 
 _MEANINGS = "vmferry.named"
 
@@ -73,9 +75,20 @@ class NamedCommand(click.Command):
 
 
 DOMAIN = click.argument(
-    "name", cls=NamedArgument, option="--domain", metavar="NAME", meaning="The domain, by name or UUID.",
-)  # fmt: skip
-"""The argument that most commands begin with."""
+    "name",
+    cls=NamedArgument,
+    option="--domain",
+    metavar="NAME",
+    meaning="The domain, by name or UUID.",
+    shell_complete=domain_names,
+)
+"""The argument of virsh's commands about migrations."""
+
+NAME = click.argument("name", shell_complete=domain_names)
+"""The argument of the other commands about a domain."""
+
+WHICH = click.argument("which", metavar="ID|NAME", shell_complete=domain_names)
+"""A migration, or a domain whose newest it is."""
 
 
 def taken_out(args: Sequence[str], names: Mapping[str, str], ctx: click.Context) -> tuple[dict[str, str], list[str]]:
@@ -94,15 +107,12 @@ def taken_out(args: Sequence[str], names: Mapping[str, str], ctx: click.Context)
         elif name not in names:
             rest.append(word)
         else:
-            values[names[name]] = value if equals else _next(words, name, ctx)
+            given = value if equals else next(words, None)
+            if given is not None:
+                values[names[name]] = given
+            elif not ctx.resilient_parsing:  # a shell asks what could follow
+                raise click.BadOptionUsage(name, f"Option {name!r} requires an argument.", ctx)
     return values, rest
-
-
-def _next(words: Iterator[str], name: str, ctx: click.Context) -> str:
-    value = next(words, None)
-    if value is None:
-        raise click.BadOptionUsage(name, f"Option {name!r} requires an argument.", ctx)
-    return value
 
 
 def _named(ctx: click.Context) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from vmferry.channel import Transport, Uri, parse_uri
 from vmferry.cli import render
 from vmferry.cli.exits import ExitCode
+from vmferry.cli.named import NAME
 from vmferry.cli.running import Session, asynchronous
 from vmferry.cli.units import moment
 from vmferry.errors import InvalidParameter
@@ -40,7 +41,7 @@ CODES: Mapping[Verdict, ExitCode] = {
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @click.option(
     "--hosts", metavar="A,B,…", help="The hosts to ask, as URIs or names.  [default: the daemon of --connect and its peers]"
 )  # fmt: skip
@@ -134,7 +135,7 @@ def _record(record: RecordEvidence) -> str:
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @click.option("--keep-here", "keep", flag_value=Keep.HERE.value, help="The copy of the host that is told lives on.")
 @click.option("--keep-there", "keep", flag_value=Keep.THERE.value, help="The copy of the host that is told is destroyed.")
 @click.option("--fenced", is_flag=True, help="The other host cannot run its copy, now or later. Without it you are asked.")
