@@ -36,27 +36,25 @@ def diagnosis(forecast: Forecast, circumstances: Circumstances, throttle_percent
         return ""
     slowed = f", although it is slowed down by {throttle_percent} %" if throttle_percent else ""
     return (
-        f"no end at this rate{slowed}: the guest changes memory as fast as it is sent. Each round comes to "
+        f"no end at this rate{slowed}: the guest changes memory again before it is sent. Each round comes to "
         f"{size(forecast.round_bytes)}, a pause of {duration(forecast.pause_needed_ms)}; "
         f"allowed are {duration(circumstances.allowed_pause_ms)}"
     )
 
 
-def remedies(forecast: Forecast, circumstances: Circumstances, dirty_bytes_per_s: int, throttle_percent: int) -> list[str]:
+def remedies(forecast: Forecast, circumstances: Circumstances, throttle_percent: int) -> list[str]:
     """What would help, the mildest first; nothing while nothing needs help."""
     if forecast.course is not Course.NEVER:
         return []
-    return list(_remedies(forecast, circumstances, dirty_bytes_per_s, throttle_percent))
+    return list(_remedies(forecast, circumstances, throttle_percent))
 
 
-def _remedies(
-    forecast: Forecast, circumstances: Circumstances, dirty_bytes_per_s: int, throttle_percent: int
-) -> Iterator[str]:
+def _remedies(forecast: Forecast, circumstances: Circumstances, throttle_percent: int) -> Iterator[str]:
     name, flags = circumstances.domain or "NAME", circumstances.flags
     limit = circumstances.bandwidth_bytes_per_s
-    if limit and dirty_bytes_per_s:
-        enough = math.ceil(max(dirty_bytes_per_s, limit) * ROOM / MIB)
-        yield f"more bandwidth than {rate(limit)}: vmferry migrate-setspeed {name} {enough}"
+    if limit:
+        enough_mib = math.ceil(forecast.round_bytes * 1000 / circumstances.allowed_pause_ms * ROOM / MIB)
+        yield f"more bandwidth than {rate(limit)}: vmferry migrate-setspeed {name} {enough_mib}"
     needed_ms = math.ceil(forecast.pause_needed_ms * ROOM)
     if needed_ms <= LONGEST_PAUSE_MS:
         yield f"a longer pause: vmferry migrate-setmaxdowntime {name} {needed_ms}"

@@ -142,7 +142,7 @@ class Tracker:
         around = self._round_view()
         expected = Forecast() if around is None or self.ended_s is not None else self._forecast()
         throttle_percent = self.statistics.auto_converge_throttle_percent
-        helps = remedies(expected, self.circumstances, _dirty_bytes_per_s(self.statistics), throttle_percent)
+        helps = remedies(expected, self.circumstances, throttle_percent)
         return View(
             phases=tuple(
                 PhaseView(phase, self._mark(place), self._took_ms(place, until_s)) for place, phase in enumerate(self.phases)
