@@ -19,6 +19,7 @@ from vmferry import blocking, client
 from vmferry.attempt import Attempt
 from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.channel import Credentials, Uri
+from vmferry.findings import Finding
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated
 from vmferry.model import (
@@ -170,6 +171,26 @@ class Connection:
         return blocking.run(
             self.asynchronous.migrate(domain, destination.asynchronous, flags=flags, params=params, uri=uri, attempt=attempt)
         )
+
+    def check(
+        self,
+        domain: str,
+        destination: Connection,
+        *,
+        flags: Flag = NONE,
+        params: MigrationParams | None = None,
+        uri: str | None = None,
+    ) -> tuple[Finding, ...]:
+        """Everything that is known to speak against `migrate` with the same arguments, and what its user should know.
+
+        Nothing is opened, made, held or recorded on either host. What no finding speaks against is not refused later for a
+        reason that could have been known now.
+        """
+        return blocking.run(self.asynchronous.check(domain, destination.asynchronous, flags=flags, params=params, uri=uri))
+
+    def check_alone(self, domain: str, *, flags: Flag = NONE, params: MigrationParams | None = None) -> tuple[Finding, ...]:
+        """What this daemon alone would refuse a migration for, as its source."""
+        return blocking.run(self.asynchronous.check_alone(domain, flags=flags, params=params))
 
     def migrate_to_uri(
         self,
