@@ -17,6 +17,9 @@ import click
 
 from vmferry.cli.__main__ import main
 from vmferry.cli.named import NamedArgument
+from vmferry.flags import FLAGS
+from vmferry.params import PARAMETERS
+from vmferryd.phases.settings import HONOURED, HONOURED_PARAMS
 
 TESTS = Path(__file__).parents[1]
 
@@ -58,14 +61,12 @@ AWAITED = frozenset(
         "--copy-storage-synchronous-writes",
         "--disks-port",
         "--disks-uri",
-        "--graphicsuri",
         "--parallel",
         "--parallel-connections",
         "--postcopy",
         "--postcopy-after-precopy",
         "--postcopy-bandwidth",
         "--postcopy-resume",
-        "--rdma-pin-all",
         "--timeout-postcopy",
         "--tls",
         "--tls-destination",
@@ -143,8 +144,14 @@ def command(name: str) -> click.Command | None:
 def migrate_table() -> str:
     """Each option of `virsh migrate`, vmferry's equivalent, and the tests that exercise it."""
     known = spellings(_found("migrate"))
-    rows = [(f"`{option}`", known.get(option, ""), option) for option in MIGRATE]
+    rows = [(f"`{option}`", known.get(option, "") + _refusal(option), option) for option in MIGRATE]
     return _table("virsh migrate", rows)
+
+
+def _refusal(option: str) -> str:
+    """What is said of an option that no daemon honours today."""
+    flags = {row.option for row in FLAGS if row.flag not in HONOURED}
+    return "; refused today" if option in flags | {p.option for p in PARAMETERS if p.attribute not in HONOURED_PARAMS} else ""
 
 
 def siblings_table() -> str:
