@@ -169,7 +169,9 @@ class Cell:
             return frozenset({Place.LOST, Place.SOURCE}) if undecided else frozenset({Place.LOST})
         if self.called_off:
             return frozenset({Place.SOURCE})
-        if at >= _COMMITTED or (self.way is Way.P2P and self.part.at_client):
+        # Perform ends when the last part is gone; the destination may still be about to commit.
+        is_committed = at >= _COMMITTED and self.moment != "after client calls perform"
+        if is_committed or (self.way is Way.P2P and self.part.at_client):
             return frozenset({Place.DESTINATION})
         return frozenset({Place.SOURCE, Place.DESTINATION})
 
