@@ -9,11 +9,10 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from crash.bounds import KEEPALIVE_S, LIMITS, PATIENCE_S
 from crash.points import Points
 from crash.resident import Resident
+from support import small_disk
 from support.guest.build import GuestImage, GuestSettings
 from support.hosts import Host
 from support.network import CLIENT, FIRST, SECOND, Network, network
@@ -36,7 +36,6 @@ DATA_PORT = PORT + 1
 TESTS = Path(__file__).parents[1]
 JOURNAL_MIB = 8
 ANSWER_S = 1.0
-_DEVICE = "vmferry-journal-"
 MEMORY_MIB = 192
 SETTINGS = GuestSettings(memory_mib=64, dirty_mib_s=10, workset_mib=16)
 SLOW_MIB_PER_S = 24
@@ -100,12 +99,10 @@ class Machine:
 
     def fill_disk(self) -> None:
         """Its journal cannot grow any more."""
-        with contextlib.suppress(OSError), (self.disk / "filler").open("wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(4096))
+        small_disk.fill(self.disk)
 
     def free_disk(self) -> None:
-        (self.disk / "filler").unlink(missing_ok=True)
+        small_disk.free(self.disk)
 
 
 @dataclass(slots=True)
@@ -199,7 +196,7 @@ async def stage(image: GuestImage, emulator: str | None) -> AsyncIterator[Stage]
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmf")))
         net = stack.enter_context(network())
-        _unmount_orphans()
+        small_disk.unmount_orphans()
         points = Points()
         await stack.enter_async_context(points.listening(directory / "points.sock"))
         machines = [await stack.enter_async_context(_machine(directory, net, place)) for place in (FIRST, SECOND)]
@@ -215,7 +212,7 @@ async def stage(image: GuestImage, emulator: str | None) -> AsyncIterator[Stage]
 async def _machine(directory: Path, net: Network, place: str) -> AsyncIterator[Machine]:
     host = Host(place, directory / place, command=_daemon(directory, net, place))
     async with AsyncExitStack() as stack:
-        stack.enter_context(_small_disk(host.directory / "state"))
+        stack.enter_context(small_disk.small_disk(host.directory / "state", JOURNAL_MIB))
         stack.push_async_callback(_end_guests, host)
         stack.push_async_callback(host.kill)
         _configure(host, net, place)
@@ -252,25 +249,6 @@ def _configure(host: Host, net: Network, place: str) -> None:
         lines += [f"[{section}]"] if section else []
         lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     (host.directory / "vmferryd.toml").write_text("\n".join(lines))
-
-
-@contextmanager
-def _small_disk(path: Path) -> Iterator[None]:
-    path.mkdir(parents=True)
-    device = f"{_DEVICE}{os.getpid()}"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={JOURNAL_MIB}m", device, str(path)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def _unmount_orphans() -> None:
-    """No disk of a test run that was killed is left."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        device, path = line.split()[:2]
-        if device.startswith(_DEVICE) and not Path("/proc", device.removeprefix(_DEVICE)).exists():
-            subprocess.run(["umount", "--lazy", path], check=True)
 
 
 async def _end_guests(host: Host) -> None:
