@@ -38,6 +38,12 @@ class Limits(BaseModel):
         description="how long a guest that is moved live may stand still until it can be released, or else it runs on at the "
         "source; and once more, after the last part was sent, until the source asks for an end or says: in doubt",
     )
+    recovery_s: float = Field(
+        60.0,
+        gt=0,
+        description="how long a caller waits for a new way of a post-copy that was cut, before it hears of the cut; the "
+        "hosts go on looking for one",
+    )
     let_go_s: float = Field(30.0, gt=0, description="how long the last part may take while the guest stands still")
     finish_s: float = Field(60.0, gt=0, description="how long Finish waits for the state to be loaded")
     journal_s: float = Field(

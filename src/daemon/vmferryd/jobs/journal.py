@@ -33,7 +33,7 @@ class Record:
     `receiver_uri`: where a hypervisor without a daemon receives the guest; such a migration has no peer. `original_name` is
     the domain's name at the source where it is called otherwise here. `took_ms` has the phases of both hosts, as far as they
     are known here; `changes` is what watchers were told. `images` are the files that this migration makes here, `disks` the
-    images that it copies from here.
+    images that it copies from here. `pages_held`: a user has paused its post-copy.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
@@ -71,6 +71,7 @@ class Record:
     images: tuple[str, ...] = ()
     disks: tuple[ImageFacts, ...] | None = None
     wish: RunWish = RunWish.NONE
+    pages_held: bool = False
 
 
 _RECORDS = TypeAdapter(Record)

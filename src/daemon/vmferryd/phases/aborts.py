@@ -14,9 +14,7 @@ Either host may be asked. At the destination, where libvirt refuses, an abort is
 
 from __future__ import annotations
 
-from typing import Never
-
-from vmferry.errors import NotSupported
+from vmferry.errors import InvalidState
 from vmferry.model import JobInfo, Outcome, Side
 from vmferryd.phases.context import Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
@@ -53,14 +51,16 @@ class Aborts:
         self._tasks.spawn(self.end(job), f"abort {job.migration_id}")
         return Outcome.PENDING
 
-    @staticmethod
-    def refuse_postcopy() -> Never:
-        """Nothing is paused.
+    async def pause(self, job: JobInfo) -> Outcome:
+        """The post-copy of this migration is paused on both hosts, until it is taken up again.
 
         Raises:
-            NotSupported: always; there is no post-copy yet.
+            InvalidState: it is none that goes away from here, or not in post-copy.
         """
-        raise NotSupported(
-            "a post-copy migration cannot be paused: post-copy is not available in this version",
-            remedy="leave the flag out to end the migration",
-        )
+        migration = self._source.running(job.migration_id) if job.side is Side.SOURCE else None
+        if migration is None:
+            raise InvalidState(
+                "only a post-copy migration away from this host can be paused", remedy="ask its source, or leave the flag out"
+            )
+        await migration.serving.pause()
+        return migration.outcome

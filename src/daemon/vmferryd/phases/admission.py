@@ -75,6 +75,7 @@ class DriverNeed:
     sides: frozenset[Side]
     flag: Flag | None = None
     method: str = ""
+    remedy: str = "leave it out"
 
     def applies(self, flags: Flag, params: MigrationParams) -> bool:
         """The request has it."""
@@ -85,6 +86,15 @@ class DriverNeed:
 _SOURCE, _BOTH = frozenset({Side.SOURCE}), frozenset(Side)
 DRIVER_NEEDS: tuple[DriverNeed, ...] = (
     DriverNeed("AUTO_CONVERGE", DriverFeature.AUTO_CONVERGE, _SOURCE, flag=Flag.AUTO_CONVERGE),
+    DriverNeed("POSTCOPY", DriverFeature.POSTCOPY, _BOTH, flag=Flag.POSTCOPY),
+    DriverNeed(
+        "POSTCOPY",
+        DriverFeature.PAGES_ON_DEMAND,
+        frozenset({Side.DESTINATION}),
+        flag=Flag.POSTCOPY,
+        remedy="the destination's kernel does not let its hypervisor fetch pages: set vm.unprivileged_userfaultfd to 1 "
+        "there, or give it CAP_SYS_PTRACE; or leave POSTCOPY out",
+    ),
     DriverNeed("xbzrle", DriverFeature.XBZRLE, _BOTH, method="xbzrle"),
 )
 
@@ -100,7 +110,7 @@ def of_request(side: Side, flags: Flag, params: MigrationParams, driver: DriverC
     for need in DRIVER_NEEDS:
         if side in need.sides and need.applies(flags, params) and need.feature not in driver.features:
             text = f"the {driver.name} driver ({driver.version}) cannot do it"
-            yield Objection(NotSupported, Violation(need.subject, text, "leave it out"))
+            yield Objection(NotSupported, Violation(need.subject, text, need.remedy))
 
 
 def _not_built(side: Side, flags: Flag, params: MigrationParams) -> Iterator[Violation]:
@@ -122,7 +132,7 @@ def of_peer(peer: Side, capabilities: frozenset[str] | None, flags: Flag, params
     for need in DRIVER_NEEDS:
         lacks = capabilities is not None and need.feature not in capabilities
         if lacks and peer in need.sides and need.applies(flags, params):
-            yield Objection(NotSupported, Violation(need.subject, f"the {peer}'s hypervisor cannot do it", "leave it out"))
+            yield Objection(NotSupported, Violation(need.subject, f"the {peer}'s hypervisor cannot do it", need.remedy))
 
 
 LANE_NEEDS: Mapping[Flag, str] = {Flag.PARALLEL: "memory"}

@@ -113,5 +113,5 @@ class Asking:
         return now_s - self._gone_s > self._context.limits.let_go_s
 
     def _show_doubt(self, record: Record) -> None:
-        if self._entry is not None and self._copy(record) is not None:
+        if record.state is SourceState.RELEASED and self._entry is not None and self._copy(record) is not None:
             self._context.domains.mark(self._entry, DomainState.PAUSED, StateReason.IN_DOUBT)

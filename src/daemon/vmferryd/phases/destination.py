@@ -35,9 +35,10 @@ from vmferry.wish import RunWish
 from vmferryd.database import Change
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import IncomingGuest, RunState
+from vmferryd.drivers.base import Extent, IncomingGuest, RunState
 from vmferryd.jobs.decisions import (
     LOADED,
+    PULLS,
     definition_finishes,
     destination_abandoned,
     destination_aborts,
@@ -46,6 +47,7 @@ from vmferryd.jobs.decisions import (
     destination_loaded,
     destination_not_loaded,
     destination_released,
+    destination_runnable,
 )
 from vmferryd.jobs.job import Cargo, DestinationEffect, DestinationEvent, cargo, destination_table
 from vmferryd.jobs.journal import Record
@@ -53,10 +55,12 @@ from vmferryd.phases.context import Context
 from vmferryd.phases.disk_receiving import IncomingDisks
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
+from vmferryd.phases.pulling import Pulling
 from vmferryd.phases.reception import Reception, Waiting
 from vmferryd.phases.resolver import Backoff
 from vmferryd.transfer import images, tickets
 from vmferryd.transfer.doors import remove_stale_socket
+from vmferryd.transfer.outgoing import MAIN
 from vmferryd.transfer.tickets import Claim
 
 log = structlog.get_logger()
@@ -103,10 +107,13 @@ class DestinationMigration:
                 DestinationEffect.REQUEST_RELEASE: self._request_release,
                 DestinationEffect.ASK_PEER: self._ask_peer,
                 DestinationEffect.CLOSE_JOB: self._close_job,
+                DestinationEffect.PULL: self._pull,
+                DestinationEffect.RECEIVE_AGAIN: self._receive_again,
             },
             self._changes,
         )
         self.reception = Reception(context, self.machine, self.lease, lambda: self.incoming or self.disks, self._load)
+        self.pulling = Pulling(context, self)
 
     @property
     def record(self) -> Record:
@@ -121,11 +128,17 @@ class DestinationMigration:
     # -- what is asked of it ---------------------------------------------------------------------------------------------
 
     async def open_channel(self, claim: Claim) -> socket.socket:
-        """See `Reception.open_channel`."""
+        """See `Reception.open_channel`; or for the pages that the guest, which runs here, still misses."""
+        if claim.channel == MAIN and self.state in PULLS:
+            self.reception.recognise(claim)
+            return await self.pulling.open_channel()
         return await self.reception.open_channel(claim)
 
     async def grant(self, claim: Claim) -> bytes:
-        """See `Reception.grant`."""
+        """See `Reception.grant`; or for the pages that the guest, which runs here, still misses."""
+        if claim.channel == MAIN and self.state in PULLS:
+            self.reception.recognise(claim)
+            return self.pulling.grant(self.reception.berth)
         return await self.reception.grant(claim)
 
     async def release(self, ticket: bytes, paused_for_us: int, wish: RunWish) -> Outcome:
@@ -176,6 +189,9 @@ class DestinationMigration:
 
     async def destroy(self, why: str) -> Outcome:
         """As `abort`, for somebody who destroys the domain, or a coordinator that is gone."""
+        if self.state in PULLS:
+            await self.pulling.destroy(why)
+            return self.state.outcome
         self._ends_as = StateReason.DESTROYED
         return await self.abort(why)
 
@@ -266,11 +282,12 @@ class DestinationMigration:
             await self._not_loaded(error)
             return
         try:
-            await self.reception.received(incoming, channel)
+            extent = await self.reception.received(incoming, channel)
         except VmferryError as error:
             await self._not_loaded(error)
             return
-        await self._go_on(lambda state, *, alive: destination_loaded(state, alive=alive, has_word=self._has_word), "loaded")
+        decision = destination_runnable if extent is Extent.RUNNABLE else destination_loaded
+        await self._go_on(lambda state, *, alive: decision(state, alive=alive, has_word=self._has_word), "loaded")
         if self._has_word:
             await self._go_on(destination_released, "release")
 
@@ -323,6 +340,9 @@ class DestinationMigration:
         guest = await self._context.domains.reached(entry) if entry.plan == self.record.plan else None
         if guest is None:
             return
+        if self.pulling.has_run and self.state is DestinationState.COMMITTED:
+            self._context.domains.mark_as(entry, (await guest.probe()).run_state, StateReason.MIGRATED)
+            return
         if not self.record.wish.applied_to(Flag.PAUSED not in Flag(self.record.flags)):
             self._context.domains.mark(entry, DomainState.PAUSED, StateReason.USER)
             return
@@ -336,7 +356,14 @@ class DestinationMigration:
         if self._stopped_s is not None:
             pause_ms = max(1, round((self._context.clock.monotonic() - self._stopped_s) * 1000))
             self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
-        self._context.domains.mark(entry, DomainState.RUNNING, StateReason.MIGRATED)
+        pulls = self.state is DestinationState.POSTCOPY
+        self._context.domains.mark(entry, DomainState.RUNNING, StateReason.POSTCOPY if pulls else StateReason.MIGRATED)
+
+    async def _pull(self) -> None:
+        await self.pulling.pull()
+
+    async def _receive_again(self) -> DestinationEvent | None:
+        return await self.pulling.receive_again()
 
     async def _give_up(self, entry: Entry) -> None:
         """Nothing is left of a guest that was committed and never ran: an operator keeps the source's copy."""

@@ -15,7 +15,7 @@ import structlog
 
 from vmferry.errors import NotSupported, PermissionRefused, PhaseOutOfOrder, TransferFailed
 from vmferry.model import DestinationState
-from vmferryd.drivers.base import IncomingGuest
+from vmferryd.drivers.base import Extent, IncomingGuest
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent
 from vmferryd.phases.context import Context
 from vmferryd.phases.disk_receiving import IncomingDisks
@@ -136,13 +136,18 @@ class Reception:
             raise NotSupported("this migration has no data connection", remedy="send it through the tunnel")
         return self.berth
 
-    def _recognised(self, claim: Claim) -> None:
+    def recognise(self, claim: Claim) -> None:
+        """It is this migration's source that speaks.
+
+        Raises:
+            PermissionRefused: it is not.
+        """
         if not tickets.matches(claim.ticket, self._machine.record.ticket):
             raise PermissionRefused("the ticket for the data channel is wrong or used up")
 
     def _waiting(self, claim: Claim) -> Waiting:
         """What waits for its state, for the source of this migration."""
-        self._recognised(claim)
+        self.recognise(claim)
         waiting = self._waits()
         if self._machine.state is not DestinationState.PREPARED or waiting is None or self._begun:
             raise PhaseOutOfOrder(f"the migration is {self._machine.state}: no guest waits for its state")
@@ -204,7 +209,7 @@ class Reception:
 
     def _admit(self, claim: Claim) -> None:
         """The migration is open to lanes, and this is its source."""
-        self._recognised(claim)
+        self.recognise(claim)
         if self._machine.state.final or self._waits() is None:
             raise PhaseOutOfOrder(f"the migration is {self._machine.state}: no guest waits for its state")
 
@@ -215,16 +220,16 @@ class Reception:
             self._begun = True
             self._spawn(self._load(waiting, None))
 
-    async def received(self, waiting: Waiting, channel: socket.socket | None) -> None:
-        """What waits has loaded its whole state, from `channel` or from the lanes that lead to it.
+    async def received(self, waiting: Waiting, channel: socket.socket | None) -> Extent:
+        """What waits has loaded its state, from `channel` or from the lanes that lead to it; see `IncomingGuest.received`.
 
         Raises:
             TransferFailed: it never will; a hypervisor that still waits for a connection would wait for ever.
         """
         if channel is not None:
-            await waiting.received()
-        else:
-            await first(self._received(waiting), self._deserted())
+            return await waiting.received() or Extent.WHOLE
+        await first(self._received(waiting), self._deserted())
+        return Extent.WHOLE
 
     @staticmethod
     async def _received(waiting: Waiting) -> None:

@@ -23,7 +23,7 @@ from vmferry.errors import (
 )
 from vmferry.flags import NONE, Flag
 from vmferry.model import JobType, Statistics
-from vmferryd.drivers.base import EventKind, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
+from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.phases.context import Context
 from vmferryd.phases.lanes import Lanes
 from vmferryd.phases.watching import Cancellation, first, stalled
@@ -112,8 +112,8 @@ class Sending:
                 # Not waited for: the guest may stand still.
                 self.context.tasks.spawn(peer.channel.close(), f"connection of {opening.migration_id}")
 
-    async def let_go(self) -> None:
-        """The last part is sent.
+    async def let_go(self) -> Extent:
+        """The last part is sent, and pages follow if the guest goes on to post-copy.
 
         Raises:
             TimedOut: it is not known whether it arrived.
@@ -122,10 +122,11 @@ class Sending:
         bound_s = self.context.limits.let_go_s
         try:
             async with asyncio.timeout(bound_s):
-                await self.outgoing.let_go()
+                extent = await self.outgoing.let_go()
         except TimeoutError:
             raise TimedOut(f"the last part was not acknowledged within {bound_s:g} s") from None
         await self.look()
+        return extent
 
     async def look(self) -> Statistics:
         """The newest figures, which are also kept."""

@@ -26,6 +26,8 @@ HONOURED = (
     | Flag.AUTO_CONVERGE
     | Flag.ABORT_ON_ERROR
     | Flag.OFFLINE
+    | Flag.POSTCOPY
+    | Flag.POSTCOPY_RESUME
     | STORAGE
 )
 """The flags that this daemon acts upon."""
@@ -38,6 +40,7 @@ HONOURED_PARAMS = frozenset(
         "destination_xml",
         "persistent_xml",
         "bandwidth_mib_per_s",
+        "postcopy_bandwidth_mib_per_s",
         "compression",
         "compression_xbzrle_cache_bytes",
         "auto_converge_initial_percent",
@@ -80,12 +83,18 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
         xbzrle=_xbzrle(flags, params),
         xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes,
         detect_zeroes=frozenset(params.migrate_disks_detect_zeroes),
+        postcopy=Flag.POSTCOPY in flags,
+        postcopy_bandwidth_bytes_per_s=bytes_per_s(params.postcopy_bandwidth_mib_per_s),
     )
 
 
 def receive_settings(flags: Flag, params: MigrationParams) -> ReceiveSettings:
     """How the destination's driver is to receive."""
-    return ReceiveSettings(xbzrle=_xbzrle(flags, params), xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes)
+    return ReceiveSettings(
+        xbzrle=_xbzrle(flags, params),
+        xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes,
+        postcopy=Flag.POSTCOPY in flags,
+    )
 
 
 def _xbzrle(flags: Flag, params: MigrationParams) -> bool:

@@ -24,6 +24,7 @@ import structlog
 
 from vmferry.errors import (
     DriverLost,
+    InvalidState,
     MigrationAborted,
     MigrationCancelled,
     PermissionRefused,
@@ -35,7 +36,7 @@ from vmferry.flags import Flag
 from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
-from vmferryd.drivers.base import Guest, RunState, SendSettings, Tuning
+from vmferryd.drivers.base import Extent, Guest, RunState, SendSettings, Tuning
 from vmferryd.jobs.decisions import (
     UNRELEASED,
     source_ends,
@@ -52,6 +53,7 @@ from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
+from vmferryd.phases.serving import Serving
 from vmferryd.phases.source_words import RECEIVER_REMEDY
 from vmferryd.phases.watching import first
 from vmferryd.phases.wishes import Wishes
@@ -83,6 +85,7 @@ class SourceMigration:
         self._sending: Sending | DiskSending | None = None
         self._resolving = False
         self._route = Route(Carrier.TUNNEL, record.peer_uri)
+        self._taken: Route | None = None
         self._cancelled = ""
         self._settings = SendSettings()
         self.machine: Machine[SourceState, SourceEvent, SourceEffect] = Machine(
@@ -96,8 +99,12 @@ class SourceMigration:
                 SourceEffect.GIVE_UP: self._give_up,
                 SourceEffect.ASK_PEER: self._ask_peer,
                 SourceEffect.CLOSE_JOB: self._close_job,
+                SourceEffect.SERVE: self._serve,
+                SourceEffect.SEND_AGAIN: self._send_again,
             },
         )
+        self.serving = Serving(context, self, entry, self._told)
+        self._pages_follow = False
 
         self.wishes = Wishes(context, self.machine, entry, self._paused_by_user)
 
@@ -116,7 +123,28 @@ class SourceMigration:
         """What this host knows of the end."""
         return source_outcome(self.state)
 
+    @property
+    def in_postcopy(self) -> bool:
+        """The guest runs at the destination with pages missing, or is about to; its end is waited for."""
+        return self.serving.goes_on or (self._pages_follow and self.failure is None and self.state is SourceState.RELEASED)
+
     # -- what is asked of it ----------------------------------------------------------------------------------------
+
+    async def start_postcopy(self) -> None:
+        """The guest goes on to post-copy as soon as it can.
+
+        Raises:
+            InvalidState: it is not being sent, or was not begun for post-copy.
+        """
+        sending = self._sending
+        allowed = Flag.POSTCOPY in Flag(self.record.flags)
+        if not allowed or not isinstance(sending, Sending) or self.state is not SourceState.PERFORMING:
+            raise InvalidState(
+                f"no guest of domain {self.record.domain_name} is being sent that may go on to post-copy",
+                remedy="begin the migration with --postcopy" if not allowed else "wait until its memory is being sent",
+                migration_id=self.record.migration_id,
+            )
+        await sending.outgoing.start_postcopy()
 
     @property
     def bandwidth_bytes_per_s(self) -> int | None:
@@ -267,7 +295,7 @@ class SourceMigration:
         try:
             for pause_s in Backoff(self._context.limits):
                 await self._ask_again()
-                if self.state is not SourceState.RELEASED or self._asking.is_vain:
+                if self.state not in _UNPROVED or self._asking.is_vain:
                     return
                 log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
                 await self._context.clock.sleep(pause_s)
@@ -275,7 +303,7 @@ class SourceMigration:
             self._resolving = False
 
     async def _ask_again(self) -> None:
-        if self.state is SourceState.RELEASED:
+        if self.state in _UNPROVED:
             try:
                 await self.machine.decide(source_ends, "ask")
             except (VmferryError, OSError) as error:
@@ -331,13 +359,14 @@ class SourceMigration:
             self._fail(error)
             if self._sending is not None:
                 # A hypervisor soon forgets the figures of what failed.
-                self._note_figures(await self._sending.look())
+                self.note_figures(await self._sending.look())
             return SourceEvent.END
         return SourceEvent.HELD
 
     def _told(self, route: Route, warning: str) -> None:
         """Whoever watches this job knows which way the data goes, and what the user should know of it."""
         log.info("data_channel", migration_id=self.record.migration_id, way=str(route))
+        self._taken = route
         warnings = (*self.record.warnings, warning) if warning else self.record.warnings
         self.machine.note(data_channel=str(route), warnings=warnings)
 
@@ -362,12 +391,15 @@ class SourceMigration:
             work = give_word(self._context, self.machine, sending)
             self._context.tasks.spawn(work, f"release {self.record.migration_id}")
         try:
-            await sending.let_go()
+            extent = await sending.let_go()
         except VmferryError as error:
             self._fail(error)
             return SourceEvent.DOUBT
+        if extent is Extent.RUNNABLE:
+            self._pages_follow, self.serving.route = True, self._taken
+            self._context.tasks.spawn(self.hear(), f"word about {self.record.migration_id}")
         pause_ms = sending.paused_for_us // 1000
-        self._note_figures(sending.statistics)
+        self.note_figures(sending.statistics)
         if not self.record.receiver_uri:
             self._context.tasks.spawn(self._bound_the_pause(), f"pause of {self.record.migration_id}")
             self._context.tasks.spawn(self.hear_alone(), f"word of {self.record.migration_id}")
@@ -375,6 +407,12 @@ class SourceMigration:
         # The receiver acknowledges after it has started the CPUs, so the guest has stood still no longer than until now.
         self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
         return SourceEvent.ARRIVED
+
+    async def _serve(self) -> None:
+        await self.serving.serve()
+
+    async def _send_again(self) -> SourceEvent | None:
+        return await self.serving.send_again()
 
     async def _bound_the_pause(self) -> None:
         """A guest whose last part was sent does not stand still for ever: the source asks for an end, or says: in doubt."""
@@ -387,7 +425,7 @@ class SourceMigration:
         """The guest is here as it was before; it runs only if it ran, and no I/O error has stopped it."""
         if isinstance(self._sending, DiskSending):
             self._sending.close()
-        guest = await self._reached()
+        guest = await self.reached()
         if guest is None or self._entry is None:
             return
         try:
@@ -419,10 +457,10 @@ class SourceMigration:
         """Nothing is left of the copy here."""
         if self._entry is None:
             return
-        guest = await self._reached()
+        guest = await self.reached()
         if guest is not None:
             if self._sending is not None:
-                self._note_figures(await self._sending.look())
+                self.note_figures(await self._sending.look())
             await guest.destroy()
             await self._context.domains.lost(self._entry, StateReason.MIGRATED)
         if self._forgets(self._entry):
@@ -453,7 +491,7 @@ class SourceMigration:
 
     # -- small things -----------------------------------------------------------------------------------------------
 
-    async def _reached(self) -> Guest | None:
+    async def reached(self) -> Guest | None:
         """The copy that this migration is about, also one that could not be reached when the daemon started.
 
         Raises:
@@ -477,13 +515,16 @@ class SourceMigration:
         while self.performing is not None and not self.performing.done():
             await asyncio.wait([self.performing], timeout=self._context.limits.progress_s)
             if self._sending is not None and self.state in (SourceState.PERFORMING, SourceState.RELEASED):
-                self._note_figures(await self._sending.look())
+                self.note_figures(await self._sending.look())
 
-    def _note_figures(self, figures: Statistics) -> None:
+    def note_figures(self, figures: Statistics) -> None:
         """The hypervisor's newest figures; what the daemons have measured stays."""
         pause_ms = self.record.statistics.guest_pause_ms
         self.machine.note(statistics=figures.measured(guest_pause_ms=pause_ms))
 
+
+_UNPROVED = (SourceState.RELEASED, SourceState.SERVING)
+"""The destination's word would end it."""
 
 _STANDING = (RunState.PAUSED, RunState.HELD, RunState.GONE_OVER)
 """What a transfer leaves behind of a guest that ran."""

@@ -12,6 +12,7 @@ from vmferry.errors import (
     CookieRefused,
     InternalError,
     InvalidParameter,
+    InvalidState,
     MigrationNotFound,
     PhaseOutOfOrder,
     VmferryError,
@@ -21,7 +22,7 @@ from vmferry.model import GuestLocation, JobInfo, MigrationId, Outcome, Phase, S
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.drivers.base import SendSettings
-from vmferryd.jobs.decisions import UNRELEASED, source_confirms
+from vmferryd.jobs.decisions import SERVES, UNRELEASED, source_confirms
 from vmferryd.jobs.job import Cargo, SourceEvent, cargo
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import admission, checking
@@ -73,11 +74,24 @@ class SourcePhases:
         return replace(reply, findings=found.findings(self._host))
 
     async def _begin(self, request: Request) -> Reply:
+        if Flag.POSTCOPY_RESUME in request.flags:
+            return await self._begin_again(request)
         if (known := await self.find(request.migration_id)) is not None:
             return self._begun_before(known.record, request)
         entry = self._context.domains.find(request.domain)
         async with entry.lock:  # nobody starts, stops or pauses the guest meanwhile
             return await self._open(entry, request)
+
+    async def _begin_again(self, request: Request) -> Reply:
+        """The domain's migration whose pages are to be sent again, under the id that it has."""
+        entry = self._context.domains.find(request.domain)
+        migration = self._migrations.get(entry.holder) if entry.holder is not None else None
+        if migration is None or migration.state not in SERVES:
+            raise InvalidState(
+                f"domain {entry.name} has no post-copy migration that could go on",
+                remedy="look at its job; leave the flag out to begin a migration",
+            )
+        return self._begun(migration.record)
 
     async def describe(self, request: Request) -> Reply:
         """The definition that the destination is to get. Nothing is recorded and nothing is held.
@@ -187,6 +201,8 @@ class SourcePhases:
             if migration.state is SourceState.BEGUN and migration.performing is None:
                 route = await self._ready_or_ended(migration, request)
                 migration.perform(route, self.settings_of(migration.record, request))
+            elif Flag.POSTCOPY_RESUME in request.flags and migration.state is SourceState.SERVING_FAILED:
+                await migration.serving.resume()
             async for job in self._until_done(migration):
                 yield job
             await then(migration)
@@ -232,8 +248,11 @@ class SourcePhases:
     async def _until_done(self, migration: SourceMigration) -> AsyncIterator[JobInfo]:
         seen: JobInfo | None = None
         task = migration.performing
-        while task is not None and not task.done():
-            await asyncio.wait([task], timeout=self._context.limits.progress_s)
+        while (task is not None and not task.done()) or migration.in_postcopy:
+            if task is not None and not task.done():
+                await asyncio.wait([task], timeout=self._context.limits.progress_s)
+            else:
+                await self._context.clock.sleep(self._context.limits.progress_s)
             job = migration.machine.info()
             if job != seen:
                 seen = job
@@ -420,6 +439,8 @@ class SourcePhases:
         await migration.machine.drive(SourceEvent.RESTARTED)
         if migration.state is SourceState.RELEASED:
             self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
+        if migration.state is SourceState.SERVING_FAILED:
+            migration.serving.look_for_a_way()
 
     # -- small things -----------------------------------------------------------------------------------------------
 

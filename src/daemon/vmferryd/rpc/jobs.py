@@ -88,12 +88,10 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
 
     async def AbortJob(self, request: jobs_pb2.AbortJobRequest, context: Context) -> jobs_pb2.AbortJobResponse:
         """See jobs.proto."""
-        if request.postcopy:
-            self._aborts.refuse_postcopy()
         if request.migration_id:
             job = self._board.find(migration_id(request.migration_id))
         else:
             self._board.of(request.domain) or self._domains.find(request.domain)
             job = self._board.running(request.domain)
-        end = self._aborts.ask if request.at_once else self._aborts.end
+        end = self._aborts.pause if request.postcopy else self._aborts.ask if request.at_once else self._aborts.end
         return jobs_pb2.AbortJobResponse(outcome=wire.enum_to_wire(await end(job)))
