@@ -108,6 +108,23 @@ class JobCalls(Caller):
         """The same, without waiting for the effect: PENDING, and `watch` tells the end."""
         return await self._abort(jobs_pb2.AbortJobRequest(migration_id=migration_id, at_once=True))
 
+    async def pause_postcopy(self, migration_id: MigrationId) -> Outcome:
+        """The flow of missing pages is paused on both hosts, until the migration is taken up again.
+
+        Raises:
+            InvalidState: it is not in post-copy, or this is not its source.
+        """
+        return await self._abort(jobs_pb2.AbortJobRequest(migration_id=migration_id, postcopy=True))
+
+    async def start_postcopy(self, domain: str) -> None:
+        """The guest that is being sent runs at the destination as soon as it can, and its pages follow. May be called again.
+
+        Raises:
+            InvalidState: it is not being sent, or was not begun for post-copy.
+        """
+        request = jobs_pb2.StartPostcopyRequest(domain=domain)
+        await self._ask(self._jobs.StartPostcopy(request, timeout=self.bounds.call_s), FateUnknown)
+
     async def _abort(self, request: jobs_pb2.AbortJobRequest) -> Outcome:
         reply = await self._ask(self._jobs.AbortJob(request, timeout=self.bounds.call_s), FateUnknown)
         return wire.enum_from_wire(Outcome, reply.outcome)

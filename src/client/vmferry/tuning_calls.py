@@ -43,7 +43,7 @@ class TuningCalls(Caller):
         """The same after the switch to post-copy.
 
         Raises:
-            NotSupported: there is no post-copy yet.
+            InvalidState: the guest is not active there.
         """
         await self._set_speed(tuning_pb2.SetMaxSpeedRequest(domain=domain, bandwidth_mib_per_s=mib_per_s, postcopy=True))
 
@@ -58,7 +58,7 @@ class TuningCalls(Caller):
         """The same after the switch to post-copy.
 
         Raises:
-            NotSupported: there is no post-copy yet.
+            InvalidState: the guest is not active there.
         """
         return await self._speed(tuning_pb2.GetMaxSpeedRequest(domain=domain, postcopy=True))
 

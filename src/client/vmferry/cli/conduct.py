@@ -54,6 +54,7 @@ class Order:
     flags: Flag = NONE
     params: MigrationParams = field(default_factory=MigrationParams)
     timeout: Timeout | None = None
+    postcopy_after_precopy: bool = False
 
 
 @dataclass(slots=True)
@@ -88,6 +89,8 @@ class Interrupts:
 class Conductor:
     """Runs `order` from `source` to `destination`. `begun` is set once the source has recorded the migration.
 
+    `passed` is set once all memory was sent.
+
     The destination is a connection if this client coordinates, and a URI if the source's daemon does.
     """
 
@@ -97,6 +100,7 @@ class Conductor:
     display: Display
     interrupts: Interrupts = field(default_factory=Interrupts)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    passed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def conduct(self) -> Migrated:
         """The guest lives at the destination.
@@ -132,6 +136,7 @@ class Conductor:
             walk = group.create_task(self._walk())
             enough = group.create_task(until)
             meanwhile = [group.create_task(self._abort_when_asked()), group.create_task(self._act_in_time())]
+            meanwhile.append(group.create_task(self._switch_after_precopy()))
             await asyncio.wait({walk, enough}, return_when=asyncio.FIRST_COMPLETED)
             for task in (walk, enough, *meanwhile):
                 task.cancel()
@@ -165,6 +170,8 @@ class Conductor:
     def _hear(self, progress: Progress) -> None:
         if progress.phase is not Phase.BEGIN:
             self.begun.set()
+        if progress.statistics is not None and progress.statistics.memory_iteration > 1:
+            self.passed.set()
         self._show(lambda: self.display.hear(progress))
 
     def _say(self, text: str) -> None:
@@ -197,9 +204,22 @@ class Conductor:
             self.interrupts.terminate()
             return
         try:
+            if timeout.action is Action.POSTCOPY:
+                await self.source.start_postcopy(self.order.domain)
+                return
             await self.source.set_max_downtime(self.order.domain, LONGEST_PAUSE_MS)
         except VmferryError as error:
             self._say(f"that could not be done, and the migration goes on: {error}")
+
+    async def _switch_after_precopy(self) -> None:
+        """With --postcopy-after-precopy: post-copy begins when all memory was sent once."""
+        if not self.order.postcopy_after_precopy:
+            return
+        await self.passed.wait()
+        try:
+            await self.source.start_postcopy(self.order.domain)
+        except VmferryError as error:
+            self._say(f"post-copy could not be started, and the migration goes on: {error}")
 
     async def _abort(self) -> Outcome:
         if not self.begun.is_set():

@@ -31,6 +31,8 @@ ENDINGS = {
 }
 """What watching a job exits with when it has ended so."""
 
+PAUSED = "post-copy is paused: the guest waits for its pages; resume the migration with --postcopy-resume"
+
 ABORTED = {
     Outcome.ABORTED: ("the migration has ended; the guest is at the source", ExitCode.DONE),
     Outcome.COMMITTED: ("too late: the guest lives at the destination", ExitCode.OTHER),
@@ -119,6 +121,7 @@ async def history(session: Session, name: str, limit: int) -> None:
 
 @job.command(cls=NamedCommand)
 @click.option("--at-once", is_flag=True, help="Do not wait for the effect.")
+@click.option("--postcopy", is_flag=True, help="Pause a post-copy migration, until it is resumed with --postcopy-resume.")
 @click.argument(
     "which",
     cls=NamedArgument,
@@ -128,7 +131,7 @@ async def history(session: Session, name: str, limit: int) -> None:
     shell_complete=domain_names,
 )
 @asynchronous
-async def abort(session: Session, which: str, at_once: bool) -> ExitCode:  # noqa: FBT001 - click's option
+async def abort(session: Session, which: str, at_once: bool, postcopy: bool) -> ExitCode:  # noqa: FBT001 - click's option
     """The migration has ended if it still could; says what holds.
 
     Until the source has let the guest's last part go it can be ended. After that the destination's journal decides, and
@@ -137,8 +140,11 @@ async def abort(session: Session, which: str, at_once: bool) -> ExitCode:  # noq
     async with session.daemon() as daemon:
         running = await _to_abort(daemon, which)
         migration_id = running.migration_id
-        outcome = await (daemon.ask_job_to_end(migration_id) if at_once else daemon.abort_job(migration_id))
-    words, code = ABORTED[outcome]
+        if postcopy:
+            outcome = await daemon.pause_postcopy(migration_id)
+        else:
+            outcome = await (daemon.ask_job_to_end(migration_id) if at_once else daemon.abort_job(migration_id))
+    words, code = (PAUSED, ExitCode.DONE) if postcopy else ABORTED[outcome]
     if at_once and outcome is Outcome.PENDING:
         code = ExitCode.DONE
     if session.json:

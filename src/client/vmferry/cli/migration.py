@@ -32,6 +32,9 @@ from vmferry.protocol import ProtocolVersion, Spelling
 )
 @migration_options
 @timeout_options
+@click.option(
+    "--postcopy-after-precopy", is_flag=True, help="With --postcopy: the switch comes when all memory was sent once."
+)
 @click.option("--verbose", is_flag=True, help="Progress is shown anyway; taken for virsh's sake.")
 @click.option(
     "--direct", is_flag=True, help="No daemon is there: the guest goes to a hypervisor that listens at --migrateuri."
@@ -59,6 +62,9 @@ async def migrate(
     """
     flags, params = read(given, facts=frozenset({Fact.DIRECT_OFFERED}) if direct else frozenset())
     timeout = read_timeout(given, flags)
+    after_precopy = bool(given.get("postcopy_after_precopy"))
+    if after_precopy and Flag.POSTCOPY not in flags:
+        raise click.UsageError("--postcopy-after-precopy needs --postcopy: both hosts must be ready for the switch")
     if direct and Flag.PEER2PEER in flags:
         raise click.UsageError("--direct asks no daemon at the destination, and --p2p needs one: leave out one of the two")
     if not (direct or destination_uri):
@@ -67,7 +73,7 @@ async def migrate(
         raise click.UsageError("--direct needs --migrateuri: nobody else can say where the hypervisor listens")
     if detach:
         _check_detach(flags, timeout)
-    order = Order(new_migration_id(), name, flags, params, timeout)
+    order = Order(new_migration_id(), name, flags, params, timeout, after_precopy)
     async with AsyncExitStack() as connections:
         with render.waiting(f"connecting to {session.uri} {destination_uri}".rstrip()):
             source = await connections.enter_async_context(session.daemon())

@@ -27,10 +27,7 @@ ALSO_SPELLED = {Flag.TUNNELLED: ("--tunneled",)}
 POSITIONAL = ("migrate_uri", "graphics_uri", "listen_address", "destination_name")
 """Parameters that virsh also takes without their names, in this order, after the domain and the destination."""
 
-NOT_AVAILABLE: Mapping[Flag, str] = {
-    Flag.POSTCOPY: "leave it out, and use --auto-converge for a guest that changes much memory",
-    Flag.POSTCOPY_RESUME: "leave it out",
-}
+NOT_AVAILABLE: Mapping[Flag, str] = {}
 """Modes that need another walk than this client's, with what helps instead. A mode that is there is taken from here."""
 
 

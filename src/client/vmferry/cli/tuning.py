@@ -11,7 +11,7 @@ from vmferry.cli.domjob import scaled
 from vmferry.cli.named import DOMAIN, NamedArgument, NamedCommand
 from vmferry.cli.running import Session, asynchronous
 
-POSTCOPY = click.option("--postcopy", is_flag=True, help="After the switch to post-copy. Not available in this version.")
+POSTCOPY = click.option("--postcopy", is_flag=True, help="After the switch to post-copy.")
 
 
 @click.command(name="migrate-setmaxdowntime", cls=NamedCommand)
@@ -100,4 +100,17 @@ def _done(session: Session, facts: Mapping[str, object]) -> None:
         click.echo(render.as_json(facts))
 
 
-COMMANDS: tuple[click.Command, ...] = (setmaxdowntime, getmaxdowntime, setspeed, getspeed, compcache)
+@click.command(name="migrate-postcopy", cls=NamedCommand)
+@DOMAIN
+@asynchronous
+async def startpostcopy(session: Session, name: str) -> None:
+    """The guest runs at the destination as soon as it can, and its pages follow.
+
+    For a migration that was begun with --postcopy, while it sends memory.
+    """
+    async with session.daemon() as daemon:
+        await daemon.start_postcopy(name)
+    _done(session, {"name": name, "started_postcopy": True})
+
+
+COMMANDS: tuple[click.Command, ...] = (startpostcopy, setmaxdowntime, getmaxdowntime, setspeed, getspeed, compcache)

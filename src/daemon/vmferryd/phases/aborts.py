@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from vmferry.errors import InvalidState
 from vmferry.model import JobInfo, Outcome, Side
+from vmferryd.domains.entry import Entry
 from vmferryd.phases.context import Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.source_phases import SourcePhases
@@ -50,6 +51,17 @@ class Aborts:
             return await self.end(job)
         self._tasks.spawn(self.end(job), f"abort {job.migration_id}")
         return Outcome.PENDING
+
+    async def start_postcopy(self, entry: Entry) -> None:
+        """The guest of this domain goes on to post-copy as soon as it can.
+
+        Raises:
+            InvalidState: it is not being sent, or was not begun for post-copy.
+        """
+        migration = self._source.running(entry.holder) if entry.holder is not None else None
+        if migration is None:
+            raise InvalidState(f"domain {entry.name} is not being migrated away from here", remedy="begin a migration")
+        await migration.start_postcopy()
 
     async def pause(self, job: JobInfo) -> Outcome:
         """The post-copy of this migration is paused on both hosts, until it is taken up again.

@@ -155,6 +155,9 @@ def of_older_protocol(flags: Flag) -> Iterator[Objection]:
     if Flag.OFFLINE in flags:
         text = "protocols 1 and 2 cannot move a definition without its guest"
         yield Objection(NotSupported, Violation("OFFLINE", text, "let both daemons announce protocol 3"))
+    if Flag.POSTCOPY in flags:
+        text = "protocols 1 and 2 have no hold of a source whose pages are needed"
+        yield Objection(NotSupported, Violation("POSTCOPY", text, "let both daemons announce protocol 3"))
 
 
 # -- the guest -------------------------------------------------------------------------------------------------------

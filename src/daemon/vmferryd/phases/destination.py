@@ -168,6 +168,7 @@ class DestinationMigration:
         if self.state in LOADED and not self._knows_wish:
             await self._ask_wish()
         await self._go_on(destination_finishes, "finish")
+        await self.pulling.settled(self._context.limits.finish_s)
 
     def hear_wish(self, wish: RunWish) -> None:
         """What users asked for at the source is known, and is written with the commit. It was settled with the release."""

@@ -340,6 +340,9 @@ class DestinationPhases:
         await migration.machine.drive(destination_restarted(migration.state, alive=alive))
         if migration.state in LOADED:
             self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
+        if migration.state is DestinationState.POSTCOPY_FAILED:
+            migration.pulling.has_run = True
+            migration.pulling.watch()
 
     async def _contradicted(self, migration: DestinationMigration) -> bool:
         """A commit that was never carried out, while an operator kept the guest at the source: it must not start now.

@@ -12,8 +12,8 @@ import structlog
 from vmferry.errors import DriverLost, NotSupported, PhaseOutOfOrder, VmferryError
 from vmferry.model import DestinationState, DomainState, StateReason
 from vmferryd.domains.entry import Entry
-from vmferryd.drivers.base import IncomingGuest, PagesEnd, TransferState
-from vmferryd.jobs.decisions import destination_cut, destination_gone, destination_resumes, destination_whole
+from vmferryd.drivers.base import IncomingGuest, PagesEnd, RunState, TransferState
+from vmferryd.jobs.decisions import PULLS, destination_cut, destination_gone, destination_resumes, destination_whole
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent
 from vmferryd.phases.context import Context
 from vmferryd.phases.machine import Machine
@@ -50,6 +50,10 @@ class Pulling:
     async def pull(self) -> None:
         """PULL: somebody watches over the pages."""
         self.has_run = True
+        self.watch()
+
+    def watch(self) -> None:
+        """Somebody watches over the pages, or over a guest that waits for a new way."""
         if self._watching is None or self._watching.done():
             work = self._watch()
             self._watching = self._context.tasks.spawn(work, f"pages of {self._migration.machine.record.migration_id}")
@@ -139,14 +143,32 @@ class Pulling:
 
     async def _watch(self) -> None:
         machine = self._migration.machine
-        while machine.state is DestinationState.POSTCOPY:
+        while machine.state in PULLS:
             try:
+                if machine.state is DestinationState.POSTCOPY_FAILED:
+                    await self._look_while_cut()
+                    continue
                 end = await self._incoming().pulled()
                 await self._ended(end)
             except (VmferryError, OSError) as error:
                 log.warning("pages_not_watched", migration_id=machine.record.migration_id, error=str(error))
-            if machine.state is DestinationState.POSTCOPY:
+            if machine.state in PULLS:
                 await self._context.clock.sleep(self._context.limits.resolver_first_s)
+
+    async def _look_while_cut(self) -> None:
+        """A guest that dies while its way is cut has died; whoever brings a new way is waited for."""
+        await self._context.clock.sleep(self._context.limits.progress_s)
+        entry = self._migration.entry
+        guest = entry.guest if entry is not None else None
+        if guest is None or (await guest.probe()).run_state is RunState.GONE:
+            await self._migration.machine.decide(destination_gone, "gone")
+
+    async def settled(self, bound_s: float) -> None:
+        """All pages are here or their way is cut, or that was waited for long enough."""
+        clock = self._context.clock
+        until_s = clock.monotonic() + bound_s
+        while self._migration.machine.state is DestinationState.POSTCOPY and clock.monotonic() < until_s:
+            await clock.sleep(self._context.limits.progress_s)
 
     async def _ended(self, end: PagesEnd) -> None:
         machine = self._migration.machine

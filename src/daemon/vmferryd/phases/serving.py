@@ -18,8 +18,8 @@ import structlog
 from vmferry.errors import InvalidState, TimedOut, VmferryError
 from vmferry.model import DomainState, Outcome, SourceState, StateReason, Statistics
 from vmferryd.domains.entry import Entry
-from vmferryd.drivers.base import Guest, OutgoingGuest, PagesEnd
-from vmferryd.jobs.decisions import SERVES, source_cut, source_gone, source_proved, source_resumes
+from vmferryd.drivers.base import Guest, OutgoingGuest, PagesEnd, RunState
+from vmferryd.jobs.decisions import SERVES, source_cut, source_ends, source_gone, source_proved, source_resumes
 from vmferryd.jobs.job import SourceEffect, SourceEvent
 from vmferryd.phases.context import Context
 from vmferryd.phases.lanes import Lanes
@@ -42,10 +42,6 @@ class Served(Protocol):
 
     async def reached(self) -> Guest | None:
         """The copy; None when it is gone."""
-        ...
-
-    async def settle(self) -> None:
-        """The destination's word is known and was acted upon, as soon as it answers."""
         ...
 
     def note_figures(self, figures: Statistics) -> None:
@@ -174,7 +170,7 @@ class Serving:
         machine = self._migration.machine
         match end:
             case PagesEnd.WHOLE:
-                await self._migration.settle()
+                await machine.decide(source_ends, "ask")  # again and again, until the destination says that it has them all
             case PagesEnd.CUT:
                 await machine.decide(source_cut, "cut")
                 if machine.state is SourceState.SERVING_FAILED:
@@ -226,6 +222,10 @@ class Serving:
         machine = self._migration.machine
         record = machine.record
         try:
+            guest = await self._migration.reached()
+            if guest is None or (await guest.probe()).run_state is RunState.GONE:
+                await machine.decide(source_gone, "gone")
+                return
             async with asyncio.timeout(self._context.limits.peer_call_s):
                 outcome = (await self._context.peers.at(record.peer_uri).outcome(record.migration_id)).outcome
             if outcome is not Outcome.POSTCOPY:

@@ -295,7 +295,7 @@ class SourceMigration:
         try:
             for pause_s in Backoff(self._context.limits):
                 await self._ask_again()
-                if self.state not in _UNPROVED or self._asking.is_vain:
+                if self.state is not SourceState.RELEASED or self._asking.is_vain:
                     return
                 log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
                 await self._context.clock.sleep(pause_s)
@@ -303,7 +303,7 @@ class SourceMigration:
             self._resolving = False
 
     async def _ask_again(self) -> None:
-        if self.state in _UNPROVED:
+        if self.state is SourceState.RELEASED:
             try:
                 await self.machine.decide(source_ends, "ask")
             except (VmferryError, OSError) as error:
@@ -522,9 +522,6 @@ class SourceMigration:
         pause_ms = self.record.statistics.guest_pause_ms
         self.machine.note(statistics=figures.measured(guest_pause_ms=pause_ms))
 
-
-_UNPROVED = (SourceState.RELEASED, SourceState.SERVING)
-"""The destination's word would end it."""
 
 _STANDING = (RunState.PAUSED, RunState.HELD, RunState.GONE_OVER)
 """What a transfer leaves behind of a guest that ran."""

@@ -87,6 +87,30 @@ class Tunings:
             return mib_per_s(sending.bandwidth_bytes_per_s)
         return entry.max_speed_mib_per_s or MAX_MIB_PER_S
 
+    # -- the same after the switch to post-copy ----------------------------------------------------------------------
+
+    async def set_max_postcopy_speed(self, domain: str, speed_mib_per_s: int) -> None:
+        """The migration of the guest sends no more missing pages than that; 0 is unlimited. Without one the next does.
+
+        Raises:
+            InvalidParameter: it is more than a number of bytes can be.
+            InvalidState: the guest is not active here.
+        """
+        if not 0 <= speed_mib_per_s <= MAX_MIB_PER_S:
+            raise InvalidParameter(
+                f"a bandwidth of {speed_mib_per_s} MiB/s overflows", remedy=f"say 0 to {MAX_MIB_PER_S}, which is unlimited"
+            )
+        change = Tuning(postcopy_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0)
+        await self._guest(self._domains.find(domain)).tune(change)
+
+    async def max_postcopy_speed_mib_per_s(self, domain: str) -> int:
+        """What is sent of missing pages at most.
+
+        Raises:
+            InvalidState: the guest is not active here.
+        """
+        return mib_per_s((await self._guest(self._domains.find(domain)).tuning()).postcopy_bandwidth_bytes_per_s)
+
     # -- the compression cache ----------------------------------------------------------------------------------------
 
     async def set_compression_cache(self, domain: str, cache_bytes: int) -> None:
@@ -134,14 +158,3 @@ class Tunings:
     def _sending(self, entry: Entry) -> SourceMigration | None:
         """The migration that sends this guest now."""
         return None if entry.holder is None else self._source.sending(entry.holder)
-
-
-def refuse_postcopy() -> None:
-    """Nothing is set.
-
-    Raises:
-        NotSupported: always; there is no post-copy yet.
-    """
-    raise NotSupported(
-        "there is no bandwidth of post-copy: post-copy is not available in this version", remedy="leave the flag out"
-    )

@@ -95,3 +95,8 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             job = self._board.running(request.domain)
         end = self._aborts.pause if request.postcopy else self._aborts.ask if request.at_once else self._aborts.end
         return jobs_pb2.AbortJobResponse(outcome=wire.enum_to_wire(await end(job)))
+
+    async def StartPostcopy(self, request: jobs_pb2.StartPostcopyRequest, context: Context) -> jobs_pb2.StartPostcopyResponse:
+        """See jobs.proto."""
+        await self._aborts.start_postcopy(self._domains.find(request.domain))
+        return jobs_pb2.StartPostcopyResponse()

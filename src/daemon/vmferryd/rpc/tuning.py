@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from grpc import aio
 
 from vmferry.api.v1 import tuning_pb2, tuning_pb2_grpc
-from vmferryd.phases.tuning import Tunings, refuse_postcopy
+from vmferryd.phases.tuning import Tunings
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
@@ -33,15 +33,15 @@ class TuningService(tuning_pb2_grpc.TuningServiceServicer):
 
     async def SetMaxSpeed(self, request: tuning_pb2.SetMaxSpeedRequest, context: Context) -> tuning_pb2.SetMaxSpeedResponse:
         """See tuning.proto."""
-        if request.postcopy:
-            refuse_postcopy()
-        await self._tunings.set_max_speed(request.domain, request.bandwidth_mib_per_s)
+        change = self._tunings.set_max_postcopy_speed if request.postcopy else self._tunings.set_max_speed
+        await change(request.domain, request.bandwidth_mib_per_s)
         return tuning_pb2.SetMaxSpeedResponse()
 
     async def GetMaxSpeed(self, request: tuning_pb2.GetMaxSpeedRequest, context: Context) -> tuning_pb2.GetMaxSpeedResponse:
         """See tuning.proto."""
         if request.postcopy:
-            refuse_postcopy()
+            after_mib = await self._tunings.max_postcopy_speed_mib_per_s(request.domain)
+            return tuning_pb2.GetMaxSpeedResponse(bandwidth_mib_per_s=after_mib)
         return tuning_pb2.GetMaxSpeedResponse(bandwidth_mib_per_s=self._tunings.max_speed_mib_per_s(request.domain))
 
     async def SetCompressionCache(

@@ -652,7 +652,9 @@ class AbortJobRequest(_message.Message):
     at_once: _builtins.bool
     """Answer at once, with OUTCOME_PENDING, and go on."""
     postcopy: _builtins.bool
-    """Pause a post-copy migration, as libvirt's flag does. Refused: there is no post-copy yet."""
+    """Pause a post-copy migration, as libvirt's flag does: both hosts wait until it is taken up again with POSTCOPY_RESUME.
+    Asked at the source.
+    """
     def __init__(
         self,
         *,
@@ -668,6 +670,41 @@ class AbortJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AbortJobRequest: _TypeAlias = AbortJobRequest  # noqa: Y015
+
+@_typing.final
+class StartPostcopyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    domain: _builtins.str
+    """Name or UUID."""
+    def __init__(
+        self,
+        *,
+        domain: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartPostcopyRequest: _TypeAlias = StartPostcopyRequest  # noqa: Y015
+
+@_typing.final
+class StartPostcopyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartPostcopyResponse: _TypeAlias = StartPostcopyResponse  # noqa: Y015
 
 @_typing.final
 class AbortJobResponse(_message.Message):

@@ -65,6 +65,11 @@ class JobServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.AbortJobRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.AbortJobResponse.FromString,
                 _registered_method=True)
+        self.StartPostcopy = channel.unary_unary(
+                '/vmferry.api.v1.JobService/StartPostcopy',
+                request_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.StartPostcopyRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.StartPostcopyResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -114,6 +119,14 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartPostcopy(self, request, context):
+        """The guest that is being sent, with the flag POSTCOPY, runs at the destination as soon as it can, and its pages follow.
+        Asked at the source, while memory is sent. May be asked again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +159,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.AbortJob,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.AbortJobRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.AbortJobResponse.SerializeToString,
+            ),
+            'StartPostcopy': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartPostcopy,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.StartPostcopyRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_jobs__pb2.StartPostcopyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +329,33 @@ class JobService:
             '/vmferry.api.v1.JobService/AbortJob',
             vmferry_dot_api_dot_v1_dot_jobs__pb2.AbortJobRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_jobs__pb2.AbortJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartPostcopy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.JobService/StartPostcopy',
+            vmferry_dot_api_dot_v1_dot_jobs__pb2.StartPostcopyRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_jobs__pb2.StartPostcopyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class JobServiceStub:
     """The same for all jobs of this host, those to come included; it does not end by itself."""
     AbortJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.AbortJobRequest, _jobs_pb2.AbortJobResponse]
     """The migration ends if it still can; the answer says what holds. May be asked again, and answers the same."""
+    StartPostcopy: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.StartPostcopyRequest, _jobs_pb2.StartPostcopyResponse]
+    """The guest that is being sent, with the flag POSTCOPY, runs at the destination as soon as it can, and its pages follow.
+    Asked at the source, while memory is sent. May be asked again.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -67,6 +71,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """The same for all jobs of this host, those to come included; it does not end by itself."""
     AbortJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.AbortJobRequest, _jobs_pb2.AbortJobResponse]  # type: ignore[assignment]
     """The migration ends if it still can; the answer says what holds. May be asked again, and answers the same."""
+    StartPostcopy: _aio.UnaryUnaryMultiCallable[_jobs_pb2.StartPostcopyRequest, _jobs_pb2.StartPostcopyResponse]  # type: ignore[assignment]
+    """The guest that is being sent, with the flag POSTCOPY, runs at the destination as soon as it can, and its pages follow.
+    Asked at the source, while memory is sent. May be asked again.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """A job is one migration as one host knows it; its id is the migration id."""
@@ -120,5 +128,15 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.AbortJobResponse, _abc.Awaitable[_jobs_pb2.AbortJobResponse]]:
         """The migration ends if it still can; the answer says what holds. May be asked again, and answers the same."""
+
+    @_abc_1.abstractmethod
+    def StartPostcopy(
+        self,
+        request: _jobs_pb2.StartPostcopyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.StartPostcopyResponse, _abc.Awaitable[_jobs_pb2.StartPostcopyResponse]]:
+        """The guest that is being sent, with the flag POSTCOPY, runs at the destination as soon as it can, and its pages follow.
+        Asked at the source, while memory is sent. May be asked again.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -103,7 +103,7 @@ class SetMaxSpeedRequest(_message.Message):
     bandwidth_mib_per_s: _builtins.int
     """MiB/s; 0 and 8796093022207 are unlimited, more is refused."""
     postcopy: _builtins.bool
-    """After the switch to post-copy. Refused: there is no post-copy yet."""
+    """After the switch to post-copy: what the migration that goes on obeys. The guest must be active."""
     def __init__(
         self,
         *,
