@@ -146,10 +146,10 @@ def _ask_peer(world: World, rules: Rules) -> Iterator[Move]:
 
 def _receive_again(world: World) -> Move:
     guests = world.guests
-    if guests.wire is Wire.CUT and guests.destination is Copy.PULLING:
-        again = world._replace(guests=guests._replace(wire=Wire.AGAIN))
-        return Move("the destination waits for a new way", done(again))
-    return Move("the destination cannot wait for a new way", done(world, DestinationEvent.CUT))
+    if guests.wire is Wire.AGAIN and guests.destination is Copy.PULLING:
+        again = world._replace(guests=guests._replace(wire=Wire.PAGES))
+        return Move("the destination reads pages from the new way", done(again))
+    return Move("the destination cannot read from a new way", done(world, DestinationEvent.CUT))
 
 
 # -- when nothing is under way ---------------------------------------------------------------------------------------
@@ -208,10 +208,10 @@ def _pull(world: World, record: DestinationState, rules: Rules) -> Iterator[Move
         yield from _happens(world, "the destination sees that the guest is gone", rules.destination_gone(record), rules)
     elif side.pulling and guests.wire is Wire.DONE:
         yield from _happens(world, "the destination sees that the guest is whole", rules.destination_whole(record), rules)
-    elif side.pulling and guests.wire is Wire.CUT:
+    elif side.pulling and guests.wire in (Wire.CUT, Wire.AGAIN):
         yield from _happens(world, "the destination sees the cut", rules.destination_cut(record), rules, pulling=False)
-    if guests.wire is Wire.CUT and guests.source.exists:
-        words = "somebody takes the migration up again at the destination"
+    if guests.wire is Wire.AGAIN and guests.source.exists:
+        words = "a new way comes to the destination"
         yield from _happens(world, words, rules.destination_resumes(record), rules)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from explorer import hypervisors
 from explorer.rules import Rules
-from explorer.world import Copy, DestinationSide, Message, Move, Performing, Setting, SourceSide, To, Wire, World
+from explorer.world import Copy, Copying, DestinationSide, Message, Move, Performing, Setting, SourceSide, To, Wire, World
 from vmferry.coordinator import Question
 from vmferry.endpoint import Settled
 from vmferry.errors import PhaseOutOfOrder
 from vmferry.model import DestinationState, Outcome, Phase, SourceState
-from vmferryd.jobs.decisions import SERVES, UNRELEASED, Wish
+from vmferryd.jobs.decisions import PULLS, SERVES, UNRELEASED, Wish
 from vmferryd.jobs.job import SourceEffect, SourceEvent
 
 _WISHES = {Wish.TOMBSTONE: To.TOMBSTONE_FOR_SOURCE, Wish.COMMIT: To.WORD}
@@ -201,9 +201,11 @@ def _wish(world: World, rules: Rules) -> Iterator[Move]:
 
 
 def _send_again(world: World, rules: Rules) -> Iterator[Move]:
-    guests = world.guests
-    if guests.wire is Wire.AGAIN and guests.source is Copy.SENT:
-        yield Move("the pages flow again", done(world._replace(guests=guests._replace(wire=Wire.PAGES)), rules))
+    """A new way needs a destination that lets it in; pages flow when that reads from it."""
+    guests, there = world.guests, world.destination
+    if guests.wire is Wire.CUT and guests.source is Copy.SENT and there.answers and there.record in PULLS:
+        again = guests._replace(wire=Wire.AGAIN)
+        yield Move("the source sends pages over a new way", done(world._replace(guests=again), rules))
     else:
         yield Move("no new way can be opened", done(world, rules, SourceEvent.CUT))
 
@@ -223,6 +225,8 @@ def _idle(world: World, setting: Setting, rules: Rules) -> Iterator[Move]:
         yield from _hear(world, rules)
     if side.record is SourceState.RELEASED and not side.resolving and world.guests.wire in (Wire.CUT, Wire.AGAIN):
         yield Move("the source sees a cut, and asks", world._replace(source=side._replace(resolving=True)))
+    if side.record is SourceState.RELEASED and setting.copying is Copying.POST and not side.hearing:
+        yield from _hear_postcopy(world, rules)
     if side.record in SERVES:
         yield from _serve(world, rules)
     if _left_alone(world, setting) and not side.wish:
@@ -270,6 +274,15 @@ def _hear(world: World, rules: Rules) -> Iterator[Move]:
             yield Move("Perform hears the destination's word", drive(world, event, rules, hearing=False))
 
 
+def _hear_postcopy(world: World, rules: Rules) -> Iterator[Move]:
+    """Who has let a guest go that pages follow asks soon whether it runs."""
+    here, there = world.source.record, world.destination.record
+    if there is not None and world.destination.answers and rules.destination_outcome(there) is Outcome.POSTCOPY:
+        assert here is not None
+        event = rules.source_proved(here, Outcome.POSTCOPY)
+        yield from _happens(world, "the source hears that the guest runs", event, rules)
+
+
 def _serve(world: World, rules: Rules) -> Iterator[Move]:
     side, guests = world.source, world.guests
     assert side.record is not None
@@ -277,9 +290,9 @@ def _serve(world: World, rules: Rules) -> Iterator[Move]:
         yield from _happens(world, "the copy that was needed is gone", rules.source_gone(side.record), rules)
     elif side.serving and guests.wire is Wire.DONE:
         yield from _happens(world, "all pages are sent: the source asks", rules.source_ends(side.record), rules)
-    elif side.serving and guests.wire is not Wire.PAGES:
+    elif side.serving and guests.wire not in (Wire.PAGES, Wire.AGAIN):
         yield from _happens(world, "the source sees the cut", rules.source_cut(side.record), rules, serving=False)
-    if guests.wire is Wire.AGAIN:
+    if guests.wire is Wire.CUT and world.destination.answers and world.destination.record in PULLS:
         words = "somebody takes the migration up again at the source"
         yield from _happens(world, words, rules.source_resumes(side.record), rules)
 
