@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from vmferry.model import (
     new_migration_id,
 )
 from vmferry.params import MigrationParams
+from vmferryd.drivers.base import DriverFeature
 from vmferryd.drivers.memory import FaultKind, Verb
 
 POSTCOPY = Flag.LIVE | Flag.POSTCOPY
@@ -252,10 +254,6 @@ async def test_a_destination_that_may_not_fetch_pages_says_which_setting_it_need
     two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refusal comes up front and names the kernel's setting and the capability."""
-    from dataclasses import replace  # noqa: PLC0415 - for this test alone
-
-    from vmferryd.drivers.base import DriverFeature  # noqa: PLC0415
-
     drivers = two_hosts.destination.daemon.context.drivers
     known = drivers.capabilities("test")
     poorer = replace(known, features=known.features - {DriverFeature.PAGES_ON_DEMAND})

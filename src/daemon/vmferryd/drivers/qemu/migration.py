@@ -24,6 +24,7 @@ from vmferryd.drivers.qemu.flow import COMMON, ENDED, cut_pages, hand_over, look
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.mirrors import Mirrors
 from vmferryd.drivers.qemu.record import TransferRecord
+from vmferryd.drivers.qemu.sink import pay_all_pages
 from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due
 from vmferryd.drivers.qemu.tuning import UNLIMITED_BYTES_PER_S
 
@@ -312,7 +313,10 @@ class QemuOutgoingGuest:
         config = self._guest.config
         try:
             look = TransferLook.of(await self._guest.execute("query-migrate", timeout_s=config.yank_after_s))
-            if look.state not in ENDED:
+            if look.state.in_postcopy:
+                await cut_pages(self._guest)
+                await pay_all_pages(self._guest)
+            elif look.state not in ENDED:
                 await self._guest.execute("migrate_cancel", timeout_s=config.yank_after_s)
         except DriverLost:
             # In the last stage QEMU sends with its main loop locked: a channel that takes no bytes blocks the monitor.
