@@ -137,11 +137,8 @@ async def test_who_is_asked(two_hosts: TwoHosts) -> None:
 
 
 async def test_what_does_not_exist(two_hosts: TwoHosts) -> None:
-    """Post-copy's bandwidth, and a compression cache where nothing compresses, are refused with the reason."""
+    """A compression cache where nothing compresses is refused with the reason."""
     ask = two_hosts.source.connection
-    for call in (ask.set_max_postcopy_speed(NAME, 5), ask.max_postcopy_speed_mib_per_s(NAME)):
-        with pytest.raises(NotSupported, match="post-copy"):
-            await call
     for call in (ask.set_compression_cache(NAME, 1 << 20), ask.compression_cache_bytes(NAME)):
         with pytest.raises(NotSupported, match="xbzrle"):
             await call

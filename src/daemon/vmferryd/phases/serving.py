@@ -172,9 +172,10 @@ class Serving:
             case PagesEnd.WHOLE:
                 await machine.decide(source_ends, "ask")  # again and again, until the destination says that it has them all
             case PagesEnd.CUT:
+                # Noted first: a caller that sees the new state is to wait for the new way as well.
+                self._cut_s = self._context.clock.monotonic() if self._cut_s is None else self._cut_s
                 await machine.decide(source_cut, "cut")
                 if machine.state is SourceState.SERVING_FAILED:
-                    self._cut_s = self._context.clock.monotonic() if self._cut_s is None else self._cut_s
                     self.look_for_a_way()
             case PagesEnd.GONE:
                 await machine.decide(source_gone, "gone")

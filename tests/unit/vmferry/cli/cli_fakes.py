@@ -241,6 +241,13 @@ class FakeDaemon(Connection):
     async def set_max_postcopy_speed(self, domain: str, mib_per_s: int) -> None:
         self._called(f"set_max_postcopy_speed {domain} {mib_per_s}")
 
+    async def start_postcopy(self, domain: str) -> None:
+        self._called(f"start_postcopy {domain}")
+
+    async def pause_postcopy(self, migration_id: MigrationId) -> Outcome:
+        self._called("pause_postcopy")
+        return Outcome.POSTCOPY
+
     async def max_speed_mib_per_s(self, domain: str) -> int:
         self._called(f"max_speed_mib_per_s {domain}")
         return 8796093022207

@@ -69,22 +69,6 @@ def test_flags_and_parameters_reach_the_source(tmp_path):
     )
 
 
-@pytest.mark.parametrize("row", [row for row in FLAGS if row.flag in NOT_AVAILABLE], ids=lambda row: row.name)
-def test_a_mode_that_is_not_there_is_refused_and_nobody_is_asked(row):
-    """A mode that is not there is refused and nobody is asked."""
-    hosts = Hosts()
-    result = migrated(hosts, row.option)
-    assert result.exit_code == ExitCode.REFUSED
-    assert f"{row.option}: not available in this version" in result.stderr
-    assert hosts.source.calls == hosts.destination.calls == []
-
-
-def test_all_missing_modes_are_named_at_once():
-    """All missing modes are named at once."""
-    findings = json.loads(migrated(Hosts(), "--postcopy-resume", "--postcopy", output="json").stderr)["findings"]
-    assert [finding["subject"] for finding in findings] == ["--postcopy", "--postcopy-resume"]
-
-
 @pytest.mark.parametrize(
     "options", [["--comp-zlib-level", "10"], ["--disks-port", "70000"], ["--dname", ""], ["--live", "--offline"]]
 )
