@@ -35,7 +35,7 @@ from vmferry.wish import RunWish
 from vmferryd.database import Change
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import Extent, IncomingGuest, RunState
+from vmferryd.drivers.base import Extent, Guest, IncomingGuest, RunState
 from vmferryd.jobs.decisions import (
     LOADED,
     PULLS,
@@ -347,18 +347,26 @@ class DestinationMigration:
         if not self.record.wish.applied_to(Flag.PAUSED not in Flag(self.record.flags)):
             self._context.domains.mark(entry, DomainState.PAUSED, StateReason.USER)
             return
-        try:
-            await guest.resume()
-        except DriverLost:
-            if (await guest.probe()).run_state is not RunState.GONE:
-                raise  # only its monitor is: the guest is asked again
-            await self._context.domains.lost(entry, StateReason.CRASHED)
+        if not await self._started(guest, entry):
             return
         if self._stopped_s is not None:
             pause_ms = max(1, round((self._context.clock.monotonic() - self._stopped_s) * 1000))
             self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
         pulls = self.state is DestinationState.POSTCOPY
         self._context.domains.mark(entry, DomainState.RUNNING, StateReason.POSTCOPY if pulls else StateReason.MIGRATED)
+
+    async def _started(self, guest: Guest, entry: Entry) -> bool:
+        """The CPUs run, or will as soon as QEMU's main loop has the page that it waits for; false for a guest that died."""
+        try:
+            await guest.resume()
+        except DriverLost:
+            if (await guest.probe()).run_state is RunState.GONE:
+                await self._context.domains.lost(entry, StateReason.CRASHED)
+                return False
+            if self.state is not DestinationState.POSTCOPY:
+                raise  # only its monitor is gone: the guest is asked again
+            log.warning("waits_for_a_page", migration_id=self.record.migration_id)
+        return True
 
     async def _pull(self) -> None:
         await self.pulling.pull()
