@@ -273,6 +273,22 @@ class Connection:
         """The same, without waiting for the effect: PENDING, and `watch` tells the end."""
         return blocking.run(self.asynchronous.ask_job_to_end(migration_id))
 
+    def pause_postcopy(self, migration_id: MigrationId) -> Outcome:
+        """The flow of missing pages is paused on both hosts, until the migration is taken up again.
+
+        Raises:
+            InvalidState: it is not in post-copy, or this is not its source.
+        """
+        return blocking.run(self.asynchronous.pause_postcopy(migration_id))
+
+    def start_postcopy(self, domain: str) -> None:
+        """The guest that is being sent runs at the destination as soon as it can, and its pages follow. May be called again.
+
+        Raises:
+            InvalidState: it is not being sent, or was not begun for post-copy.
+        """
+        blocking.run(self.asynchronous.start_postcopy(domain))
+
     def set_max_downtime(self, domain: str, downtime_ms: int) -> None:
         """The guest's switch to another host may take so long.
 
@@ -298,7 +314,7 @@ class Connection:
         """The same after the switch to post-copy.
 
         Raises:
-            NotSupported: there is no post-copy yet.
+            InvalidState: the guest is not active there.
         """
         blocking.run(self.asynchronous.set_max_postcopy_speed(domain, mib_per_s))
 
@@ -310,7 +326,7 @@ class Connection:
         """The same after the switch to post-copy.
 
         Raises:
-            NotSupported: there is no post-copy yet.
+            InvalidState: the guest is not active there.
         """
         return blocking.run(self.asynchronous.max_postcopy_speed_mib_per_s(domain))
 
