@@ -7,8 +7,9 @@ import sqlite3
 import pytest
 
 from support.daemons import Host, TwoHosts
+from support.waiting import eventually
 from vmferry.errors import StorageFailed, VmferryError
-from vmferry.model import GuestLocation, new_migration_id
+from vmferry.model import GuestLocation, Side, new_migration_id
 
 WRITES = [("source", number) for number in range(1, 8)] + [("destination", number) for number in range(1, 5)]
 """Every write that a migration needs, by side and number."""
@@ -132,5 +133,49 @@ async def test_guest_runs_while_the_disk_is_full(two_hosts: TwoHosts) -> None:
     assert ["performing"] == [job.state for job in await two_hosts.source.connection.jobs()]
     assert two_hosts.source.guest().cpu.running
     two_hosts.source.writes.heal()
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()
+
+
+def _answers_late(host: Host) -> None:
+    """The next write reaches the disk, and whoever asked is told that it has not."""
+    database = host.daemon.context.journal._database
+    write = database.write
+
+    async def late(*changes: object) -> None:
+        database.write = write  # type: ignore[method-assign]
+        await write(*changes)
+        raise StorageFailed("the journal did not answer in time")
+
+    database.write = late  # type: ignore[method-assign, assignment]
+
+
+@pytest.mark.parametrize(("side", "ended"), [("source", "cancelled"), ("destination", "aborted")])
+async def test_first_record_that_was_written_after_all_is_ended(two_hosts: TwoHosts, side: str, ended: str) -> None:
+    """A migration that was refused because its first record came late holds nothing, and its record does not stay open."""
+    host = _host(two_hosts, side)
+    migration_id = new_migration_id()
+    _answers_late(host)
+    with pytest.raises(StorageFailed):
+        await two_hosts.migrate(migration_id=migration_id)
+    assert [entry.holder for entry in host.daemon.context.domains] in ([None], [])
+
+    async def over() -> bool:
+        record = await host.daemon.context.journal.find(migration_id, Side(side))
+        return record is not None and record.state == ended and record.settled
+
+    await eventually(over)
+    await two_hosts.lives(two_hosts.source)
+    await two_hosts.again()
+
+
+async def test_first_record_that_is_not_ended_yet_is_no_migration(two_hosts: TwoHosts) -> None:
+    """A repeated Begin is not told that the migration is open while nobody holds its domain."""
+    host, migration_id = two_hosts.source, new_migration_id()
+    _answers_late(host)
+    with pytest.raises(StorageFailed):
+        await two_hosts.migrate(migration_id=migration_id)
+    with pytest.raises(VmferryError):
+        await two_hosts.migrate(migration_id=migration_id)
     await two_hosts.lives(two_hosts.source)
     await two_hosts.again()

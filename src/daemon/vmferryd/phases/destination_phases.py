@@ -44,6 +44,7 @@ from vmferryd.phases.destination_words import prepared, recorded, tombstone
 from vmferryd.phases.disk_receiving import IncomingDisks
 from vmferryd.phases.preparing import Sender, sender_of
 from vmferryd.phases.settings import receive_settings
+from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
 from vmferryd.transfer.addresses import Arrangement
 from vmferryd.transfer.tickets import Claim
@@ -97,7 +98,10 @@ class DestinationPhases:
     async def _once(self, request: Request, work: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
         async def unless_known() -> Reply:
             known = await self._find(request.migration_id)
-            return await work() if known is None else self._prepared(known)
+            if known is None:
+                return await work()
+            refuse_unheld(known.record, self._migrations)
+            return self._prepared(known)
 
         return await once(self._context.tasks, self._opening, request.migration_id, unless_known)
 
@@ -175,6 +179,7 @@ class DestinationPhases:
             await migration.machine.write()
         except BaseException:
             self._context.domains.let_go(entry)
+            self._context.tasks.spawn(end_unheld(self._context, record), f"end {record.migration_id}")
             raise
         self._adopt(migration)
         return migration

@@ -34,6 +34,7 @@ from vmferryd.phases.found import Found
 from vmferryd.phases.settings import send_settings
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_words import GUEST_AT, first_record, in_doubt, recorded, refuse_another_guest
+from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
 from vmferryd.transfer.routes import DataOffer, Route, choose
 
@@ -77,6 +78,7 @@ class SourcePhases:
         if Flag.POSTCOPY_RESUME in request.flags:
             return await self._begin_again(request)
         if (known := await self.find(request.migration_id)) is not None:
+            refuse_unheld(known.record, self._migrations)
             return self._begun_before(known.record, request)
         entry = self._context.domains.find(request.domain)
         async with entry.lock:  # nobody starts, stops or pauses the guest meanwhile
@@ -114,6 +116,7 @@ class SourcePhases:
             await migration.machine.write()
         except BaseException:
             self._context.domains.let_go(entry)
+            self._context.tasks.spawn(end_unheld(self._context, record), f"end {record.migration_id}")
             raise
         migration.machine.note(took_ms={Phase.BEGIN: round((self._context.clock.monotonic() - begun_s) * 1000)})
         self._adopt(migration)
