@@ -72,6 +72,8 @@ def by_themselves(guests: Guests, setting: Setting) -> Iterator[tuple[str, Guest
         )
     if wire is Wire.LAST and destination is Copy.WAITING:
         yield from _arrival(guests, setting)
+    if wire is Wire.AGAIN and not destination.exists:
+        yield "a new way to a hypervisor that is gone breaks", guests._replace(wire=Wire.CUT)
     if wire is Wire.PAGES and source is Copy.SENT and destination in (Copy.RUNNABLE, Copy.PULLING):
         whole = Copy.LOADED if destination is Copy.RUNNABLE else Copy.RUNNING
         yield "the last page has arrived", guests._replace(destination=whole, wire=Wire.DONE)

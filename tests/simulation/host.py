@@ -89,6 +89,7 @@ class Host:
         self.process: Process | None = None
         self.daemon: app.Daemon | None = None
         self.wanted = False
+        self.over = False
         self.started = 0
         self.pipes: list[PipeEnd] = []
         self.failed_starts: list[str] = []
@@ -98,6 +99,8 @@ class Host:
 
     def start(self) -> None:
         """A daemon is about to run, and is started anew whenever it ends by itself."""
+        if self.over:
+            return
         self.wanted = True
         if self.process is not None and self.process.life is not Life.DEAD:
             return
@@ -151,6 +154,11 @@ class Host:
         self.wanted = False
         if self._stop is not None:
             self._stop.set()
+
+    def stop_for_good(self) -> None:
+        """As SIGTERM, and no supervisor starts it again, also not one whose moment is still to come."""
+        self.over = True
+        self.stop()
 
     def _gone(self) -> None:
         process = self.process

@@ -90,6 +90,11 @@ class Network:
         for connection in tuple(self.connections):
             connection.watch_over()
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for a way that is cut."""
+        return sum(len(stalled) for stalled in self._stalled.values())
+
     def heal(self, ways: Iterable[tuple[str, str]]) -> None:
         """Everything goes these ways again, and what waited first."""
         for way in ways:

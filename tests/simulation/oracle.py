@@ -66,6 +66,8 @@ async def _settled(world: World, verdict: list[str]) -> None:
 
 
 def _unsettled(world: World) -> Iterator[str]:
+    if world.network.waiting:
+        yield f"{world.network.waiting} messages wait for a way that is cut"
     for host in world.hosts:
         if host.daemon is None:
             yield f"{host.name} has no daemon ({host.failed_starts[-1:]})"
@@ -300,7 +302,7 @@ async def _moved(world: World, source: Host, destination: Host) -> None:
 async def _ended(world: World) -> list[str]:
     """Both daemons end when they are asked to, and leave nothing behind but their guests."""
     for host in world.hosts:
-        host.stop()
+        host.stop_for_good()
     try:
         await world.until(lambda: not any(host.process and host.process.pending() for host in world.hosts), 30.0)
     except AssertionError:
