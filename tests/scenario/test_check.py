@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from support.daemons import NAME, UUID, Host, TwoHosts, domain_xml
-from vmferry.checking import CERTIFICATE_LEFT_S, Witness, check, notes
+from vmferry.checking import CERTIFICATE_LEFT_S, Witness, notes
 from vmferry.endpoint import Request
+from vmferry.errors import InvalidState
 from vmferry.findings import Finding, Weight
 from vmferry.flags import NONE, Flag
 from vmferry.model import DriverInfo, HostCapabilities, HostInfo, new_migration_id
-from vmferry.params import MigrationParams
 from vmferryd.phases.found import Found
 
 LIVE = Flag.LIVE
@@ -49,8 +49,7 @@ async def test_both_hosts_tell_everything_at_once(two_hosts: TwoHosts, mode: Fla
     """Findings of the request, of the source and of the destination come together, each with its host."""
     a, b = two_hosts.hosts
     await b.connection.define(domain_xml(NAME, OTHER))
-    params = MigrationParams()
-    findings = await a.connection.check(NAME, b.connection, flags=LIVE | Flag.RDMA_PIN_ALL | mode, params=params)
+    findings = await a.connection.check(NAME, b.connection, flags=LIVE | Flag.RDMA_PIN_ALL | mode)
     assert {("a", "NOT_SUPPORTED", "RDMA_PIN_ALL"), ("b", "ALREADY_EXISTS", "")} <= set(_codes(findings))
     assert all(finding.weight is Weight.PROBLEM and finding.problem for finding in findings)
     await _untouched(a, 1)
@@ -118,6 +117,7 @@ def test_found_is_told_once() -> None:
     assert found.nothing
     found.refuse()
     assert found.findings("a") == ()
-
-
-__all__ = ["check"]
+    for _ in range(2):
+        with found.trying():
+            raise InvalidState("the guest stands still")
+    assert [finding.code for finding in found.findings("a")] == ["STATE_INVALID"]
