@@ -14,12 +14,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError
 from qemu.qmp.message import Message
+from qemu.qmp.qmp_client import NegotiationError
 
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import Clock
 from vmferryd.drivers.qemu.config import QemuConfig
+
+_NEGOTIATIONS = 3
+"""How often a session is begun at most. qemu.qmp takes the first words after the greeting for the answer to its own, and an
+event that comes between them ends the negotiation; QEMU greets whoever connects next."""
 
 EventHandler = Callable[[str, Mapping[str, Any]], None]
 """Called from the event loop with an event's name and data; must not block and must not raise."""
@@ -47,21 +52,22 @@ class Monitor:
         Raises:
             DriverLost: the process ended, or nothing answered in time.
         """
-        raw = await _connect(path, config, clock, is_alive)
-        client = _Client(handler)
-        spare = raw.dup()
-        try:
-            async with asyncio.timeout(config.monitor_timeout_s):
-                await client.connect(raw)
-        except (TimeoutError, QMPError, OSError, EOFError) as error:
-            raw.close()
-            spare.close()
-            raise DriverLost(
-                f"the monitor {path} did not greet within {config.monitor_timeout_s:g} s",
-                remedy="Another program may hold it, for example a second daemon on this host; end that one.",
-                detail=str(error),
-            ) from error
-        return cls(client, spare, config)
+        tries = _NEGOTIATIONS
+        while True:
+            raw = await _connect(path, config, clock, is_alive)
+            client = _Client(handler)
+            spare = raw.dup()
+            try:
+                async with asyncio.timeout(config.monitor_timeout_s):
+                    await client.connect(raw)
+            except (TimeoutError, QMPError, OSError, EOFError) as error:
+                raw.close()
+                spare.close()
+                tries -= 1
+                if _is_disagreement(error) and tries and is_alive():
+                    continue
+                raise _no_session(path, config, error) from error
+            return cls(client, spare, config)
 
     @property
     def is_open(self) -> bool:
@@ -145,6 +151,20 @@ class Monitor:
             if isinstance(error, TimeoutError):
                 raise
             raise DriverLost(f"QEMU went away while it was asked to {command}", detail=str(error)) from error
+
+
+def _is_disagreement(error: Exception) -> bool:
+    return isinstance(error, ConnectError) and isinstance(error.exc, NegotiationError)
+
+
+def _no_session(path: Path, config: QemuConfig, error: Exception) -> DriverLost:
+    if _is_disagreement(error):
+        return DriverLost(f"the monitor {path} did not agree on a session", detail=repr(error))
+    return DriverLost(
+        f"the monitor {path} did not greet within {config.monitor_timeout_s:g} s",
+        remedy="Another program may hold it, for example a second daemon on this host; end that one.",
+        detail=str(error),
+    )
 
 
 def _unanswered(command: str, bound_s: float) -> DriverLost:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vmferryd.drivers.qemu.guest import QemuGuest
 
 _COMMAND = struct.Struct(">BHH")
-_IS_COMMAND = 0x08
+_IS_COMMAND, _FOOTER, _STREAM_END = 0x08, 0x7E, 0x00
+_END_BYTES = 6  # the footer's mark, its section's number, and the mark of the end
 _RESUME, _RECV_BITMAP = 9, 10
 _ANSWER = struct.Struct(">HH")
 _SHUT, _BITMAP, _RESUMED = 1, 5, 6
@@ -67,10 +68,22 @@ async def _answer(channel: socket.socket, sizes: Mapping[str, int]) -> None:
         if command == _RESUME:
             break
     await loop.sock_sendall(channel, _ANSWER.pack(_RESUMED, 4) + struct.pack(">I", 1))
+    # Only then: QEMU 7.2 closes the whole channel on that word, and one that has not sent its end yet would be cut again.
+    await _stream_end(channel)
     await loop.sock_sendall(channel, _ANSWER.pack(_SHUT, 4) + struct.pack(">I", 0))
     with contextlib.suppress(ConnectionError):
         while await loop.sock_recv(channel, _PIECE_BYTES):
             pass
+
+
+async def _stream_end(channel: socket.socket) -> None:
+    """QEMU has sent what it still had, up to the end of its stream: the footer of a section, and no section after it."""
+    tail = b""
+    while not (len(tail) == _END_BYTES and tail[0] == _FOOTER and tail[-1] == _STREAM_END):
+        piece = await asyncio.get_running_loop().sock_recv(channel, _PIECE_BYTES)
+        if not piece:
+            raise EOFError("QEMU has closed the channel before the end of its stream")
+        tail = (tail + piece)[-_END_BYTES:]
 
 
 def _all_received(name: bytes, size_bytes: int) -> bytes:
