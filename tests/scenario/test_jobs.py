@@ -15,6 +15,8 @@ from vmferry.api.v1 import jobs_pb2, jobs_pb2_grpc
 from vmferry.errors import DomainNotFound, InvalidParameter, InvalidState, MigrationNotFound, VmferryError
 from vmferry.flags import Flag
 from vmferry.model import JobChangeKind, JobEvent, JobStatus, JobType, MigrationId, Outcome, Phase, new_migration_id
+from vmferry.params import MigrationParams
+from vmferry.report import Account, report
 from vmferryd.drivers.memory import FaultKind, Verb
 
 Kind = JobChangeKind
@@ -88,6 +90,23 @@ async def test_a_watcher_goes_on_where_it_was(two_hosts: TwoHosts) -> None:
     rest = await heard(two_hosts.source.connection.watch(migration_id, after=seen[-1].sequence))
     assert SOURCE == changes(seen + rest)
     assert [] == await heard(two_hosts.source.connection.watch(migration_id, after=rest[-1].sequence))
+
+
+async def test_what_was_asked_for_and_the_figures_of_each_round_are_kept(two_hosts: TwoHosts) -> None:
+    """Flags, parameters and what a round sent are there when it is over, at both ends, also after a restart."""
+    params = MigrationParams(bandwidth_mib_per_s=4000, destination_name="web")
+    done = await two_hosts.migrate(params=params)
+    await two_hosts.source.restart()
+    source = await two_hosts.source.connection.job(done.migration_id)
+    destination = await two_hosts.destination.connection.job(done.migration_id)
+    assert source.settings == destination.settings == {"destination_name": "web", "bandwidth": "4000"}
+    assert Flag.LIVE in Flag(source.flags)
+    rounds = [change.figures for change in source.changes if change.kind is Kind.ITERATION]
+    assert rounds
+    assert all(figures is not None and figures.sent_bytes > 0 for figures in rounds)
+    story = report([Account("b", destination), Account("a", source)])
+    assert {span.host for span in story.spans} == {"a", "b"}
+    assert story.rounds
 
 
 async def test_what_an_earlier_daemon_did_is_replayed(two_hosts: TwoHosts) -> None:

@@ -310,11 +310,22 @@ class JobChangeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeFigures:
+    """The figures of a transfer at one change, as far as they are kept. Memory and disks together."""
+
+    sent_bytes: int = 0
+    remaining_bytes: int = 0
+    bytes_per_s: int = 0
+    dirty_bytes_per_s: int = 0
+    throttle_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class JobChange:
     """One change of a job, `at_s` seconds since the epoch by its host's clock.
 
     `sequence` grows from change to change over all jobs of the host, through restarts of its daemon. The rest is what the
-    job was right after it.
+    job was right after it; `figures` is None while nothing is known of the transfer.
     """
 
     sequence: int
@@ -324,6 +335,7 @@ class JobChange:
     phase: Phase
     iteration: int = 0
     error: str = ""
+    figures: ChangeFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +387,19 @@ class Statistics:
     def data_remaining_bytes(self) -> int:
         """Memory and disks together."""
         return self.memory_remaining_bytes + self.disk_remaining_bytes
+
+    @property
+    def at_change(self) -> ChangeFigures | None:
+        """What is kept of them with a change."""
+        if not self.data_total_bytes:
+            return None
+        return ChangeFigures(
+            sent_bytes=self.data_processed_bytes,
+            remaining_bytes=self.data_remaining_bytes,
+            bytes_per_s=self.memory_bytes_per_s + self.disk_bytes_per_s,
+            dirty_bytes_per_s=self.memory_dirty_rate_pages_per_s * self.memory_page_size_bytes,
+            throttle_percent=self.auto_converge_throttle_percent,
+        )
 
     def measured(self, *, guest_pause_ms: int) -> Self:
         """The same figures with the pause that the daemons measured."""
@@ -431,6 +456,7 @@ class JobInfo:
     backwards. `took_ms` has the phases of both hosts, as far as this one knows of them, and `coordination_ms` what passed
     between them after the transfer. `changes` are the oldest first.
     `data_channel` says in words which way the guest's data goes, once the source knows; `warnings` are for the user.
+    `flags` and `settings` are what it was asked for with: libvirt's numbers, and typed parameters under libvirt's names.
     """
 
     migration_id: MigrationId
@@ -454,6 +480,8 @@ class JobInfo:
     coordination_ms: int = 0
     data_channel: str = ""
     warnings: tuple[str, ...] = ()
+    flags: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,14 @@ def write_typed(params: MigrationParams) -> list[tuple[str, TypedValue]]:
     return pairs
 
 
+def in_words(params: MigrationParams) -> dict[str, str]:
+    """What is given, by name; whole definitions are left out, and what is given several times is joined."""
+    found: dict[str, str] = {}
+    for name, value in write_typed(replace(params, destination_xml=None, persistent_xml=None)):
+        found[name] = f"{found[name]}, {value}" if name in found else str(value)
+    return found
+
+
 def checked(params: MigrationParams) -> MigrationParams:
     """The same parameters, which then have passed every check of `read_typed`."""
     return read_typed(write_typed(params))

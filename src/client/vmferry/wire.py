@@ -7,7 +7,7 @@ all. A value that the other side does not know (a newer peer) becomes an error, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from vmferry.errors import InvalidParameter
 from vmferry.evidence import LockState
 from vmferry.findings import Weight
 from vmferry.model import (
+    ChangeFigures,
     DomainEvent,
     DomainEventDetail,
     DomainEventKind,
@@ -218,6 +219,8 @@ def job_to_wire(job: JobInfo) -> jobs_pb2.Job:
         coordination_ms=job.coordination_ms,
         data_channel=job.data_channel,
         warnings=job.warnings,
+        flags=job.flags,
+        settings=[jobs_pb2.JobSetting(name=name, value=value) for name, value in job.settings.items()],
     )
 
 
@@ -245,6 +248,8 @@ def job_from_wire(message: jobs_pb2.Job) -> JobInfo:
         coordination_ms=message.coordination_ms,
         data_channel=message.data_channel,
         warnings=tuple(message.warnings),
+        flags=message.flags,
+        settings={setting.name: setting.value for setting in message.settings},
     )
 
 
@@ -257,6 +262,7 @@ def _change_to_wire(change: JobChange) -> jobs_pb2.JobChange:
         phase=enum_to_wire(change.phase),
         iteration=change.iteration,
         error=change.error,
+        figures=jobs_pb2.ChangeFigures(**asdict(change.figures)) if change.figures else None,
     )
 
 
@@ -269,7 +275,12 @@ def _change_from_wire(message: jobs_pb2.JobChange) -> JobChange:
         phase=enum_from_wire(Phase, message.phase),
         iteration=message.iteration,
         error=message.error,
+        figures=_figures_from_wire(message.figures) if message.HasField("figures") else None,
     )
+
+
+def _figures_from_wire(message: jobs_pb2.ChangeFigures) -> ChangeFigures:
+    return ChangeFigures(**{name.name: getattr(message, name.name) for name in fields(ChangeFigures)})
 
 
 def job_event_facts(event: JobEvent) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from vmferry import wire
 from vmferry.api.v1 import jobs_pb2, params_pb2, types_pb2
 from vmferry.errors import InvalidParameter, VmferryError
 from vmferry.model import (
+    ChangeFigures,
     DomainInfo,
     DomainState,
     JobChange,
@@ -110,6 +111,15 @@ job_changes = st.builds(
     phase=st.sampled_from(Phase),
     iteration=counts,
     error=texts,
+    figures=st.none()
+    | st.builds(
+        ChangeFigures,
+        sent_bytes=counts,
+        remaining_bytes=counts,
+        bytes_per_s=counts,
+        dirty_bytes_per_s=counts,
+        throttle_percent=st.integers(0, 99),
+    ),
 )
 
 
@@ -135,6 +145,10 @@ job_changes = st.builds(
         took_ms=st.dictionaries(st.sampled_from(Phase), counts),
         changes=st.lists(job_changes, max_size=3).map(tuple),
         coordination_ms=counts,
+        data_channel=texts,
+        warnings=st.lists(texts, max_size=3).map(tuple),
+        flags=counts,
+        settings=st.dictionaries(texts, texts, max_size=3),
     )
 )
 def test_job(job: JobInfo) -> None:

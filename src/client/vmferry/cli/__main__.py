@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import click
 
 from vmferry.bounds import DEFAULTS, ENVIRONMENT
-from vmferry.cli import checking, completion, domains, domjob, events, host, jobs, migration, oversight, pki, tuning
+from vmferry.cli import checking, completion, domains, domjob, events, host, jobs, migration, oversight, pki, report, tuning
 from vmferry.cli.exits import help_text
 from vmferry.cli.running import DEFAULT_URI, Output, RootGroup, Session
 from vmferry.client import connect
@@ -69,7 +69,7 @@ def main(
     context.obj = Session(uri, Output(output), context.obj or partial(connect, bounds=chosen), chosen)
 
 
-for _module in (domains, events, migration, checking, jobs, domjob, tuning, oversight, host, pki, completion):
+for _module in (domains, events, migration, checking, jobs, report, domjob, tuning, oversight, host, pki, completion):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

@@ -75,8 +75,16 @@ def change_between(before: Record | None, after: Record, *, closed: bool) -> Job
 
 def changed(record: Record, kind: JobChangeKind, sequence: int, at_s: float) -> Record:
     """The record with one more change."""
+    figures = record.statistics
     change = JobChange(
-        sequence, kind, at_s, record.state.value, record.phase, record.statistics.memory_iteration, record.error
+        sequence,
+        kind,
+        at_s,
+        record.state.value,
+        record.phase,
+        figures.memory_iteration,
+        record.error,
+        figures.at_change,
     )
     return replace(record, changes=_bounded((*record.changes, change)))
 
@@ -112,6 +120,8 @@ def job_info(record: Record, *, closed: bool, elapsed_ms: int | None = None) -> 
         coordination_ms=record.coordination_ms,
         data_channel=record.data_channel,
         warnings=record.warnings,
+        flags=record.flags,
+        settings=record.settings,
     )
 
 

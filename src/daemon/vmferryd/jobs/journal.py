@@ -33,7 +33,8 @@ class Record:
     `receiver_uri`: where a hypervisor without a daemon receives the guest; such a migration has no peer. `original_name` is
     the domain's name at the source where it is called otherwise here. `took_ms` has the phases of both hosts, as far as they
     are known here; `changes` is what watchers were told. `images` are the files that this migration makes here, `disks` the
-    images that it copies from here. `pages_held`: a user has paused its post-copy.
+    images that it copies from here. `pages_held`: a user has paused its post-copy. `settings` are the typed parameters that
+    it was asked for with, in words.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
@@ -72,6 +73,7 @@ class Record:
     disks: tuple[ImageFacts, ...] | None = None
     wish: RunWish = RunWish.NONE
     pages_held: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 _RECORDS = TypeAdapter(Record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vmferry.endpoint import Request
 from vmferry.errors import BY_REASON, MigrationAborted, VmferryError
 from vmferry.model import DestinationState, GuestLocation, MigrationId, Phase, Side
+from vmferry.params import in_words
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry
 from vmferryd.domains.model import DomainDefinition
@@ -21,6 +22,7 @@ def prepared(request: Request, entry: Entry, definition: DomainDefinition, persi
         domain_name=entry.name,
         started_s=now_s,
         flags=int(request.flags),
+        settings=in_words(request.params),
         definition_xml=domain_xml.format(definition),
         persistent_xml=persistent,
         phase=Phase.PREPARE,

@@ -8,6 +8,7 @@ from vmferry.endpoint import Request
 from vmferry.errors import BY_REASON, CookieRefused, HostIncompatible, InDoubt, MigrationAborted, VmferryError
 from vmferry.flags import Flag
 from vmferry.model import DomainState, GuestLocation, Phase, Side, SourceState
+from vmferry.params import in_words
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.compatibility import abi_differences
 from vmferryd.domains.entry import Entry, parse, violations
@@ -41,6 +42,7 @@ def first_record(request: Request, entry: Entry, departure: Departure, now_s: fl
         domain_name=entry.name,
         started_s=now_s,
         flags=int(request.flags),
+        settings=in_words(request.params),
         was_running=entry.state is DomainState.RUNNING,
         plan=None if offline else entry.plan,
         definition_xml=domain_xml.format(departure.definition),

@@ -173,6 +173,42 @@ JOB_CHANGE_KIND_PROGRESS: JobChangeKind.ValueType  # 9
 Global___JobChangeKind: _TypeAlias = JobChangeKind  # noqa: Y015
 
 @_typing.final
+class ChangeFigures(_message.Message):
+    """The figures of a transfer at one change, as far as they are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    REMAINING_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    DIRTY_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    THROTTLE_PERCENT_FIELD_NUMBER: _builtins.int
+    sent_bytes: _builtins.int
+    """Since the beginning; pages that are sent again are counted again."""
+    remaining_bytes: _builtins.int
+    bytes_per_s: _builtins.int
+    dirty_bytes_per_s: _builtins.int
+    """How fast the guest changes its memory."""
+    throttle_percent: _builtins.int
+    """How much the guest is slowed down so that the transfer ends; 0: not at all."""
+    def __init__(
+        self,
+        *,
+        sent_bytes: _builtins.int = ...,
+        remaining_bytes: _builtins.int = ...,
+        bytes_per_s: _builtins.int = ...,
+        dirty_bytes_per_s: _builtins.int = ...,
+        throttle_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "dirty_bytes_per_s", b"dirty_bytes_per_s", "remaining_bytes", b"remaining_bytes", "sent_bytes", b"sent_bytes", "throttle_percent", b"throttle_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeFigures: _TypeAlias = ChangeFigures  # noqa: Y015
+
+@_typing.final
 class JobChange(_message.Message):
     """One change that is kept with its job."""
 
@@ -185,6 +221,7 @@ class JobChange(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     ITERATION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows from change to change over all jobs of the host, through restarts of its daemon."""
     kind: Global___JobChangeKind.ValueType
@@ -196,6 +233,10 @@ class JobChange(_message.Message):
     iteration: _builtins.int
     """The round of copying."""
     error: _builtins.str
+    @_builtins.property
+    def figures(self) -> Global___ChangeFigures:
+        """Absent while nothing is known of the transfer."""
+
     def __init__(
         self,
         *,
@@ -206,14 +247,39 @@ class JobChange(_message.Message):
         phase: _types_pb2.Phase.ValueType = ...,
         iteration: _builtins.int = ...,
         error: _builtins.str = ...,
+        figures: Global___ChangeFigures | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "error", b"error", "iteration", b"iteration", "kind", b"kind", "phase", b"phase", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "error", b"error", "figures", b"figures", "iteration", b"iteration", "kind", b"kind", "phase", b"phase", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobChange: _TypeAlias = JobChange  # noqa: Y015
+
+@_typing.final
+class JobSetting(_message.Message):
+    """One typed parameter that a migration was asked for with. Texts that are definitions are left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobSetting: _TypeAlias = JobSetting  # noqa: Y015
 
 @_typing.final
 class PhaseTime(_message.Message):
@@ -264,6 +330,8 @@ class Job(_message.Message):
     COORDINATION_MS_FIELD_NUMBER: _builtins.int
     DATA_CHANNEL_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     side: _types_pb2.Side.ValueType
     operation: Global___JobOperation.ValueType
@@ -289,6 +357,8 @@ class Job(_message.Message):
     """How much of the time after the transfer belonged to the coordinator and the way to it, and to neither host."""
     data_channel: _builtins.str
     """Which way the guest's data goes, for people; empty until the source knows."""
+    flags: _builtins.int
+    """What the migration was asked for with: flags under libvirt's numbers, and typed parameters under libvirt's names."""
     @_builtins.property
     def statistics(self) -> _types_pb2.Statistics: ...
     @_builtins.property
@@ -303,6 +373,8 @@ class Job(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the user should know, although nothing failed."""
 
+    @_builtins.property
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobSetting]: ...
     def __init__(
         self,
         *,
@@ -327,10 +399,12 @@ class Job(_message.Message):
         coordination_ms: _builtins.int = ...,
         data_channel: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        flags: _builtins.int = ...,
+        settings: _abc.Iterable[Global___JobSetting] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coordination_ms", b"coordination_ms", "data_channel", b"data_channel", "domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "elapsed_ms", b"elapsed_ms", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "error_reason", b"error_reason", "migration_id", b"migration_id", "operation", b"operation", "peer_uri", b"peer_uri", "phase", b"phase", "phases", b"phases", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state", "statistics", b"statistics", "status", b"status", "type", b"type", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coordination_ms", b"coordination_ms", "data_channel", b"data_channel", "domain_name", b"domain_name", "domain_uuid", b"domain_uuid", "elapsed_ms", b"elapsed_ms", "ended_unix_ms", b"ended_unix_ms", "error", b"error", "error_reason", b"error_reason", "flags", b"flags", "migration_id", b"migration_id", "operation", b"operation", "peer_uri", b"peer_uri", "phase", b"phase", "phases", b"phases", "settings", b"settings", "side", b"side", "started_unix_ms", b"started_unix_ms", "state", b"state", "statistics", b"statistics", "status", b"status", "type", b"type", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
