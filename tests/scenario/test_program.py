@@ -17,7 +17,7 @@ import pytest
 from support.daemons import NAME, Host, TwoHosts, domain_xml
 from support.waiting import eventually
 from vmferry.cli.exits import ExitCode
-from vmferry.errors import DomainNotFound
+from vmferry.errors import DomainNotFound, MigrationNotFound
 from vmferry.model import DomainState, MigrationId
 from vmferryd.drivers.memory import FaultKind, Verb
 
@@ -58,11 +58,12 @@ async def migrated(hosts: TwoHosts, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said.splitlines()]
 
 
-async def restless(hosts: TwoHosts) -> None:
+async def restless(hosts: TwoHosts, memory_mib: int = 1) -> None:
     """A guest that changes its memory faster than a pause of one millisecond can end."""
     source = hosts.source.connection
     await source.destroy(NAME)
-    await source.define(domain_xml(dirty=DIRTY_PAGES_PER_S))
+    xml = domain_xml(dirty=DIRTY_PAGES_PER_S)
+    await source.define(xml.replace("'MiB'>1<", f"'MiB'>{memory_mib}<"))
     await source.start(NAME)
     await source.set_max_downtime(NAME, 1)
 
@@ -194,6 +195,64 @@ async def test_a_migration_that_takes_too_long_is_ended(two_hosts: TwoHosts) -> 
     assert (code, said) == (ExitCode.FAILED, "")
     assert "guest: at the source" in complained
     await two_hosts.lives(two_hosts.source)
+
+
+# -- post-copy -----------------------------------------------------------------------------------------------------------
+
+
+SLOWLY = ("--live", "--postcopy", "--bandwidth", "1", "--postcopy-bandwidth", "1")
+
+
+@pytest.mark.option("--postcopy", "--postcopy-after-precopy", "--postcopy-bandwidth")
+async def test_post_copy_begins_when_all_memory_was_sent_once(two_hosts: TwoHosts) -> None:
+    """A guest that never fits runs at the destination, without anybody's further word."""
+    await restless(two_hosts, memory_mib=4)
+    limits = ("--bandwidth", "4", "--postcopy-bandwidth", "1")
+    lines = await migrated(two_hosts, "--live", "--postcopy", "--postcopy-after-precopy", *limits)
+    done = await two_hosts.destination.connection.job(MigrationId(lines[-1]["migration_id"]))
+    assert "post-copy" in {change.state for change in done.changes}
+    assert "1" == done.settings["bandwidth.postcopy"]
+    await two_hosts.lives(two_hosts.destination)
+
+
+@pytest.mark.option("--postcopy", "--timeout-postcopy")
+async def test_a_guest_that_never_fits_goes_on_to_post_copy(two_hosts: TwoHosts) -> None:
+    """After --timeout the guest runs at the destination, and its pages follow."""
+    await restless(two_hosts, memory_mib=4)
+    lines = await migrated(two_hosts, *SLOWLY, "--timeout", "1", "--timeout-postcopy")
+    assert any("not done after 1 second" in line.get("text", "") for line in lines)
+    done = await two_hosts.destination.connection.job(MigrationId(lines[-1]["migration_id"]))
+    assert "post-copy" in {change.state for change in done.changes}
+    await two_hosts.lives(two_hosts.destination)
+
+
+@pytest.mark.option("--postcopy-resume", "migrate-postcopy", "migrate-postcopy --domain", "domjobabort --postcopy")
+@pytest.mark.parametrize("named", [(NAME,), ("--domain", NAME)], ids=["by place", "by name"])
+async def test_post_copy_is_started_paused_and_resumed(two_hosts: TwoHosts, named: tuple[str, ...]) -> None:
+    """Three commands while a fourth waits; the one that is cut off says what to do, and what it says works."""
+    await patient(two_hosts)
+    await restless(two_hosts)
+    source = two_hosts.source
+    async with program(source, "migrate", *SLOWLY, NAME, uri(two_hosts.destination)) as migrating:
+        await eventually(lambda: _sends(source), 60.0, what="memory is sent")
+        source.machine.faults.once(Verb.PAGES, FaultKind.HANG)
+        assert ExitCode.DONE == (await ended(source, "migrate-postcopy", *named))[0]
+        await eventually(lambda: source.machine.faults.hanging == 1, 60.0, what="pages follow")
+        code, said, _ = await ended(source, "domjobabort", "--postcopy", NAME)
+        assert (code, "--postcopy-resume" in said) == (ExitCode.DONE, True)
+        _, complained = await migrating.communicate()
+        assert migrating.returncode != ExitCode.DONE
+        assert "POSTCOPY_RESUME" in complained.decode()
+    source.machine.faults.release()
+    await migrated(two_hosts, "--live", "--postcopy", "--postcopy-resume")
+    await two_hosts.lives(two_hosts.destination)
+
+
+async def _sends(host: Host) -> bool:
+    try:
+        return (await host.connection.newest_job(NAME)).statistics.memory_processed_bytes > 0
+    except MigrationNotFound:
+        return False
 
 
 # -- interrupts ----------------------------------------------------------------------------------------------------------

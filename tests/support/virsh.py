@@ -63,17 +63,9 @@ AWAITED = frozenset(
         "--disks-uri",
         "--parallel",
         "--parallel-connections",
-        "--postcopy",
-        "--postcopy-after-precopy",
-        "--postcopy-bandwidth",
-        "--postcopy-resume",
-        "--timeout-postcopy",
         "--tls",
         "--tls-destination",
         "--zerocopy",
-        "migrate-postcopy",
-        "migrate-postcopy --domain",
-        "domjobabort --postcopy",
     ]
 )
 """Rows that no test fills yet. A row that a test fills is taken from here: in the end there are none."""
