@@ -1,5 +1,6 @@
 """Which disks of a definition are copied, and what may keep one from it. Pure."""
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -9,6 +10,7 @@ from vmferryd.domains.model import DomainDefinition
 
 QCOW2_MAGIC = b"QFI\xfb"
 QCOW2_HEADER_BYTES = 104
+SECTOR_BYTES = 512
 _DATA_FILE_BIT = 1 << 2
 
 
@@ -70,7 +72,7 @@ def _refusals(disk: Disk) -> Iterator[Refusal]:
     elif disk.read_only:
         yield Refusal(disk.target, "it is read-only", "leave it out of migrate_disks, and have the image at the destination")
     elif disk.type is not DiskType.FILE:
-        text = "it is a block device, and only files are copied while a domain does not run"
+        text = "it is a block device, and only files are copied"
         yield Refusal(disk.target, text, "name the other disks in migrate_disks, and copy this one by other means")
 
 
@@ -97,6 +99,37 @@ def backing_at(header: bytes) -> tuple[int, int]:
         return 0, 0
     at, length = int.from_bytes(header[8:16], "big"), int.from_bytes(header[16:20], "big")
     return (at, length) if at else (0, 0)
+
+
+def capacity(header: bytes, file_bytes: int) -> int:
+    """The size of the disk that an image holds: a raw one is rounded up to whole sectors, as QEMU does."""
+    if header.startswith(QCOW2_MAGIC):
+        return int.from_bytes(header[24:32], "big")
+    return -(-file_bytes // SECTOR_BYTES) * SECTOR_BYTES
+
+
+_CLUSTER_BITS = 16
+_CLUSTER_BYTES = 1 << _CLUSTER_BITS
+_ENTRY_BYTES = 8
+
+
+def empty_qcow2(size_bytes: int) -> bytes:
+    """The whole file of a qcow2 image (compat 1.1) of a disk of that size which is all zeroes.
+
+    Header, refcount table, refcount block, L1 table: each begins a cluster of its own.
+    """
+    reach_bytes = _CLUSTER_BYTES * (_CLUSTER_BYTES // _ENTRY_BYTES)  # what one entry of the L1 table leads to
+    entries = max(1, -(-size_bytes // reach_bytes))
+    table = -(-entries * _ENTRY_BYTES // _CLUSTER_BYTES)
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQQQQIIQ",
+        *(QCOW2_MAGIC, 3, 0, 0, _CLUSTER_BITS, size_bytes, 0, entries, 3 * _CLUSTER_BYTES),
+        *(_CLUSTER_BYTES, 1, 0, 0, 0, 0, 0, 4, QCOW2_HEADER_BYTES, 0),
+    )
+    refcounts = struct.pack(f">{3 + table}H", *[1] * (3 + table))
+    first_block = (2 * _CLUSTER_BYTES).to_bytes(_ENTRY_BYTES, "big")
+    parts = (header, first_block, refcounts)
+    return b"".join(part.ljust(_CLUSTER_BYTES, b"\0") for part in parts) + bytes(table * _CLUSTER_BYTES)
 
 
 def backing_path(image: str, backing: str) -> str | None:

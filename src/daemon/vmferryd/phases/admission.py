@@ -19,12 +19,13 @@ from vmferry.errors import (
     Violation,
     VmferryError,
 )
-from vmferry.flags import BY_FLAG, STORAGE, Flag, names, unknown_bits
+from vmferry.flags import BY_FLAG, NONE, STORAGE, Flag, names, unknown_bits
 from vmferry.model import DomainState, Side
 from vmferry.params import MigrationParams, given
 from vmferryd.domains.devices import Disk
 from vmferryd.domains.safety import DiskFacts, judge_disk
 from vmferryd.drivers.base import DriverCapabilities, DriverFeature, GuestProbe, RunState, TransferState
+from vmferryd.drivers.copies import disk_channel
 from vmferryd.phases.settings import HONOURED, HONOURED_PARAMS
 
 
@@ -76,10 +77,11 @@ class DriverNeed:
     flag: Flag | None = None
     method: str = ""
     remedy: str = "leave it out"
+    unless: Flag = NONE
 
     def applies(self, flags: Flag, params: MigrationParams) -> bool:
         """The request has it."""
-        by_flag = self.flag is not None and self.flag in flags
+        by_flag = self.flag is not None and self.flag in flags and not self.unless & flags
         return by_flag or self.method in methods(flags, params)
 
 
@@ -95,6 +97,8 @@ DRIVER_NEEDS: tuple[DriverNeed, ...] = (
         remedy="the destination's kernel does not let its hypervisor fetch pages: set vm.unprivileged_userfaultfd to 1 "
         "there, or give it CAP_SYS_PTRACE; or leave POSTCOPY out",
     ),
+    DriverNeed("NON_SHARED_DISK", DriverFeature.COPIES_DISKS, _BOTH, flag=Flag.NON_SHARED_DISK, unless=Flag.OFFLINE),
+    DriverNeed("NON_SHARED_INC", DriverFeature.COPIES_DISKS, _BOTH, flag=Flag.NON_SHARED_INC, unless=Flag.OFFLINE),
     DriverNeed("xbzrle", DriverFeature.XBZRLE, _BOTH, method="xbzrle"),
 )
 
@@ -116,9 +120,6 @@ def of_request(side: Side, flags: Flag, params: MigrationParams, driver: DriverC
 def _not_built(side: Side, flags: Flag, params: MigrationParams) -> Iterator[Violation]:
     missing = [flag for flag in Flag if flag in flags and flag not in HONOURED and side in BY_FLAG[flag].sides]
     yield from (Violation(names(flag)[0], "this daemon does not act upon it", "leave it out") for flag in missing)
-    if flags & STORAGE and Flag.OFFLINE not in flags:
-        text, remedy = "the disks of a running guest are not copied", "use shared storage, or add OFFLINE and PERSIST_DEST"
-        yield from (Violation(name, text, remedy) for name in names(flags & STORAGE))
     for row in given(params):
         if side in row.sides and row.attribute not in HONOURED_PARAMS:
             yield Violation(row.name, "this daemon does not act upon it", "leave it out")
@@ -139,11 +140,15 @@ LANE_NEEDS: Mapping[Flag, str] = {Flag.PARALLEL: "memory"}
 """The flags for which one data channel is not enough, and the one that they need besides."""
 
 
-def of_lanes(peer: Side, lanes: frozenset[str] | None, flags: Flag) -> Iterator[Objection]:
+def of_lanes(peer: Side, lanes: frozenset[str] | None, flags: Flag, targets: Iterable[str] = ()) -> Iterator[Objection]:
     """What the other host's daemon lacks, as its cookie says: one that does not say knows one data channel alone.
 
-    A destination has to name the channels that it takes.
+    A destination has to name the channels that it takes. `targets` are the disks that are copied while their guest runs.
     """
+    for target in targets:
+        if lanes is None or (peer is Side.DESTINATION and disk_channel(target) not in lanes):
+            text = f"the {peer}'s daemon takes no data channel for it in this migration"
+            yield Objection(NotSupported, Violation(f"disk {target}", text, "use daemons of the same version"))
     for flag, channel in LANE_NEEDS.items():
         if flag in flags and (lanes is None or (peer is Side.DESTINATION and channel not in lanes)):
             text = f"the {peer}'s daemon takes no data channel for {channel} in this migration"
@@ -152,6 +157,9 @@ def of_lanes(peer: Side, lanes: frozenset[str] | None, flags: Flag) -> Iterator[
 
 def of_older_protocol(flags: Flag) -> Iterator[Objection]:
     """What protocols 1 and 2 cannot carry, whoever calls them by hand."""
+    if flags & STORAGE:
+        text, remedy = "protocols 1 and 2 do not say which disks are copied", "let both daemons announce protocol 3"
+        yield from (Objection(NotSupported, Violation(name, text, remedy)) for name in names(flags & STORAGE))
     if Flag.OFFLINE in flags:
         text = "protocols 1 and 2 cannot move a definition without its guest"
         yield Objection(NotSupported, Violation("OFFLINE", text, "let both daemons announce protocol 3"))

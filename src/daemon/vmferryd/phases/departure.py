@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from vmferry.endpoint import Request
 from vmferry.errors import HostIncompatible, InvalidParameter, NotSupported, Violation
-from vmferry.flags import Flag
+from vmferry.flags import STORAGE, Flag
 from vmferry.model import Side
 from vmferry.params import MigrationParams
 from vmferryd.domains.compatibility import abi_differences
@@ -25,7 +25,7 @@ from vmferryd.phases.admission import Objection, of_activity, of_disks
 from vmferryd.phases.context import Context
 from vmferryd.phases.found import Found
 from vmferryd.phases.settings import asked
-from vmferryd.transfer.images import examine
+from vmferryd.transfer.images import capacity_of, examine
 
 Settle = Callable[[DomainDefinition], Awaitable[DomainDefinition]]
 """A driver's way to make a definition explicit."""
@@ -72,9 +72,29 @@ async def examined(context: Context, entry: Entry, request: Request, found: Foun
     with found.trying():
         departure = await leaving(entry, request.params, driver.settle)
     found.hear(departure.objections)
+    if request.flags & STORAGE:
+        with found.trying():
+            departure = replace(departure, images=await _copied_live(entry.definition, request, found))
     if Flag.UNSAFE not in request.flags:
-        found.hear(of_disks(await disk_facts(entry.definition, capabilities)))
+        copied = frozenset(image.target for image in departure.images or ())
+        found.hear(of_disks(await disk_facts(entry.definition, capabilities, copied)))
     return departure
+
+
+async def _copied_live(definition: DomainDefinition, request: Request, found: Found) -> tuple[ImageFacts, ...]:
+    """The disks that are copied while their guest runs, with the sizes that the guest sees."""
+    selection = select(definition, request.params.migrate_disks)
+    files = tuple(disk for disk in selection.disks if disk.type is DiskType.FILE and disk.source_path is not None)
+    images, problems = await images_of(files, request.flags & ~Flag.NON_SHARED_DISK)
+    found.hear(objections_to(selection.refusals), problems)
+    disks = {disk.target: disk for disk in files}
+    return tuple([await asyncio.to_thread(_as_seen, disks[image.target], image, request.flags) for image in images])
+
+
+def _as_seen(disk: Disk, image: ImageFacts, flags: Flag) -> ImageFacts:
+    """With the disk's own size; of one that is copied whole nothing lies beneath the copy."""
+    size_bytes = capacity_of(disk.source_path or "", disk.format)
+    return replace(image, size_bytes=size_bytes, backing=image.backing if Flag.NON_SHARED_INC in flags else "")
 
 
 async def _examined_offline(context: Context, entry: Entry, request: Request, found: Found) -> Departure:
@@ -156,13 +176,18 @@ def _differences(entry: Entry, new: DomainDefinition | None, parameter: str) -> 
         yield Objection(HostIncompatible, Violation(violation.subject, text, violation.remedy))
 
 
-async def disk_facts(definition: DomainDefinition, driver: DriverCapabilities) -> Mapping[str, tuple[Disk, DiskFacts]]:
+async def disk_facts(
+    definition: DomainDefinition, driver: DriverCapabilities, copied: frozenset[str] = frozenset()
+) -> Mapping[str, tuple[Disk, DiskFacts]]:
     """The disks by their targets, with what their safety depends on."""
     paths = [disk.source_path for disk in definition.devices.disks if disk.type is DiskType.FILE and disk.source_path]
     reaches = await asyncio.to_thread(reaches_of, paths)
     drops = DriverFeature.DROPS_CACHES in driver.features
     return {
-        disk.target: (disk, _facts(reaches.get(disk.source_path or "", Reach.LOCAL), drops))
+        disk.target: (
+            disk,
+            replace(_facts(reaches.get(disk.source_path or "", Reach.LOCAL), drops), will_be_copied=disk.target in copied),
+        )
         for disk in definition.devices.disks
     }
 

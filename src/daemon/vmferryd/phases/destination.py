@@ -231,8 +231,7 @@ class DestinationMigration:
             if self.lease.left_s > 0 or self.state.final:
                 continue
             self.lease.renew()
-            loading = self.reception.loading is not None and not self.reception.loading.done()
-            event = destination_abandoned(self.state, loading=loading)
+            event = destination_abandoned(self.state, loading=self.reception.is_fed)
             if event is not None:
                 log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
             if event is DestinationEvent.ABORT:

@@ -42,11 +42,10 @@ from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.destination_words import prepared, recorded, tombstone
 from vmferryd.phases.disk_receiving import IncomingDisks
-from vmferryd.phases.preparing import Sender, sender_of
+from vmferryd.phases.preparing import Preparation, Sender, sender_of
 from vmferryd.phases.settings import receive_settings
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
-from vmferryd.transfer.addresses import Arrangement
 from vmferryd.transfer.tickets import Claim
 
 log = structlog.get_logger()
@@ -154,9 +153,10 @@ class DestinationPhases:
             original_name=sender.original_name or sent.name,
             ticket=tickets.new_ticket(),
             data_path=preparation.path,
+            images=preparation.images,
         )
         migration = await self._recorded(record, entry)
-        await self._or_ended(migration, lambda: self._accept(migration, request, definition, preparation.arrangement))
+        await self._or_ended(migration, lambda: self._accept(migration, request, preparation))
         prepare_ms = round((self._context.clock.monotonic() - begun_s) * 1000)
         migration.machine.note(took_ms={**sender.took_ms, Phase.PREPARE: prepare_ms})
         return self._prepared(migration)
@@ -188,15 +188,17 @@ class DestinationPhases:
         self,
         migration: DestinationMigration,
         request: Request,
-        definition: DomainDefinition,
-        arrangement: Arrangement | None,
+        preparation: Preparation,
     ) -> None:
         entry, plan = migration.entry, migration.record.plan
         assert entry is not None  # noqa: S101 - just claimed
         assert plan is not None  # noqa: S101 - just recorded
+        definition, arrangement = preparation.definition, preparation.arrangement
         driver = self._context.domains.driver(definition)
+        await preparing.make_room(preparation, migration.record.migration_id)
         migration.reception.berth = None if arrangement is None else await self._context.doors.open(arrangement)
-        incoming = await driver.accept(plan, definition, receive_settings(request.flags, request.params))
+        settings = replace(receive_settings(request.flags, request.params), disks=preparation.disks.targets)
+        incoming = await driver.accept(plan, definition, settings)
         self._context.domains.activate(entry, definition, plan, incoming.guest)
         self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
         migration.incoming = incoming

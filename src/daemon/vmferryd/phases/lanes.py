@@ -39,12 +39,6 @@ from vmferryd.transfer.routes import Otherwise, Route
 log = structlog.get_logger()
 
 MEMORY = "memory"
-DISK = "disk:"
-
-
-def disk(target: str) -> str:
-    """The name of the channels of a disk."""
-    return f"{DISK}{target}"
 
 
 @dataclass(slots=True)
@@ -217,6 +211,11 @@ class Landings:
     def is_deserted(self) -> bool:
         """Lanes have come, and all of them have ended."""
         return self._came > 0 and not self._relays and all(end.fileno() < 0 for end in self._tunnels)
+
+    @property
+    def is_busy(self) -> bool:
+        """A lane is open."""
+        return self._came > 0 and not self.is_deserted
 
     def admit(self, channel: str) -> Path:
         """Where a lane of `channel` leads; it counts from now on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,21 +10,23 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vmferry.endpoint import Request
-from vmferry.errors import DomainNotFound, InvalidState, NotSupported
+from vmferry.errors import DomainNotFound, DriverRefused, InvalidState, NotSupported
 from vmferry.flags import Flag
 from vmferry.model import GuestLocation, Phase, Side
 from vmferryd.domains import definition as domain_xml
+from vmferryd.domains.copying import ImageFacts
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import refuse_violations
 from vmferryd.phases import admission
-from vmferryd.phases.arrival import announced_whole, arriving
+from vmferryd.phases.arrival import GuestArrival, announced_whole, arriving, arriving_with_guest
 from vmferryd.phases.context import Context
 from vmferryd.phases.cookie import Cookie
 from vmferryd.phases.found import Found
 from vmferryd.phases.settings import asked
 from vmferryd.transfer.addresses import Arrangement, OwnSocket
 from vmferryd.transfer.doors import refuse_path
+from vmferryd.transfer.images import create_blank
 
 
 class Sender(NamedTuple):
@@ -42,6 +45,7 @@ class Sender(NamedTuple):
     took_ms: Mapping[Phase, int] = MappingProxyType({})
     native: bool = True
     lanes: frozenset[str] | None = frozenset()
+    disks: tuple[ImageFacts, ...] | None = None
 
 
 def sender_of(cookie: Cookie, definition: DomainDefinition) -> Sender:
@@ -54,6 +58,7 @@ def sender_of(cookie: Cookie, definition: DomainDefinition) -> Sender:
         took_ms=cookie.took_ms,
         native=cookie.data is not None,
         lanes=cookie.lanes,
+        disks=cookie.disks,
     )
 
 
@@ -69,6 +74,7 @@ class Preparation:
     persistent_xml: str = ""
     arrangement: Arrangement | None = None
     images: tuple[str, ...] = ()
+    disks: GuestArrival = field(default_factory=GuestArrival)
     found: Found = field(default_factory=Found)
 
     @property
@@ -92,10 +98,27 @@ async def for_guest(context: Context, request: Request, sent: DomainDefinition, 
         preparation.arrangement = _arranged(context, request, sender)
     with found.trying():
         preparation.definition = await driver.settle(definition)
-        await refuse_violations(driver, preparation.definition)
+        preparation.disks = await arriving_with_guest(
+            preparation.definition, sender.disks, request.flags, request.params.migrate_disks
+        )
+        preparation.images = tuple(blank.path for blank in preparation.disks.blanks)
+        found.hear(preparation.disks.objections)
+        await refuse_violations(driver, _without(preparation.definition, preparation.images))
     with found.trying():
         preparation.persistent_xml = _to_store(request, sender, preparation.definition)
     return preparation
+
+
+async def make_room(preparation: Preparation, mark: str) -> None:
+    """The images that the guest's disks are copied into are there.
+
+    Raises:
+        DriverRefused: one cannot be made.
+    """
+    try:
+        await asyncio.to_thread(create_blank, preparation.disks.blanks, mark)
+    except OSError as error:
+        raise DriverRefused(f"an image cannot be made: {error}", remedy="check the folder and its permissions") from error
 
 
 async def for_definition(context: Context, request: Request, sent: DomainDefinition, cookie: Cookie) -> Preparation:
@@ -115,6 +138,12 @@ async def for_definition(context: Context, request: Request, sent: DomainDefinit
         preparation.definition = await driver.settle(definition)
         preparation.persistent_xml = domain_xml.format(preparation.definition)
     return preparation
+
+
+def _without(definition: DomainDefinition, images: tuple[str, ...]) -> DomainDefinition:
+    """The definition without the disks whose images do not exist yet."""
+    disks = tuple(disk for disk in definition.devices.disks if disk.source_path not in images)
+    return replace(definition, devices=replace(definition.devices, disks=disks))
 
 
 def stored(context: Context, request: Request) -> DomainDefinition:

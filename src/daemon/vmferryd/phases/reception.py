@@ -114,6 +114,11 @@ class Reception:
         if self._unspoken and self.loading is not None:
             self.loading.cancel()
 
+    @property
+    def is_fed(self) -> bool:
+        """Something comes in: the guest's state, or its disks."""
+        return self.landings.is_busy or (self.loading is not None and not self.loading.done())
+
     def close(self) -> None:
         """Nothing comes in any more, and no lane is open."""
         self.give_up_connecting()

@@ -24,6 +24,7 @@ from vmferry.errors import (
 from vmferry.flags import NONE, Flag
 from vmferry.model import JobType, Statistics
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
+from vmferryd.drivers.copies import DiskCopy, disk_channel
 from vmferryd.phases.context import Context
 from vmferryd.phases.lanes import Lanes
 from vmferryd.phases.watching import Cancellation, first, stalled
@@ -44,6 +45,7 @@ class Sending:
     guest: Guest
     told: Callable[[Route, str], None]
     flags: Flag = NONE
+    copies: tuple[DiskCopy, ...] = ()
     outgoing: OutgoingGuest = field(init=False)
     lanes: Lanes | None = None
     statistics: Statistics = field(default_factory=Statistics)
@@ -136,6 +138,7 @@ class Sending:
 
     async def _send(self, route: Route, peer: Connection | None, opening: Opening) -> None:
         lanes = self.lanes = Lanes(self.context, route, peer, opening)
+        await self._copy_disks(lanes)
         channel = await lanes.open()
         try:
             await self.outgoing.send(channel, self.settings)
@@ -149,13 +152,21 @@ class Sending:
             # Who lets go now may have to wait for that daemon with a guest that stands still.
             raise self._gone()
 
+    async def _copy_disks(self, lanes: Lanes) -> None:
+        """The disks are at the destination but for what the guest goes on writing; each has a channel of its own."""
+        for copy in self.copies:
+            lanes.listen(disk_channel(copy.target), self.outgoing.disk_socket(copy.target))
+        if self.copies:
+            await self.outgoing.copy_disks(self.copies, self.settings)
+
     def close(self) -> None:
         """No channel of the transfer is open here."""
         if self.lanes is not None:
             self.lanes.close()
 
     async def _moved(self) -> int:
-        return (await self.look()).memory_processed_bytes
+        figures = await self.look()
+        return figures.memory_processed_bytes + figures.disk_processed_bytes
 
     async def _disk_error(self) -> None:
         """Raises when an I/O error stops the guest and ABORT_ON_ERROR was asked for; else waits for ever."""

@@ -5,6 +5,7 @@ What is not listed here is refused by `admission` before anything is touched; no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from vmferry.combinations import methods
@@ -12,6 +13,7 @@ from vmferry.endpoint import Request
 from vmferry.flags import STORAGE, Flag
 from vmferry.params import MigrationParams
 from vmferryd.drivers.base import ReceiveSettings, SendSettings
+from vmferryd.drivers.copies import CopyExtent, CopyMode, DiskCopy
 
 HONOURED = (
     Flag.LIVE
@@ -29,6 +31,7 @@ HONOURED = (
     | Flag.POSTCOPY
     | Flag.POSTCOPY_RESUME
     | STORAGE
+    | Flag.NON_SHARED_SYNCHRONOUS_WRITES
 )
 """The flags that this daemon acts upon."""
 
@@ -85,6 +88,7 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
         detect_zeroes=frozenset(params.migrate_disks_detect_zeroes),
         postcopy=Flag.POSTCOPY in flags,
         postcopy_bandwidth_bytes_per_s=bytes_per_s(params.postcopy_bandwidth_mib_per_s),
+        copy_mode=CopyMode.SYNCHRONOUS if Flag.NON_SHARED_SYNCHRONOUS_WRITES in flags else CopyMode.BACKGROUND,
     )
 
 
@@ -95,6 +99,12 @@ def receive_settings(flags: Flag, params: MigrationParams) -> ReceiveSettings:
         xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes,
         postcopy=Flag.POSTCOPY in flags,
     )
+
+
+def disk_copies(flags: Flag, targets: Iterable[str]) -> tuple[DiskCopy, ...]:
+    """The disks that are copied while their guest runs, and how much of each."""
+    extent = CopyExtent.TOP if Flag.NON_SHARED_INC in flags else CopyExtent.FULL
+    return tuple(DiskCopy(target, extent) for target in targets)
 
 
 def _xbzrle(flags: Flag, params: MigrationParams) -> bool:

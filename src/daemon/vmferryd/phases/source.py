@@ -54,7 +54,8 @@ from vmferryd.phases.machine import Machine
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
 from vmferryd.phases.serving import Serving
-from vmferryd.phases.source_words import RECEIVER_REMEDY
+from vmferryd.phases.settings import disk_copies
+from vmferryd.phases.source_words import RECEIVER_REMEDY, copied_targets
 from vmferryd.phases.watching import first
 from vmferryd.phases.wishes import Wishes
 from vmferryd.phases.word import give_word
@@ -374,7 +375,8 @@ class SourceMigration:
         flags = Flag(self.record.flags)
         if cargo(flags) is Cargo.DISKS:
             return DiskSending(self._context, tuple(self._images()))
-        return Sending(self._context, self._guest(), self._told, flags)
+        copies = disk_copies(flags, copied_targets(self.record))
+        return Sending(self._context, self._guest(), self._told, flags, copies)
 
     def _images(self) -> Iterator[ImageToSend]:
         """The images as they are here, in the order in which the destination expects them."""
@@ -423,8 +425,9 @@ class SourceMigration:
 
     async def _take_back(self) -> None:
         """The guest is here as it was before; it runs only if it ran, and no I/O error has stopped it."""
-        if isinstance(self._sending, DiskSending):
-            self._sending.close()
+        if isinstance(self._sending, DiskSending) or self.record.disks:
+            # A hypervisor that waits for a disk's channel which has fallen silent hears that it is no more.
+            self._close_channels()
         guest = await self.reached()
         if guest is None or self._entry is None:
             return
@@ -442,6 +445,10 @@ class SourceMigration:
             await self._context.domains.lost(self._entry, StateReason.CRASHED)
         elif not (run_state.executes and self._entry.state is DomainState.RUNNING):  # one that never stopped is as it was
             self._context.domains.mark_as(self._entry, run_state, StateReason.MIGRATION_CANCELED)
+
+    def _close_channels(self) -> None:
+        if self._sending is not None:
+            self._sending.close()
 
     def _paused_by_user(self) -> None:
         if isinstance(self._sending, Sending):

@@ -33,7 +33,14 @@ from vmferryd.phases.departure import departing, examined
 from vmferryd.phases.found import Found
 from vmferryd.phases.settings import send_settings
 from vmferryd.phases.source import SourceMigration
-from vmferryd.phases.source_words import GUEST_AT, first_record, in_doubt, recorded, refuse_another_guest
+from vmferryd.phases.source_words import (
+    GUEST_AT,
+    copied_targets,
+    first_record,
+    in_doubt,
+    recorded,
+    refuse_another_guest,
+)
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
 from vmferryd.transfer.routes import DataOffer, Route, choose
@@ -236,7 +243,7 @@ class SourcePhases:
         admission.refuse(
             (
                 *admission.of_peer(Side.DESTINATION, cookie.capabilities, flags, request.params),
-                *admission.of_lanes(Side.DESTINATION, cookie.lanes, flags),
+                *admission.of_lanes(Side.DESTINATION, cookie.lanes, flags, copied_targets(migration.record)),
             )
         )
         if not cookie.ticket or not (request.uri or cookie.daemon_uri):

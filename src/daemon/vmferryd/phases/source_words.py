@@ -74,6 +74,11 @@ def refuse_another_guest(cookie: Cookie, record: Record) -> None:
         )
 
 
+def copied_targets(record: Record) -> tuple[str, ...]:
+    """The disks that are copied while their guest runs."""
+    return () if Flag.OFFLINE in Flag(record.flags) else tuple(image.target for image in record.disks or ())
+
+
 _DOUBTS = {
     Cargo.GUEST: "the guest's last part was sent, and the destination does not say whether it took the guest",
     Cargo.DEFINITION: "the definition was released, and the destination does not say whether it keeps it",

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.errors import TransferStopped
@@ -21,6 +22,8 @@ from vmferryd.domains.copying import (
     Refusal,
     backing_at,
     backing_path,
+    capacity,
+    empty_qcow2,
     read_qcow2,
 )
 from vmferryd.domains.devices import Disk, DiskFormat
@@ -68,6 +71,17 @@ def _with_backing(disk: Disk, facts: ImageFacts, header: bytes, backing: bytes, 
     if backing_path(disk.source_path or "", found.backing) is None:
         return Refusal(disk.target, f"it lies on {found.backing}, which is no file", "flatten it with `qemu-img convert`")
     return ImageFacts(facts.target, facts.size_bytes, facts.allocated_bytes, found.backing)
+
+
+def capacity_of(path: str, form: DiskFormat) -> int:
+    """The size of the disk that an image holds, also while a guest writes to it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        header = file.read(QCOW2_HEADER_BYTES) if form is DiskFormat.QCOW2 else b""
+        return capacity(header, os.fstat(file.fileno()).st_size)
 
 
 class ImageReader:
@@ -172,6 +186,32 @@ def create(paths: Iterable[str], mark: str) -> None:
     """Every image exists under its temporary name, and is empty. May be called again."""
     for path in paths:
         os.close(os.open(arriving(path, mark), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """An image that is to exist before a guest's disk is copied into it."""
+
+    path: str
+    form: DiskFormat
+    size_bytes: int
+
+
+def create_blank(blanks: Iterable[Blank], mark: str) -> None:
+    """Every image exists under its own name, and holds a disk that is all zeroes.
+
+    Raises:
+        FileExistsError: somebody else has made a file of that name meanwhile; it is left alone.
+        OSError: one cannot be made.
+    """
+    for blank in blanks:
+        create((blank.path,), mark)
+        with arriving(blank.path, mark).open("r+b") as file:
+            file.write(empty_qcow2(blank.size_bytes) if blank.form is DiskFormat.QCOW2 else b"")
+            if blank.form is not DiskFormat.QCOW2:
+                file.truncate(blank.size_bytes)
+            os.fsync(file.fileno())
+        publish((blank.path,), mark)
 
 
 class ImageWriter:
