@@ -28,7 +28,7 @@ SERIAL = re.compile(r"[^\"']*/serial-of-stay-\d+")
 class Traveller:
     """One guest. Each stay on a host has a serial port, and so a recording, of its own.
 
-    `emulator` is the QEMU that runs it; None leaves that to its hosts.
+    `emulator` is the QEMU that runs it; None leaves that to its hosts. `disks` are its disks, as XML.
     """
 
     image: GuestImage
@@ -36,6 +36,7 @@ class Traveller:
     memory_mib: int
     directory: Path
     emulator: str | None = None
+    disks: str = ""
     recorders: list[SerialRecorder] = field(default_factory=list)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -122,6 +123,7 @@ class Traveller:
   <cpu mode='maximum'/>
   <devices>
     {f"<emulator>{self.emulator}</emulator>" if self.emulator else ""}
+    {self.disks}
     <serial type='file'><source path='{serial}' append='on'/><target port='0'/></serial>
   </devices>
 </domain>"""

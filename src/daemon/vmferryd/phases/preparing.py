@@ -34,8 +34,8 @@ class Sender(NamedTuple):
 
     `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored; `capabilities`
     are its hypervisor's, None when it does not say; `original_name` is the domain's name there. `native`: it can send over a
-    connection of its own; a source of protocol 3 that does not say so knows the tunnel alone. `lanes`: None for one
-    that does not say that it knows more channels than one.
+    connection of its own; a source of protocol 3 that does not say so knows the tunnel alone. `lanes`: None for one that does
+    not say that it knows more channels than one. `disks` are those that it copies; None when it does not say.
     """
 
     daemon_uri: str = ""

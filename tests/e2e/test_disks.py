@@ -1,0 +1,174 @@
+"""The disks of a real guest go over with it, natively and through the tunnel; a failure leaves them whole where they were."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from support.hosts import Host, connections
+from support.traveller import NAME, Traveller
+from support.waiting import eventually
+from vmferry.client import Connection
+from vmferry.errors import NotSupported, VmferryError
+from vmferry.flags import Flag
+from vmferry.model import DomainState, GuestLocation
+from vmferry.params import MigrationParams
+
+pytestmark = pytest.mark.qemu
+
+SIZE_BYTES = 48 << 20
+DATA = os.urandom(6 << 20)
+COPIED = Flag.LIVE | Flag.NON_SHARED_DISK
+END_S = 30.0
+
+
+class Images:
+    """A folder for each host, and the traveller's disk."""
+
+    def __init__(self, directory: Path, form: str) -> None:
+        self.form = form
+        self.here, self.there = directory / "here", directory / "there"
+        for folder in (self.here, self.there):
+            folder.mkdir()
+        source = self.here / "disk"
+        _run("qemu-img", "create", "-q", "-f", form, str(source), str(SIZE_BYTES))
+        with tempfile.NamedTemporaryFile(dir=directory) as raw:
+            raw.write(DATA)
+            raw.flush()
+            _run("qemu-io", "-f", form, "-c", f"write -s {raw.name} 1M {len(DATA)}", str(source))
+
+    def disk(self) -> str:
+        """The disk at the source, as XML."""
+        return (
+            f"<disk type='file' device='disk'><driver name='qemu' type='{self.form}'/>"
+            f"<source file='{self.here}/disk'/><target dev='vda' bus='virtio'/></disk>"
+        )
+
+    def at_destination(self, xml: str) -> str:
+        """The definition with the destination's image."""
+        assert str(self.here) in xml
+        return xml.replace(str(self.here), str(self.there))
+
+    def digest(self, folder: Path) -> str:
+        """The checksum of what a guest would read."""
+        with tempfile.NamedTemporaryFile(dir=folder.parent) as raw:
+            _run("qemu-img", "convert", "-U", "-f", self.form, "-O", "raw", str(folder / "disk"), raw.name)
+            return hashlib.sha256(Path(raw.name).read_bytes()).hexdigest()
+
+    def names(self) -> list[str]:
+        """What is in the destination's folder."""
+        return sorted(path.name for path in self.there.iterdir())
+
+
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+async def _start(traveller: Traveller, source: Connection, images: Images) -> None:
+    traveller.disks = images.disk()
+    await traveller.start(source)
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+@pytest.mark.parametrize("way", [Flag(0), Flag.TUNNELLED], ids=["native", "tunnel"])
+async def test_a_disk_goes_over_with_its_guest(
+    two_hosts: tuple[Host, Host], traveller: Traveller, short_directory: Path, way: Flag, form: str
+) -> None:
+    """The image is made there, holds what the source's holds, and is the guest's; the guest has noticed nothing."""
+    images = Images(short_directory, form)
+    async with connections(*two_hosts) as (source, destination):
+        await _start(traveller, source, images)
+        params = MigrationParams(destination_xml=images.at_destination(await traveller.next_xml(source)))
+        done = await source.migrate(NAME, destination, flags=COPIED | way, params=params)
+        assert ["disk"] == images.names()
+        assert images.digest(images.here) == images.digest(images.there)
+        assert done.statistics.disk_total_bytes >= len(DATA)
+        assert done.statistics.disk_remaining_bytes == 0
+        await traveller.heard(50)
+        await traveller.verified()
+        assert [] == traveller.judgement().faults()
+        assert DomainState.RUNNING is (await destination.domain(NAME)).state
+    if form == "qcow2":
+        _run("qemu-img", "check", "-U", "-f", form, str(images.there / "disk"))
+    assert [] == two_hosts[0].leftovers()
+
+
+async def _copying(connection: Connection) -> bool:
+    try:
+        job = await connection.newest_job(NAME)
+    except VmferryError:
+        return False
+    return job.ended_s is None and job.statistics.disk_processed_bytes > 0
+
+
+@pytest.mark.parametrize("way", [Flag(0), Flag.TUNNELLED], ids=["native", "tunnel"])
+@pytest.mark.parametrize("end", ["daemon", "hypervisor", "source daemon", "cancel"])
+async def test_a_copy_that_ends_midway_leaves_nothing(
+    two_hosts: tuple[Host, Host], traveller: Traveller, short_directory: Path, way: Flag, end: str
+) -> None:
+    """The guest runs on with its own disk, as whole as it was; at the destination no image and no guest is left."""
+    first, second = two_hosts
+    images = Images(short_directory, "qcow2")
+    before = images.digest(images.here)
+    async with connections(first) as (source,):
+        await _start(traveller, source, images)
+        xml = images.at_destination(await traveller.next_xml(source))
+        async with connections(second) as (destination,):
+            params = MigrationParams(destination_xml=xml, bandwidth_mib_per_s=1)
+            moving = asyncio.create_task(source.migrate(NAME, destination, flags=COPIED | way, params=params))
+            await eventually(lambda: _copying(source), END_S, what="the disk is being copied")
+            assert images.names()
+            match end:
+                case "daemon":
+                    await second.kill()
+                case "source daemon":
+                    await first.kill()
+                    await first.start()
+                case "hypervisor":
+                    for pid in second.hypervisors():
+                        os.kill(pid, signal.SIGKILL)
+                case _:
+                    await source.abort_job((await source.newest_job(NAME)).migration_id)
+            await asyncio.wait([moving])
+        error = moving.exception()
+        assert isinstance(error, VmferryError)
+    if end == "daemon":
+        await second.start()
+    async with connections(first) as (source,):
+        await traveller.heard(50)
+        await traveller.verified()
+        assert [] == traveller.judgement().faults()
+
+        async def runs() -> bool:
+            return (await source.domain(NAME)).state is DomainState.RUNNING
+
+        await eventually(runs, END_S, what="the guest runs at the source")
+    await eventually(lambda: [] == images.names(), END_S, what="the image that was made is gone")
+    await eventually(lambda: [] == second.leftovers(), END_S, what="nothing is left at the destination")
+    assert before == images.digest(images.here)
+
+
+async def test_an_image_that_does_not_fit_is_refused(
+    two_hosts: tuple[Host, Host], traveller: Traveller, short_directory: Path
+) -> None:
+    """Before anything is sent, and the image stays as it is; so is a missing overlay when only the top image is copied."""
+    images = Images(short_directory, "raw")
+    async with connections(*two_hosts) as (source, destination):
+        await _start(traveller, source, images)
+        params = MigrationParams(destination_xml=images.at_destination(await traveller.next_xml(source)))
+        with pytest.raises(NotSupported) as refused:
+            await source.migrate(NAME, destination, flags=Flag.LIVE | Flag.NON_SHARED_INC, params=params)
+        assert "qemu-img create" in refused.value.remedy
+        (images.there / "disk").write_bytes(b"somebody else's")
+        with pytest.raises(NotSupported) as refused:
+            await source.migrate(NAME, destination, flags=COPIED, params=params)
+        assert GuestLocation.SOURCE is refused.value.guest
+        assert "512 bytes" in str(refused.value)
+        assert b"somebody else's" == (images.there / "disk").read_bytes()
