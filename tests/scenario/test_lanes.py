@@ -20,8 +20,9 @@ from vmferry.client import Connection
 from vmferry.errors import NotSupported, PermissionRefused, PhaseOutOfOrder, VmferryError
 from vmferry.flags import NONE, Flag
 from vmferry.model import Phase
+from vmferryd.drivers.copies import disk_channel as disk
 from vmferryd.phases.destination import DestinationMigration
-from vmferryd.phases.lanes import MEMORY, Lanes, disk
+from vmferryd.phases.lanes import MEMORY, Lanes
 from vmferryd.transfer.outgoing import Opening
 from vmferryd.transfer.routes import choose
 

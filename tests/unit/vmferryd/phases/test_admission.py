@@ -8,7 +8,7 @@ import pytest
 
 from vmferry.combinations import Place, broken
 from vmferry.errors import HostIncompatible, InvalidParameter, InvalidState, MigrationUnsafe, NotSupported, Violation
-from vmferry.flags import FLAGS, NONE, SOURCE_ONLY, STORAGE, Flag, FlagRow, destination_flags, source_flags
+from vmferry.flags import FLAGS, NONE, SOURCE_ONLY, Flag, FlagRow, destination_flags, source_flags
 from vmferry.model import Side
 from vmferry.params import PARAMETERS, Kind, MigrationParams, ParameterRow
 from vmferryd.domains.devices import Disk, DiskBus, DiskCache, DiskType
@@ -41,7 +41,7 @@ def test_every_flag(row: FlagRow, side: Side) -> None:
     flags = as_sent(side, row.flag)
     named = subjects(of_request(side, flags, NO_PARAMS, EVERYTHING))
     expected = {rule.subject for rule in broken(flags, NO_PARAMS, place)}
-    if side in row.sides and flags and (row.flag not in HONOURED or row.flag in STORAGE):
+    if side in row.sides and flags and (row.flag not in HONOURED):
         expected.add(row.name)
     assert expected == named
 
