@@ -21,7 +21,7 @@ from vmferry.flags import Flag
 from vmferry.model import DomainState, GuestLocation
 from vmferry.params import MigrationParams
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.parametrize("traveller", [192], indirect=True)]
 
 SIZE_BYTES = 48 << 20
 DATA = os.urandom(6 << 20)
@@ -87,15 +87,11 @@ async def test_a_disk_goes_over_with_its_guest(
         await _start(traveller, source, images)
         params = MigrationParams(destination_xml=images.at_destination(await traveller.next_xml(source)))
         done = await source.migrate(NAME, destination, flags=COPIED | way, params=params)
-        print("MOVED", flush=True)
         assert ["disk"] == images.names()
-        print("NAMES", flush=True)
         assert images.digest(images.here) == images.digest(images.there)
         assert done.statistics.disk_total_bytes >= len(DATA)
         assert done.statistics.disk_remaining_bytes == 0
-        print("FIGURES", (await destination.domain(NAME)), flush=True)
         await traveller.heard(50)
-        print("HEARD", flush=True)
         await traveller.verified()
         assert [] == traveller.judgement().faults()
         assert DomainState.RUNNING is (await destination.domain(NAME)).state

@@ -33,14 +33,7 @@ from vmferryd.phases.departure import departing, examined
 from vmferryd.phases.found import Found
 from vmferryd.phases.settings import send_settings
 from vmferryd.phases.source import SourceMigration
-from vmferryd.phases.source_words import (
-    GUEST_AT,
-    copied_targets,
-    first_record,
-    in_doubt,
-    recorded,
-    refuse_another_guest,
-)
+from vmferryd.phases.source_words import GUEST_AT, copied_targets, first_record, in_doubt, recorded, refuse_another_guest
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
 from vmferryd.transfer.routes import DataOffer, Route, choose
