@@ -14,6 +14,7 @@ _BEAT = re.compile(r"B (\d+) (\d+) (\d+) (\d+) (\d+)")
 _READY = re.compile(r"READY ")
 _COMPLAINT = re.compile(r"(CORRUPT|FATAL) ")
 _OFF = re.compile(r"OFF \d+")
+_DISK = re.compile(r"D (\d+) (\d+)")
 
 
 class Line(NamedTuple):
@@ -231,8 +232,14 @@ def _garbled(recordings: Sequence[Recording]) -> Iterable[str]:
     return (line.text for line in after_firmware if line.whole and not _is_known(line))
 
 
+def disk_rounds(lines: Iterable[Line]) -> int:
+    """How often the guest has written all of its part of its disk, and has found there what it had written before."""
+    told = (_DISK.fullmatch(line.text) for line in lines if line.whole)
+    return max((int(found[2]) for found in told if found), default=0)
+
+
 def _is_known(line: Line) -> bool:
-    return any(pattern.match(line.text) for pattern in (_READY, _COMPLAINT, _OFF)) or parse_beat(line) is not None
+    return any(pattern.match(line.text) for pattern in (_READY, _COMPLAINT, _OFF, _DISK)) or parse_beat(line) is not None
 
 
 def _decoded(data: bytes) -> str:

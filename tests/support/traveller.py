@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from support.guest.build import GuestImage, GuestSettings, kernel_command_line
-from support.heartbeats import Judgement, Line, judge
+from support.heartbeats import Judgement, Line, disk_rounds, judge
 from support.serial_recorder import SerialRecorder
 from support.waiting import eventually
 from vmferry.client import Connection
@@ -82,6 +82,11 @@ class Traveller:
         rounds = self.judgement().verified_rounds
         while self.judgement().verified_rounds < rounds + 2:
             await self.heard(50)
+
+    async def disk_verified(self) -> None:
+        """It has found on its disk all that it had written there, wherever it is."""
+        rounds = disk_rounds(self.lines())
+        await eventually(lambda: disk_rounds(self.lines()) >= rounds + 2, HEAR_S, what="the guest has read its disk")
 
     def lines(self) -> list[Line]:
         """Everything that was heard, in the order of its stays."""

@@ -51,7 +51,8 @@ class GuestImage:
 class GuestSettings:
     """What the guest does with its memory and time.
 
-    `memory_mib` of 0 fills all that is available but 48 MiB; a working set of 0 is all memory.
+    `memory_mib` of 0 fills all that is available but 48 MiB; a working set of 0 is all memory. With a `disk_mib` it writes to
+    that much of its first disk for ever, from 16 MiB on.
     """
 
     memory_mib: int = 0
@@ -60,6 +61,8 @@ class GuestSettings:
     verify_percent: int = 30
     beat_ms: int = 10
     seed: int = 1
+    disk_mib: int = 0
+    disk_writes_s: int = 200
 
 
 def kernel_command_line(settings: GuestSettings) -> str:
@@ -71,6 +74,8 @@ def kernel_command_line(settings: GuestSettings) -> str:
         "verify_percent": settings.verify_percent,
         "beat_ms": settings.beat_ms,
         "seed": settings.seed,
+        "disk_mib": settings.disk_mib,
+        "disk_writes_s": settings.disk_writes_s,
     }
     return " ".join((*_KERNEL_PARAMETERS, *(f"ferry.{name}={value}" for name, value in wishes.items())))
 

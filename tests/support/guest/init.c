@@ -7,6 +7,8 @@
  *     READY pages=<n> mib=<n> seed=<n> fill_ms=<n> button=<0|1>
  *     B <number> <monotonic ms> <rounds verified> <corrupt pages> <pages dirtied>
  *     CORRUPT page=<n> expected=<generation> found=<generation|garbage> word=<first wrong of 512>
+ *     D <blocks written to the disk> <rounds over the disk>
+ *     CORRUPT disk block=<n> expected=<generation> found=<generation|garbage> word=<first wrong of 512>
  *     CORRUPT table expected=<sum of generations> found=<sum of generations>
  *     FATAL <why>
  *     OFF <beats written>
@@ -56,7 +58,9 @@ static struct {
     uint64_t verify_percent; /* share of the vCPU for comparing */
     uint64_t beat_ms;
     uint64_t seed;
-} settings = {0, 0, 64, 30, 10, 1};
+    uint64_t disk_mib;      /* the part of /dev/vda that is written to; 0: there is no disk */
+    uint64_t disk_writes_s; /* blocks of 4 KiB */
+} settings = {0, 0, 64, 30, 10, 1, 0, 200};
 
 static char command_line[8192];
 
@@ -81,6 +85,8 @@ static void read_settings(void)
     read_setting("verify_percent", &settings.verify_percent);
     read_setting("beat_ms", &settings.beat_ms);
     read_setting("seed", &settings.seed);
+    read_setting("disk_mib", &settings.disk_mib);
+    read_setting("disk_writes_s", &settings.disk_writes_s);
     if (!settings.beat_ms)
         settings.beat_ms = 10;
 }
@@ -397,6 +403,104 @@ static int button_pressed(void)
     return 0;
 }
 
+/* ---- the disk: a process of its own compares each block, and writes its next generation ---- */
+
+#define DISK_FIRST_BLOCK 4096u /* what lies ahead of it is not the guest's */
+
+static volatile struct {
+    uint64_t written, rounds;
+    uint32_t wrong, block, expected, found, word;
+    int error;
+} *disk;
+
+static int open_disk(void)
+{
+    static const char *const modules[] = {"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev",
+                                          "virtio_pci", "virtio_blk"};
+    char path[64];
+    for (unsigned i = 0; i < sizeof modules / sizeof *modules; i++) {
+        snprintf(path, sizeof path, "/%s.ko", modules[i]);
+        load_module(path);
+    }
+    int file = -1;
+    for (int i = 0; i < 1000 && file < 0; i++) {
+        file = open("/dev/vda", O_RDWR | O_DIRECT | O_CLOEXEC);
+        if (file < 0)
+            usleep(10000);
+    }
+    return file;
+}
+
+static void compare_block(const uint64_t *block, uint32_t number, uint32_t generation)
+{
+    unsigned word = first_wrong_word(block, page_key(number, generation));
+    if (word == PAGE_WORDS)
+        return;
+    uint64_t origin = unmix(block[0]) ^ settings.seed;
+    disk->block = number;
+    disk->expected = generation;
+    disk->found = (uint32_t)origin == number ? (uint32_t)(origin >> 32) : UINT32_MAX;
+    disk->word = word;
+    disk->wrong++;
+}
+
+/* Each block is read back whole before it is written again: what is lost shows as an old generation, what is torn as garbage. */
+static void write_block(int file, uint64_t *block, uint32_t number, uint32_t generation)
+{
+    off_t place = ((off_t)DISK_FIRST_BLOCK + number) * PAGE_BYTES;
+    if (generation > 1) {
+        if (pread(file, block, PAGE_BYTES, place) != PAGE_BYTES)
+            disk->error = 1;
+        compare_block(block, number, generation - 1);
+    }
+    write_page(block, page_key(number, generation));
+    if (pwrite(file, block, PAGE_BYTES, place) != PAGE_BYTES)
+        disk->error = 1;
+    disk->written++;
+}
+
+static void __attribute__((noreturn)) use_disk(int file)
+{
+    uint64_t *block = map_or_die(PAGE_BYTES);
+    for (uint32_t generation = 1;; generation++) {
+        for (uint32_t number = 0; number < settings.disk_mib * PAGES_PER_MIB; number++) {
+            write_block(file, block, number, generation);
+            usleep((useconds_t)(1000000 / settings.disk_writes_s));
+        }
+        fdatasync(file);
+        disk->rounds = generation;
+    }
+}
+
+static void begin_with_disk(void)
+{
+    if (!settings.disk_mib || !settings.disk_writes_s)
+        return;
+    int file = open_disk();
+    if (file < 0)
+        die("there is no disk");
+    disk = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (disk == MAP_FAILED)
+        die("not enough memory");
+    if (!fork())
+        use_disk(file);
+}
+
+static void tell_of_disk(void)
+{
+    static uint32_t told;
+    say("D %lu %lu", disk->written, disk->rounds);
+    if (disk->error)
+        die("the disk has failed");
+    if (disk->wrong == told)
+        return;
+    told = disk->wrong;
+    if (disk->found == UINT32_MAX)
+        say("CORRUPT disk block=%u expected=%u found=garbage word=%u", disk->block, disk->expected, disk->word);
+    else
+        say("CORRUPT disk block=%u expected=%u found=%u word=%u", disk->block, disk->expected, disk->found, disk->word);
+}
+
 /* ---- the loop: a beat when it is due, else a page to dirty, else a page to verify, else sleep ---- */
 
 static uint64_t beats, beat_due_ns, started_ns, verify_used_ns, dirty_forgiven;
@@ -411,6 +515,8 @@ static void beat(uint64_t now)
     flush_soft_tlb();
     if (beats % 10)
         return;
+    if (disk)
+        tell_of_disk();
     if (button_pressed()) {
         say("OFF %lu", beats);
         drain_port();
@@ -470,6 +576,7 @@ int main(void)
     open_port();
     read_settings();
     find_buttons();
+    begin_with_disk(); /* before there is memory that two processes would share */
     uint64_t fill_ms = fill_memory();
     say("%s", ""); /* ends whatever the firmware left on the line */
     say("READY pages=%u mib=%lu seed=%lu fill_ms=%lu button=%d", pages, settings.mib, settings.seed, fill_ms,

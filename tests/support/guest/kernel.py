@@ -7,7 +7,16 @@ from pathlib import Path
 from support.packages import PackageUnavailable, run_apt, unpacked
 
 _CLOUD_KERNEL = "linux-image-cloud-amd64"
-_MODULES = ("drivers/acpi/button.ko", "drivers/input/evdev.ko")
+_MODULES = (
+    "drivers/acpi/button.ko",
+    "drivers/input/evdev.ko",
+    "drivers/virtio/virtio.ko",
+    "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio_pci_legacy_dev.ko",
+    "drivers/virtio/virtio_pci_modern_dev.ko",
+    "drivers/virtio/virtio_pci.ko",
+    "drivers/block/virtio_blk.ko",
+)
 _REMEDY = f"install {_CLOUD_KERNEL}, or make `apt-get update && apt-get download {_CLOUD_KERNEL}` work"
 
 

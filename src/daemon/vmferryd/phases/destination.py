@@ -35,7 +35,7 @@ from vmferry.wish import RunWish
 from vmferryd.database import Change
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.drivers.base import Extent, Guest, IncomingGuest, RunState
+from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, IncomingGuest, RunState
 from vmferryd.jobs.decisions import (
     LOADED,
     PULLS,
@@ -124,6 +124,11 @@ class DestinationMigration:
     def state(self) -> DestinationState:
         """The durable state."""
         return self.machine.state
+
+    def wait_with(self, incoming: IncomingGuest) -> None:
+        """`incoming` waits here for its state. Its death ends the migration at once, while its disks are copied too."""
+        self.incoming = incoming
+        incoming.guest.subscribe(self._heard)
 
     # -- what is asked of it ---------------------------------------------------------------------------------------------
 
@@ -304,6 +309,12 @@ class DestinationMigration:
             return True
         guest = self.entry.guest if self.entry is not None else None
         return guest is not None and (await guest.probe()).run_state is not RunState.GONE
+
+    def _heard(self, event: GuestEvent) -> None:
+        # One that dies while it loads its state says more about it to whoever waits for that.
+        if event.kind is EventKind.GONE and self.state is DestinationState.PREPARED and not self.reception.is_loading:
+            died = TransferFailed("the guest died while it waited for its state", detail=event.detail)
+            self._context.tasks.spawn(self._not_loaded(died), f"end {self.record.migration_id}")
 
     async def _not_loaded(self, error: VmferryError) -> None:
         if destination_not_loaded(self.state):

@@ -201,7 +201,7 @@ class DestinationPhases:
         incoming = await driver.accept(plan, definition, settings)
         self._context.domains.activate(entry, definition, plan, incoming.guest)
         self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
-        migration.incoming = incoming
+        migration.wait_with(incoming)
         for channel, path in incoming.landings.items():
             migration.reception.landings.put(channel, path)
 

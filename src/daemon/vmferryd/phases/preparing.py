@@ -11,17 +11,21 @@ from typing import NamedTuple
 
 from vmferry.endpoint import Request
 from vmferry.errors import DomainNotFound, DriverRefused, InvalidState, NotSupported
+from vmferry.evidence import LockState
 from vmferry.flags import Flag
 from vmferry.model import GuestLocation, Phase, Side
 from vmferryd.domains import definition as domain_xml
-from vmferryd.domains.copying import ImageFacts
+from vmferryd.domains.copying import ImageFacts, Refusal
 from vmferryd.domains.entry import Entry, parse
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import refuse_violations
+from vmferryd.drivers.base import Driver
 from vmferryd.phases import admission
+from vmferryd.phases.admission import Objection
 from vmferryd.phases.arrival import GuestArrival, announced_whole, arriving, arriving_with_guest
 from vmferryd.phases.context import Context
 from vmferryd.phases.cookie import Cookie
+from vmferryd.phases.departure import objections_to
 from vmferryd.phases.found import Found
 from vmferryd.phases.settings import asked
 from vmferryd.transfer.addresses import Arrangement, OwnSocket
@@ -103,6 +107,8 @@ async def for_guest(context: Context, request: Request, sent: DomainDefinition, 
         )
         preparation.images = tuple(blank.path for blank in preparation.disks.blanks)
         found.hear(preparation.disks.objections)
+        with found.trying():
+            found.hear(await _in_use(driver, preparation.definition, preparation.disks))
         await refuse_violations(driver, _without(preparation.definition, preparation.images))
     with found.trying():
         preparation.persistent_xml = _to_store(request, sender, preparation.definition)
@@ -138,6 +144,18 @@ async def for_definition(context: Context, request: Request, sent: DomainDefinit
         preparation.definition = await driver.settle(definition)
         preparation.persistent_xml = domain_xml.format(preparation.definition)
     return preparation
+
+
+async def _in_use(driver: Driver, definition: DomainDefinition, arrival: GuestArrival) -> tuple[Objection, ...]:
+    """What speaks against images that are there: somebody writes to them, the guest at the source perhaps."""
+    targets = {disk.source_path: disk.target for disk in definition.devices.disks if disk.target in arrival.targets}
+    refusals = []
+    for image in await driver.images(definition):
+        if image.state is LockState.HELD and image.path in targets:
+            holders = f"process {', '.join(map(str, image.holders))}" if image.holders else "somebody"
+            remedy = "a disk that both hosts share needs no copy: leave it out of migrate_disks; else end who holds it"
+            refusals.append(Refusal(targets[image.path], f"{holders} writes to {image.path}", remedy))
+    return objections_to(refusals)
 
 
 def _without(definition: DomainDefinition, images: tuple[str, ...]) -> DomainDefinition:
