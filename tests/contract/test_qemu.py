@@ -24,7 +24,7 @@ from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferryd.clock import SystemClock
 from vmferryd.domains.definition import parse
 from vmferryd.domains.devices import Devices, Disk, DiskBus, DiskFormat, DiskType
-from vmferryd.domains.model import DomainDefinition
+from vmferryd.domains.model import Cpu, CpuFeature, DomainDefinition
 from vmferryd.drivers.base import EventKind, ReceiveSettings, RunState, SendSettings, StartMode, TransferState
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.driver import QemuDriver
@@ -249,6 +249,18 @@ async def test_a_second_client_does_not_take_the_monitor(stage: Stage) -> None:
         await other.attach(guest.plan)
     assert (await guest.probe()).run_state is RunState.RUNNING
     await other.close()
+
+
+async def test_a_cpu_that_this_host_cannot_give_is_found_before_the_start(stage: Stage) -> None:
+    """A model and a feature that nobody has are found; what QEMU gives by TCG is not complained about, and starts."""
+    definition = stage.harness.definition("guest")
+    strange = Cpu(model="Granite-v9", features=(CpuFeature("telepathy"),))
+    found = [one.subject for one in await stage.harness.driver.check(replace(definition, cpu=strange))]
+    assert found == ["cpu/model", "cpu/feature[@name='telepathy']"]
+    usual = replace(definition, cpu=Cpu(model="Nehalem", features=(CpuFeature("aes"), CpuFeature("sse4_1"))))
+    assert [] == list(await stage.harness.driver.check(usual))
+    guest = await stage.harness.driver.start(stage.plan(usual), usual, StartMode.RUNNING)
+    await stage.becomes(guest, RunState.RUNNING)
 
 
 async def test_a_definition_that_does_not_start_says_why(stage: Stage, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,19 @@ _DIRTY_SYNC_INDEPENDENT_BEFORE = (8, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class CpuAbilities:
+    """What guests can be given of a CPU, by one accelerator on this host.
+
+    Attributes:
+        models: every CPU model that QEMU knows, and the features of each that are not to be had here.
+        features: every feature that QEMU knows, under all its spellings, and whether it is to be had here.
+    """
+
+    models: Mapping[str, frozenset[str]]
+    features: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class QemuCapabilities:
     """One QEMU program's answers.
 
@@ -35,6 +48,7 @@ class QemuCapabilities:
         migration: names of the migration capabilities.
         has_kvm: it was built with KVM; that this host's KVM is of any use is not said.
         pages_on_demand: it may fetch pages when they are touched, which is userfaultfd's permission.
+        cpus: by accelerator, `tcg` or `kvm`; one that does not work here is left out.
     """
 
     emulator: Path
@@ -46,6 +60,7 @@ class QemuCapabilities:
     has_kvm: bool
     has_sandbox: bool
     pages_on_demand: bool = False
+    cpus: Mapping[str, CpuAbilities] = field(default_factory=dict)
 
     @property
     def holds_by_acknowledgement(self) -> bool:
@@ -88,8 +103,8 @@ def kvm_is_accessible() -> bool:
     return os.access(KVM_DEVICE, os.R_OK | os.W_OK)
 
 
-def read_answers(emulator: Path, answers: Mapping[str, Any]) -> QemuCapabilities:
-    """QEMU's capabilities from its answers, by the name of the command."""
+def read_answers(emulator: Path, answers: Mapping[str, Any], by_kvm: Mapping[str, Any] | None = None) -> QemuCapabilities:
+    """QEMU's capabilities from its answers, by the name of the command; `by_kvm` are those about CPUs when KVM is used."""
     version, machines = answers["query-version"], answers["query-machines"]
     numbers = version["qemu"]
     names = {machine["name"]: machine["name"] for machine in machines}
@@ -107,16 +122,30 @@ def read_answers(emulator: Path, answers: Mapping[str, Any]) -> QemuCapabilities
         has_kvm=bool(answers["query-kvm"]["present"]),
         has_sandbox="sandbox" in options,
         pages_on_demand=bool(answers.get(_PAGES_ON_DEMAND)),
+        cpus={name: _cpu_abilities(said) for name, said in (("tcg", answers), ("kvm", by_kvm)) if said},
     )
 
 
-_QUESTIONS = (
-    "query-version",
-    "query-machines",
-    "query-migrate-capabilities",
-    "query-kvm",
-    "query-command-line-options",
-)
+def _cpu_abilities(answers: Mapping[str, Any]) -> CpuAbilities:
+    models = {model["name"]: frozenset(model.get("unavailable-features", ())) for model in answers[_MODELS]}
+    properties = answers[_FEATURES]["model"]["props"]
+    return CpuAbilities(models, {name: value for name, value in properties.items() if isinstance(value, bool)})
+
+
+_MODELS, _FEATURES = "query-cpu-definitions", "query-cpu-model-expansion"
+
+_Arguments = Mapping[str, Any] | None
+
+_ABOUT_CPUS: Mapping[str, _Arguments] = {_MODELS: None, _FEATURES: {"type": "full", "model": {"name": "max"}}}
+
+_QUESTIONS: Mapping[str, _Arguments] = {
+    "query-version": None,
+    "query-machines": None,
+    "query-migrate-capabilities": None,
+    "query-kvm": None,
+    "query-command-line-options": None,
+    **_ABOUT_CPUS,
+}
 
 
 class CapabilityCache:
@@ -137,35 +166,45 @@ class CapabilityCache:
         stamp = _stamp(emulator)
         known = self._known.get(emulator)
         if known is None or known[0] != stamp:
-            known = (stamp, read_answers(emulator, await self._ask(emulator)))
+            answers = await self._ask(emulator, "tcg", _QUESTIONS)
+            has_kvm = answers["query-kvm"]["present"] and kvm_is_accessible()
+            known = (stamp, read_answers(emulator, answers, await self._ask_about_kvm(emulator) if has_kvm else None))
             self._known[emulator] = known
         return known[1]
 
-    async def _ask(self, emulator: Path) -> dict[str, Any]:
+    async def _ask_about_kvm(self, emulator: Path) -> dict[str, Any] | None:
+        """None where KVM is there and does not work; whoever starts a guest with it hears why."""
+        try:
+            return await self._ask(emulator, "kvm", _ABOUT_CPUS)
+        except DriverRefused:
+            return None
+
+    async def _ask(self, emulator: Path, accelerator: str, questions: Mapping[str, _Arguments]) -> dict[str, Any]:
         directory = self._run_directory / f"probe-{secrets.token_hex(4)}"
         directory.mkdir(parents=True, mode=0o700)
         socket = directory / MONITOR_NAME
         mark = f"socket,id=monitor,path={str(socket).replace(',', ',,')},server=on,wait=off"
-        argv = [str(emulator), "-nodefaults", "-no-user-config", "-S", "-machine", "none,accel=tcg", "-display", "none"]
+        argv = [str(emulator), "-nodefaults", "-no-user-config", "-S", "-display", "none"]
+        argv += ["-machine", f"none,accel={accelerator}"]
         argv += ["-incoming", "defer"]
         argv += ["-chardev", mark, "-mon", "chardev=monitor,mode=control"]
         try:
             process = QemuProcess.spawn(argv, directory, mark, {})
             try:
-                return await self._interview(process, socket)
+                return await self._interview(process, socket, questions)
             finally:
                 await process.kill(self._config.stop_timeout_s)
                 process.close()
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    async def _interview(self, process: QemuProcess, socket: Path) -> dict[str, Any]:
+    async def _interview(self, process: QemuProcess, socket: Path, questions: Mapping[str, _Arguments]) -> dict[str, Any]:
         try:
             monitor = await Monitor.open(
                 socket, self._config, self._clock, handler=lambda _name, _data: None, is_alive=process.is_alive
             )
             try:
-                answers = {question: await monitor.execute(question) for question in _QUESTIONS}
+                answers = {question: await monitor.execute(question, given) for question, given in questions.items()}
                 return answers | {_PAGES_ON_DEMAND: await _takes_postcopy(monitor)}
             finally:
                 await monitor.close()

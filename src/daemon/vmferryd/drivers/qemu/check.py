@@ -8,13 +8,14 @@ from pathlib import Path
 
 from vmferry.errors import Violation
 from vmferryd.domains.devices import Disk, DiskIo, Interface, InterfaceType
-from vmferryd.domains.model import CpuMode, DomainDefinition, DomainType, LifecycleAction
+from vmferryd.domains.model import Cpu, CpuCheck, CpuFeaturePolicy, CpuMode, DomainDefinition, DomainType, LifecycleAction
 from vmferryd.drivers.qemu.capabilities import QemuCapabilities, kvm_is_accessible
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.disks import CACHE_MODES
 from vmferryd.drivers.qemu.network import NETWORK_DEVICES, is_bridge
 
 _MEMORY_INFORMATION = Path("/proc/meminfo")
+_WITHOUT = frozenset({CpuFeaturePolicy.DISABLE, CpuFeaturePolicy.FORBID})
 _PRESENT = {os.R_OK: "read", os.R_OK | os.W_OK: "read and written"}
 
 
@@ -23,6 +24,8 @@ def violations(definition: DomainDefinition, program: QemuCapabilities, config: 
     yield from _type(definition, program)
     yield from _memory(definition)
     yield from _machine(definition, program)
+    if definition.cpu is not None:
+        yield from _cpu(definition.cpu, definition.type, program)
     yield from _lifecycle(definition)
     for name, path in (("kernel", definition.os.kernel), ("initrd", definition.os.initrd)):
         if path is not None:
@@ -65,6 +68,44 @@ def _machine(definition: DomainDefinition, program: QemuCapabilities) -> Iterato
     elif definition.vcpus > program.maximum_vcpus.get(versioned, definition.vcpus):
         text = f"the machine type {versioned} has at most {program.maximum_vcpus[versioned]} vCPUs"
         yield Violation("vcpu", text, "Give the guest fewer vCPUs.")
+
+
+def _cpu(cpu: Cpu, kind: DomainType, program: QemuCapabilities) -> Iterator[Violation]:
+    """What the guest would not be given, or what would be another machine than the one that it knows."""
+    able = program.cpus.get("kvm" if kind is DomainType.KVM else "tcg")
+    if able is None:
+        return
+    left_out = {_spelled(feature.name) for feature in cpu.features if feature.policy in _WITHOUT}
+    if cpu.model is not None and cpu.model not in able.models:
+        text = f"QEMU {program.version_text} has no CPU model '{cpu.model}'"
+        yield Violation("cpu/model", text, "Use a newer QEMU, or one of the models that `-cpu help` lists.")
+    elif cpu.model is not None and _is_held_to_its_model(cpu, kind):
+        missing = sorted(name for name in able.models[cpu.model] if _spelled(name) not in left_out)
+        if missing:
+            text = f"the CPU here does not have all of model '{cpu.model}': {', '.join(missing)} {_are(missing)} missing"
+            yield Violation("cpu/model", text, "Use a model that all hosts have, or disable those features.")
+    known = {_spelled(name): has for name, has in able.features.items()}
+    for feature in cpu.features:
+        if _spelled(feature.name) not in known:
+            text = f"QEMU {program.version_text} knows no CPU feature '{feature.name}'"
+            yield Violation(f"cpu/feature[@name='{feature.name}']", text, "Use a newer QEMU, or leave the feature out.")
+        elif feature.policy is CpuFeaturePolicy.REQUIRE and not known[_spelled(feature.name)]:
+            text = f"the CPU here does not have the feature '{feature.name}'"
+            yield Violation(f"cpu/feature[@name='{feature.name}']", text, "Use another host, or policy 'optional'.")
+
+
+def _is_held_to_its_model(cpu: Cpu, kind: DomainType) -> bool:
+    """Whether a guest that lacks a feature of its model would be another guest; under TCG every host lacks the same."""
+    return cpu.check is CpuCheck.FULL or (kind is DomainType.KVM and cpu.check is not CpuCheck.NONE)
+
+
+def _spelled(feature: str) -> str:
+    """One spelling for all of a feature's: QEMU takes `sse4.1`, `sse4-1` and `sse4_1` for the same."""
+    return feature.replace("_", "-").replace(".", "-")
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _lifecycle(definition: DomainDefinition) -> Iterator[Violation]:

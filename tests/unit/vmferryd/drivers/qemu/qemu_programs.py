@@ -25,9 +25,23 @@ def answers(version: tuple[int, int, int] = (7, 2, 22), migration: tuple[str, ..
         "query-migrate-capabilities": [{"capability": name, "state": False} for name in migration],
         "query-kvm": {"enabled": False, "present": False},
         "query-command-line-options": [{"option": "sandbox", "parameters": []}],
+        **about_cpus("aes", "xsavec"),
+    }
+
+
+def about_cpus(*missing: str) -> Mapping[str, Any]:
+    """The answers about CPUs, of an accelerator that lacks these features."""
+    return {
+        "query-cpu-definitions": [
+            {"name": "qemu64", "unavailable-features": []},
+            {"name": "Skylake-Client", "unavailable-features": list(missing)},
+        ],
+        "query-cpu-model-expansion": {
+            "model": {"name": "max", "props": {"aes": "aes" not in missing, "sse4.1": True, "sse4-1": True, "family": 6}}
+        },
     }
 
 
 def program(version: tuple[int, int, int] = (7, 2, 22), migration: tuple[str, ...] = MIGRATION) -> QemuCapabilities:
     """What such a QEMU can do."""
-    return read_answers(EMULATOR, answers(version, migration))
+    return read_answers(EMULATOR, answers(version, migration), about_cpus("aes"))

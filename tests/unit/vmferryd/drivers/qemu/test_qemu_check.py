@@ -43,6 +43,68 @@ def test_a_finding(old: str, new: str, subject: str, words: str) -> None:
     assert words in found(PLAIN.replace(old, new))[subject]
 
 
+MODEL = "<cpu mode='custom' match='exact'{check}><model>{model}</model>{features}</cpu><devices>"
+
+
+def about_the_cpu(cpu: str, *, kvm: bool) -> dict[str, str]:
+    """What is found about the CPU; the domain type itself aside."""
+    xml = PLAIN.replace("<devices>", cpu)
+    said = found(xml.replace("type='qemu'", "type='kvm'") if kvm else xml)
+    return {subject: words for subject, words in said.items() if subject.startswith("cpu")}
+
+
+def model(name: str, features: str = "", check: str = "") -> str:
+    """The element of a CPU of that model."""
+    return MODEL.format(model=name, features=features, check=f" check='{check}'" if check else "")
+
+
+def test_a_model_that_this_qemu_does_not_have() -> None:
+    """Whatever runs the guest."""
+    for kvm in (False, True):
+        assert "has no CPU model 'Granite-v9'" in about_the_cpu(model("Granite-v9"), kvm=kvm)["cpu/model"]
+
+
+@pytest.mark.parametrize(
+    ("features", "check", "kvm", "missing"),
+    [
+        ("", "", True, "aes is missing"),
+        ("", "partial", True, "aes is missing"),
+        ("", "none", True, ""),
+        ("<feature policy='disable' name='aes'/>", "", True, ""),
+        ("", "", False, ""),
+        ("", "full", False, "aes, xsavec are missing"),
+    ],
+)
+def test_a_guest_is_not_given_less_than_its_model(features: str, check: str, kvm: bool, missing: str) -> None:
+    """By KVM the host's CPU decides, unless the definition says not to check; by TCG only a full check does."""
+    said = about_the_cpu(model("Skylake-Client", features, check), kvm=kvm)
+    assert said.keys() == ({"cpu/model"} if missing else set())
+    assert missing in "".join(said.values())
+
+
+@pytest.mark.parametrize(
+    ("feature", "policy", "words"),
+    [
+        ("aes", "require", "does not have the feature 'aes'"),
+        ("aes", "optional", ""),
+        ("sse4_1", "require", ""),
+        ("telepathy", "require", "knows no CPU feature 'telepathy'"),
+    ],
+)
+def test_a_feature_that_is_required_must_be_there(feature: str, policy: str, words: str) -> None:
+    """Under any of its spellings."""
+    said = about_the_cpu(model("qemu64", f"<feature policy='{policy}' name='{feature}'/>"), kvm=True)
+    assert said.keys() == ({f"cpu/feature[@name='{feature}']"} if words else set())
+    assert words in "".join(said.values())
+
+
+def test_an_accelerator_that_answers_nothing_is_not_guessed_about() -> None:
+    """Where KVM does not work there is one finding about that, and none about the CPU."""
+    definition = parse(PLAIN.replace("<devices>", model("Skylake-Client")).replace("type='qemu'", "type='kvm'"))
+    silent = replace(program(), cpus={})
+    assert not [one for one in violations(definition, silent, QemuConfig()) if one.subject.startswith("cpu")]
+
+
 def test_every_finding_has_a_remedy() -> None:
     """A reader is never left alone."""
     definition = replace(parse(SERVER), memory_bytes=1 << 60)
