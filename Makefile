@@ -7,7 +7,9 @@ STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man docs clean
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.PHONY: help setup demo containers test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +30,11 @@ packages: # QEMU for tests and demo, where the distribution's package manager ca
 
 demo: $(VENV)/.ready packages ## two daemons on this machine, a guest that checks itself, there and back
 	@PYTHONPATH=tests PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m support.demo
+
+containers: ## the same between two hosts in containers; needs Docker and its Compose
+	$(COMPOSE) up -d --build
+	$(COMPOSE) run --rm client demo
+	@echo "The hosts and their guest go on. To end them: $(COMPOSE) down -v"
 
 test: $(VENV)/.ready packages $(BUF) ## every test; what cannot run here is skipped, with its reason
 	$(BIN)/python -m pytest

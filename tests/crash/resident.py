@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.serial_recorder import SerialRecorder
 from support.traveller import NAME, Traveller
 from vmferry.client import Connection
 from vmferry.errors import DomainNotFound, InvalidState
+from vmferry_demo.serial_recorder import SerialRecorder
 
 
 @dataclass(slots=True)

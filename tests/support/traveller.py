@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Self
 
 from support.guest.build import GuestImage, GuestSettings, kernel_command_line
-from support.heartbeats import Judgement, Line, disk_rounds, judge
-from support.serial_recorder import SerialRecorder
 from support.waiting import eventually
 from vmferry.client import Connection
 from vmferry.flags import Flag
 from vmferry.migrate import Migrated
 from vmferry.params import MigrationParams
+from vmferry_demo.heartbeats import Judgement, Line, disk_rounds, judge
+from vmferry_demo.serial_recorder import SerialRecorder
 
 NAME = "traveller"
 READY_S = 120.0

@@ -20,8 +20,8 @@ from typing import Any
 from qemu.qmp import ConnectError, EventListener, QMPClient, QMPError
 
 from support.guest import GuestImage, GuestSettings, build_guest, kernel_command_line
-from support.heartbeats import Judgement, Line, judge, parse_beat
-from support.serial_recorder import SerialRecorder
+from vmferry_demo.heartbeats import Judgement, Line, judge, parse_beat
+from vmferry_demo.serial_recorder import SerialRecorder
 
 _ENDED = {"completed", "failed", "cancelled"}
 

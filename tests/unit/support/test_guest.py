@@ -13,8 +13,8 @@ import pytest
 from qemu.qmp import ConnectError, QMPClient
 
 from support.guest import GuestImage, GuestSettings, GuestUnavailable, build, build_guest, kernel, kernel_command_line
-from support.heartbeats import Line, judge, parse_beat
-from support.serial_recorder import SerialRecorder
+from vmferry_demo.heartbeats import Line, judge, parse_beat
+from vmferry_demo.serial_recorder import SerialRecorder
 
 MASK = (1 << 64) - 1
 PAGE_BYTES = 4096

@@ -16,9 +16,10 @@ import tty
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from support.heartbeats import Line, LineCutter, is_ready
+from vmferry_demo.heartbeats import Line, LineCutter, is_ready
 
 _COALESCE_S = 0.001  # QEMU writes byte by byte: one wake-up for a beat, not forty
+_POLL_S = 0.01  # nothing tells when a file has grown
 _RETRY_S = 0.002
 _FIFO_BYTES = 1 << 20
 
@@ -38,7 +39,7 @@ class SerialRecorder:
     @contextlib.asynccontextmanager
     async def fifo(cls, path: Path) -> "AsyncIterator[SerialRecorder]":
         """Listening on a FIFO that is there from now on; start QEMU afterwards."""
-        with cls(_open_fifo(path), polled=False)._listening() as recorder:
+        with cls(_open_fifo(path), polled=False).listening() as recorder:
             yield recorder
 
     @classmethod
@@ -53,8 +54,8 @@ class SerialRecorder:
             except (FileNotFoundError, ConnectionRefusedError):
                 client.close()
                 await asyncio.sleep(_RETRY_S)
-        client.setblocking(False)
-        with cls(client.detach(), polled=False)._listening() as recorder:
+        client.setblocking(False)  # noqa: FBT003 - the standard library's own spelling
+        with cls(client.detach(), polled=False).listening() as recorder:
             yield recorder
 
     @classmethod
@@ -63,7 +64,7 @@ class SerialRecorder:
         """Listening on a pseudo terminal that QEMU has opened."""
         descriptor = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         tty.setraw(descriptor)
-        with cls(descriptor, polled=False)._listening() as recorder:
+        with cls(descriptor, polled=False).listening() as recorder:
             yield recorder
 
     @classmethod
@@ -71,7 +72,7 @@ class SerialRecorder:
     async def file(cls, path: Path) -> "AsyncIterator[SerialRecorder]":
         """Following a plain file from its start; made if it is not there, so give QEMU `append=on`."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with cls(descriptor, polled=True)._listening() as recorder:
+        with cls(descriptor, polled=True).listening() as recorder:
             yield recorder
 
     def recording(self) -> list[Line]:
@@ -104,7 +105,8 @@ class SerialRecorder:
                 await self._news.wait()
 
     @contextlib.contextmanager
-    def _listening(self) -> "Iterator[SerialRecorder]":
+    def listening(self) -> "Iterator[SerialRecorder]":
+        """Heard from now on, until it is left; closes the descriptor then."""
         self._listen()
         try:
             yield self
@@ -118,7 +120,7 @@ class SerialRecorder:
 
     def _listen(self) -> None:
         if self._polled:
-            self._timer = self._loop.call_later(_COALESCE_S, self._hear)
+            self._timer = self._loop.call_later(_POLL_S, self._hear)
         else:
             self._loop.add_reader(self._descriptor, self._hear)
 

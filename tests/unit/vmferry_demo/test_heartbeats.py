@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.heartbeats import Line, LineCutter, is_ready, joined, judge, lines_of, parse_beat
+from vmferry_demo.heartbeats import Line, LineCutter, is_ready, joined, judge, lines_of, parse_beat
 
 
 def recording(numbers: range | list[int], start_s: float = 0.0, **words: int) -> list[Line]:
