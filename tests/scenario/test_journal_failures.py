@@ -8,8 +8,11 @@ import pytest
 
 from support.daemons import Host, TwoHosts
 from support.waiting import eventually
+from vmferry.endpoint import Reply, Request
 from vmferry.errors import StorageFailed, VmferryError
 from vmferry.model import GuestLocation, Side, new_migration_id
+from vmferryd.phases.destination_phases import DestinationPhases
+from vmferryd.phases.source_phases import SourcePhases
 
 WRITES = [("source", number) for number in range(1, 8)] + [("destination", number) for number in range(1, 5)]
 """Every write that a migration needs, by side and number."""
@@ -169,13 +172,32 @@ async def test_first_record_that_was_written_after_all_is_ended(two_hosts: TwoHo
     await two_hosts.again()
 
 
-async def test_first_record_that_is_not_ended_yet_is_no_migration(two_hosts: TwoHosts) -> None:
-    """A repeated Begin is not told that the migration is open while nobody holds its domain."""
-    host, migration_id = two_hosts.source, new_migration_id()
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_first_record_that_is_not_ended_yet_is_no_migration(two_hosts: TwoHosts, side: str) -> None:
+    """A repeated Begin or Prepare is not told that the migration is open while nobody holds its domain."""
+    host, migration_id = _host(two_hosts, side), new_migration_id()
+    phases: SourcePhases | DestinationPhases = host.daemon.source if side == "source" else host.daemon.destination
+    opens = "begin" if side == "source" else "prepare"
+    requests: list[Request] = []
+    real = getattr(phases, opens)
+
+    async def heard(request: Request) -> Reply:
+        requests.append(request)
+        reply: Reply = await real(request)
+        return reply
+
+    setattr(phases, opens, heard)
     _answers_late(host)
+    host.writes.fail_from(2)  # so the record stays open
     with pytest.raises(StorageFailed):
         await two_hosts.migrate(migration_id=migration_id)
-    with pytest.raises(VmferryError):
-        await two_hosts.migrate(migration_id=migration_id)
+    record = await host.daemon.context.journal.find(migration_id, Side(side))
+    assert record is not None
+    assert not record.state.final
+    for request in tuple(requests):
+        with pytest.raises(StorageFailed, match="was not begun"):
+            await real(request)
+    assert requests
+    host.writes.heal()
     await two_hosts.lives(two_hosts.source)
     await two_hosts.again()
