@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from vmferry import coordinator, migrate
+from vmferry.coordinator import Walk
 from vmferry.endpoint import Request
-from vmferry.model import DestinationState, Outcome, SourceState, Verdict
+from vmferry.model import DestinationState, MigrationId, Outcome, Phase, SourceState, Verdict
 from vmferryd.jobs.job import SourceEvent
-from vmferryd.jobs.journal import Record
-from vmferryd.phases.destination import DestinationMigration
+from vmferryd.jobs.job import step as next_step
+from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_phases import SourcePhases
@@ -35,7 +37,7 @@ def _effects_before(state: DestinationState | SourceState) -> Callable[[], Any]:
         async def steps(self: Any, event: Any) -> None:
             following = event
             while following is not None:
-                step = self._step(self.state, following)
+                step = next_step(self._table, self.state, following)
                 if step.state is state and self.state is not state:
                     first = step.effects[0]
                     following = await self._effects[first]()
@@ -64,22 +66,37 @@ def _gives_up_on_release() -> Any:
 def _no_tombstone() -> Any:
     """Rules 1 and 4: the destination says that the migration will never be committed, and does not write it down."""
 
-    async def abort(self: DestinationMigration, why: str, real: Any = DestinationMigration.abort) -> Outcome:
-        if self.state is DestinationState.COMMITTED:
-            outcome: Outcome = await real(self, why)
-            return outcome
-        return Outcome.ABORTED
+    async def abort(self: DestinationPhases, migration_id: MigrationId, _: str) -> Outcome:
+        known = await self._find(migration_id)
+        committed = known is not None and known.state.outcome.at_destination
+        return Outcome.COMMITTED if committed else Outcome.ABORTED
 
-    return mock.patch.object(DestinationMigration, "abort", abort)
+    return mock.patch.object(DestinationPhases, "abort", abort)
 
 
-def _believes_the_coordinator() -> Any:
-    """Rule 3: the coordinator's verdict is taken for the destination's word."""
+@contextmanager
+def lying() -> Iterator[None]:
+    """Every coordinator tells every source the opposite of what it has heard of the destination."""
 
-    def proof(self: SourcePhases, request: Request, record: Record) -> tuple[Outcome | None, int]:
-        return (Outcome.COMMITTED if request.verdict is Verdict.COMMIT else Outcome.ABORTED), 0
+    def verdict(walk: Walk, phase: Phase, real: Callable[[Walk, Phase], Verdict] = coordinator.verdict) -> Verdict:
+        truth = real(walk, phase)
+        if phase is not Phase.CONFIRM:
+            return truth
+        return Verdict.ROLL_BACK if truth is Verdict.COMMIT else Verdict.COMMIT
 
-    return mock.patch.object(SourcePhases, "_proof", proof)
+    with mock.patch.object(migrate, "verdict", verdict):
+        yield
+
+
+@contextmanager
+def _believes_the_coordinator() -> Iterator[None]:
+    """Rule 3: the coordinator's verdict is taken for the destination's word, and the coordinator lies."""
+
+    async def settle(self: SourcePhases, migration: SourceMigration, request: Request) -> None:
+        await self._settle_now(migration, Outcome.COMMITTED if request.verdict is Verdict.COMMIT else Outcome.ABORTED)
+
+    with lying(), mock.patch.object(SourcePhases, "_settle", settle):
+        yield
 
 
 MUTANTS: Mapping[str, Callable[[], Any]] = {
