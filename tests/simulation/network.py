@@ -78,6 +78,8 @@ class Network:
         self.answers: list[Answer] = []
         self.listening: dict[str, Server] = {}
         self.connections: dict[Connection, None] = {}
+        self.under_way = 0
+        """How many messages are on their way and will arrive, at whoever is there then."""
         self._cut: set[tuple[str, str]] = set()
         self._stalled: dict[tuple[str, str], list[Deliver]] = {}
         self._changed: list[asyncio.Future[None]] = []
@@ -102,7 +104,7 @@ class Network:
             after_s = 0.0
             for deliver in self._stalled.pop(way, []):
                 after_s += self.delay_s()
-                self._later(after_s, deliver)
+                self.arrives(after_s, deliver)
         self.look_again()
 
     def died(self, process: Process) -> None:
@@ -135,13 +137,23 @@ class Network:
     def carry(self, source: str, destination: str, deliver: Deliver, after_s: float) -> None:
         """`deliver` happens `after_s` from now, or when the way is free."""
         if self.passes(source, destination):
-            self._later(after_s, deliver)
+            self.arrives(after_s, deliver)
         else:
             self._stalled.setdefault((source, destination), []).append(deliver)
 
     def delay_s(self) -> float:
         """How long a message is on its way: mostly short."""
         return self.rng.random() ** 3 * SLOWEST_S
+
+    def arrives(self, after_s: float, deliver: Deliver) -> None:
+        """`deliver` happens `after_s` from now, and until then a message is on its way."""
+        self.under_way += 1
+
+        def arrived() -> None:
+            self.under_way -= 1
+            deliver()
+
+        self._later(after_s, arrived)
 
     def later(self, after_s: float, happens: Deliver) -> None:
         """`happens` happens, whichever process is alive then."""
@@ -296,7 +308,7 @@ class Call:
         self._send(self._begin, to_server=True, extra_s=extra_s if kind is Mishap.DELAY_REQUEST else 0.0)
         if kind is Mishap.DUPLICATE and request is not None and not self.lasts:
             twin = Call(self.connection, self.method)
-            self.network.later(extra_s, lambda: twin.open(request))
+            self.network.arrives(extra_s, lambda: twin.open(request))
 
     def _broken(self) -> None:
         self.ended(grpc.StatusCode.UNAVAILABLE, "the call was lost")

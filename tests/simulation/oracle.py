@@ -58,9 +58,14 @@ async def judged(world: World) -> list[str]:
 
 
 async def _settled(world: World, verdict: list[str]) -> None:
+    """Nothing happens any more, and nothing is about to: what is still on its way arrives and is settled too."""
+    end_s = world.loop.time() + SETTLE_S
     try:
-        await world.until(lambda: not any(_unsettled(world)), SETTLE_S)
-        await asyncio.sleep(1.0)  # what the last record has started may end
+        while True:
+            await world.until(lambda: not any(_unsettled(world)), end_s - world.loop.time())
+            await asyncio.sleep(1.0)  # what the last record has started may end, or begin something
+            if not any(_unsettled(world)):
+                return
     except AssertionError:
         verdict.append(f"not settled within {SETTLE_S:g} s: " + "; ".join(_unsettled(world)))
 
@@ -68,6 +73,8 @@ async def _settled(world: World, verdict: list[str]) -> None:
 def _unsettled(world: World) -> Iterator[str]:
     if world.network.waiting:
         yield f"{world.network.waiting} messages wait for a way that is cut"
+    if world.network.under_way:
+        yield f"{world.network.under_way} messages are on their way"
     for host in world.hosts:
         if host.daemon is None:
             yield f"{host.name} has no daemon ({host.failed_starts[-1:]})"

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from simulation import oracle
 from simulation.disk import Disk
 from simulation.loop import Order, Stuck, VirtualLoop, simulated
 from simulation.network import Mishap, Network
+from simulation.plan import draw
 from simulation.rpc import Faces
+from simulation.running import silent_daemons
 from simulation.sockets import pair
+from simulation.world import World
 from vmferry.api.v1 import handover_pb2, handover_pb2_grpc
 from vmferry.channel import parse_uri
 from vmferry.client import Connection
@@ -237,6 +242,31 @@ def test_a_cut_that_heals() -> None:
         ran(lambda loop: scene(loop, 60.0))
 
 
+def test_what_is_on_its_way_is_counted() -> None:
+    """A message into a cut waits; when the cut heals it is on its way until it arrives, and a late twin is too."""
+
+    async def scene(loop: VirtualLoop) -> list[tuple[int, int]]:
+        played = Scene(loop)
+        await played.serve()
+        network, seen = played.network, []
+        asking = asyncio.ensure_future(played.ask())
+        await played.heard.wait()
+        network.cut([("there", "here")])
+        await asyncio.sleep(1.0)
+        seen.append((network.waiting, network.under_way))
+        network.heal([("there", "here")])
+        seen.append((network.waiting, network.under_way))
+        await asking
+        network.called = lambda _, __: (Mishap.DUPLICATE, 5.0)
+        await played.ask()
+        seen.append((network.waiting, network.under_way))
+        await asyncio.sleep(10.0)
+        return [*seen, (network.waiting, network.under_way)]
+
+    answer_and_end = 2
+    assert [(answer_and_end, 0), (0, answer_and_end), (0, 1), (0, 0)] == ran(scene)
+
+
 def test_a_killed_server_is_noticed_at_once() -> None:
     """Its machine says so; a machine that cannot be reached says nothing, and the keepalive does."""
 
@@ -256,6 +286,26 @@ def test_a_killed_server_is_noticed_at_once() -> None:
 
     assert ran(lambda loop: scene(loop, cut=False)) < 1.0
     assert 5.0 <= ran(lambda loop: scene(loop, cut=True)) <= 10.5
+
+
+# -- the oracle --------------------------------------------------------------------------------------------------------
+
+
+def test_the_oracle_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
+    """Hosts that seem to be of one mind are not judged while a message is on its way: a late Prepare makes a guest."""
+
+    async def scene(world: World) -> tuple[list[str], list[str]]:
+        await world.begin()
+        arrived: list[str] = []
+        world.network.arrives(20.0, lambda: arrived.append("late"))
+        verdict: list[str] = []
+        await oracle._settled(world, verdict)
+        return arrived, verdict
+
+    plan = replace(draw(0), faults=())
+    with silent_daemons(), simulated(Random(0), plan.order) as loop:
+        seen = loop.run_until_complete(loop.world.spawn(scene(World(plan, loop, tmp_path))))
+    assert (["late"], []) == seen
 
 
 # -- sockets and disk --------------------------------------------------------------------------------------------------
