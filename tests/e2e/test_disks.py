@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
-import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from support.disk_images import digest, run
 from support.guest.build import GuestSettings
 from support.hosts import Host, connections
 from support.traveller import NAME, Traveller
@@ -41,11 +40,11 @@ class Images:
         for folder in (self.here, self.there):
             folder.mkdir()
         source = self.here / "disk"
-        _run("qemu-img", "create", "-q", "-f", form, str(source), str(SIZE_BYTES))
+        run("qemu-img", "create", "-q", "-f", form, str(source), str(SIZE_BYTES))
         with tempfile.NamedTemporaryFile(dir=directory) as raw:
             raw.write(DATA)
             raw.flush()
-            _run("qemu-io", "-f", form, "-c", f"write -s {raw.name} 1M {len(DATA)}", str(source))
+            run("qemu-io", "-f", form, "-c", f"write -s {raw.name} 1M {len(DATA)}", str(source))
 
     def disk(self) -> str:
         """The disk at the source, as XML."""
@@ -61,17 +60,11 @@ class Images:
 
     def digest(self, folder: Path) -> str:
         """The checksum of what a guest would read."""
-        with tempfile.NamedTemporaryFile(dir=folder.parent) as raw:
-            _run("qemu-img", "convert", "-U", "-f", self.form, "-O", "raw", str(folder / "disk"), raw.name)
-            return hashlib.sha256(Path(raw.name).read_bytes()).hexdigest()
+        return digest(folder / "disk", self.form)
 
     def names(self) -> list[str]:
         """What is in the destination's folder."""
         return sorted(path.name for path in self.there.iterdir())
-
-
-def _run(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True)
 
 
 async def _start(traveller: Traveller, source: Connection, images: Images) -> None:
@@ -80,6 +73,7 @@ async def _start(traveller: Traveller, source: Connection, images: Images) -> No
     await traveller.start(source)
 
 
+@pytest.mark.option("--copy-storage-synchronous-writes")
 @pytest.mark.parametrize(
     ("form", "flags"),
     [
@@ -108,8 +102,34 @@ async def test_a_disk_goes_over_with_its_guest(
         await traveller.verified()
         assert [] == traveller.judgement().faults()
     if form == "qcow2":
-        _run("qemu-img", "check", "-U", "-f", form, str(images.there / "disk"))
+        run("qemu-img", "check", "-U", "-f", form, str(images.there / "disk"))
     assert [] == two_hosts[0].leftovers()
+
+
+async def test_a_disk_is_whole_before_its_guest_runs_ahead_of_its_memory(
+    two_hosts: tuple[Host, Host], traveller: Traveller, short_directory: Path
+) -> None:
+    """Post-copy begins with disks that are the same: the guest writes to its new one while it still misses pages."""
+    images = Images(short_directory, "raw")
+    async with connections(*two_hosts) as (source, destination):
+        await _start(traveller, source, images)
+        xml = images.at_destination(await traveller.next_xml(source))
+        params = MigrationParams(destination_xml=xml, bandwidth_mib_per_s=32, postcopy_bandwidth_mib_per_s=32)
+        moving = asyncio.create_task(source.migrate(NAME, destination, flags=COPIED | Flag.POSTCOPY, params=params))
+        await eventually(lambda: _sending_memory(source), END_S, what="memory is sent")
+        await source.start_postcopy(NAME)
+        await moving
+        await traveller.disk_verified()
+        await traveller.verified()
+        assert [] == traveller.judgement().faults()
+    assert [] == two_hosts[0].leftovers()
+
+
+async def _sending_memory(connection: Connection) -> bool:
+    try:
+        return (await connection.newest_job(NAME)).statistics.memory_processed_bytes > 0
+    except VmferryError:
+        return False
 
 
 async def _copying(connection: Connection) -> bool:
@@ -172,7 +192,7 @@ async def test_a_copy_that_ends_midway_leaves_nothing(
         await eventually(runs, END_S, what="the guest runs at the source")
     await eventually(lambda: [] == images.names(), END_S, what="the image that was made is gone")
     await eventually(lambda: [] == second.leftovers(), END_S, what="nothing is left at the destination")
-    _run("qemu-img", "check", "-U", "-f", images.form, str(images.here / "disk"))
+    run("qemu-img", "check", "-U", "-f", images.form, str(images.here / "disk"))
 
 
 async def test_an_image_that_does_not_fit_is_refused(

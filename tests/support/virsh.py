@@ -57,8 +57,6 @@ AWAITED = frozenset(
         "--comp-mt-threads",
         "--comp-zlib-level",
         "--comp-zstd-level",
-        "--copy-storage-inc",
-        "--copy-storage-synchronous-writes",
         "--disks-port",
         "--disks-uri",
         "--parallel",

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NewType, Self
 
+from vmferry.disks import DiskFigures
+
 MigrationId = NewType("MigrationId", str)
 """A UUID in its canonical text form: one attempt to move one domain. Made by Begin, carried by every later call."""
 
@@ -372,6 +374,7 @@ class Statistics:
     compression_cache_misses: int = 0
     compression_overflow: int = 0
     auto_converge_throttle_percent: int = 0
+    disks: tuple[DiskFigures, ...] = ()
 
     @property
     def data_total_bytes(self) -> int:

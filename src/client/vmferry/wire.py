@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from vmferry.api.v1 import domains_pb2, host_pb2, jobs_pb2, oversight_pb2, params_pb2, types_pb2
+from vmferry.disks import DiskFigures
 from vmferry.errors import InvalidParameter
 from vmferry.evidence import LockState
 from vmferry.findings import Weight
@@ -105,14 +106,21 @@ def wish_from_wire(number: int) -> RunWish:
     return enum_from_wire(RunWish, number) if number else RunWish.NONE
 
 
+_FIGURES = tuple(f.name for f in fields(Statistics) if f.name != "disks")
+
+
 def statistics_to_wire(statistics: Statistics) -> types_pb2.Statistics:
     """Every figure; the two types have the same names."""
-    return types_pb2.Statistics(**{f.name: max(0, getattr(statistics, f.name)) for f in fields(Statistics)})
+    message = types_pb2.Statistics(**{name: max(0, getattr(statistics, name)) for name in _FIGURES})
+    for disk in statistics.disks:
+        message.disks.add(target=disk.target, total_bytes=disk.total_bytes, processed_bytes=disk.processed_bytes)
+    return message
 
 
 def statistics_from_wire(message: types_pb2.Statistics) -> Statistics:
     """Every figure; the two types have the same names."""
-    return Statistics(**{f.name: getattr(message, f.name) for f in fields(Statistics)})
+    disks = tuple(DiskFigures(disk.target, disk.total_bytes, disk.processed_bytes) for disk in message.disks)
+    return Statistics(**{name: getattr(message, name) for name in _FIGURES}, disks=disks)
 
 
 def progress_to_wire(progress: Progress) -> types_pb2.Progress:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vmferry import wire
 from vmferry.api.v1 import jobs_pb2, params_pb2, types_pb2
+from vmferry.disks import DiskFigures
 from vmferry.errors import InvalidParameter, VmferryError
 from vmferry.model import (
     ChangeFigures,
@@ -36,9 +37,10 @@ ENUMS = [Side, Phase, Verdict, Outcome, DomainState, JobOperation, JobType, JobS
 texts = st.text(st.characters(codec="utf-8"), max_size=10)
 ids = texts.map(MigrationId)
 small = st.integers(0, 2**31 - 1)
-statistics = st.builds(
-    Statistics, **{f.name: small if f.name.endswith("percent") else st.integers(0, 2**64 - 1) for f in fields(Statistics)}
-)
+sizes = st.integers(0, 2**64 - 1)
+disks = st.lists(st.builds(DiskFigures, texts, sizes, sizes), max_size=3).map(tuple)
+figures = {f.name: small if f.name.endswith("percent") else sizes for f in fields(Statistics)}
+statistics = st.builds(Statistics, **figures | {"disks": disks})
 milliseconds = st.integers(1, 2**40).map(lambda number: number / 1000)
 
 

@@ -98,6 +98,7 @@ def lines(stats: JobStats, *, anystats: bool = False) -> Iterator[tuple[str, str
     )
     yield from _group(figures, "File", "disk")
     yield from _rate(figures, "File bandwidth:", "disk_bps")
+    yield from _disks(stats)
     yield from _pages(figures)
     is_over = stats.type is JobType.COMPLETED
     yield from _numbers(
@@ -110,6 +111,12 @@ def lines(stats: JobStats, *, anystats: bool = False) -> Iterator[tuple[str, str
     yield from _numbers(figures, ("Auto converge throttle:", "auto_converge_throttle", "%"))
     if "errmsg" in figures:
         yield "Error message:", render.harmless(str(figures["errmsg"]))
+
+
+def _disks(stats: JobStats) -> Iterator[tuple[str, str]]:
+    """A line for each disk that is copied, which virsh has not."""
+    for disk in stats.job.statistics.disks if stats.job is not None else ():
+        yield f"File {render.harmless(disk.target)}:", f"{scaled(disk.processed_bytes)} of {scaled(disk.total_bytes)}"
 
 
 def _numbers(figures: Mapping[str, Figure], *rows: tuple[str, str, str]) -> Iterator[tuple[str, str]]:

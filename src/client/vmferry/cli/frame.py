@@ -81,6 +81,8 @@ def parts_of_the_whole(view: View) -> list[str]:
     disks = known.disk_total_bytes - known.disk_remaining_bytes
     memory = known.memory_total_bytes - known.memory_remaining_bytes
     named = [("disks", disks, known.disk_total_bytes, known.disk_bytes_per_s)]
+    if len(known.disks) > 1:
+        named = [(f"disk {harmless(disk.target)}", disk.processed_bytes, disk.total_bytes, 0) for disk in known.disks]
     named += [("memory", memory, known.memory_total_bytes, known.memory_bytes_per_s)] if known.memory_total_bytes else []
     return [
         f"{name} {size(max(0, done))} of {size(total)}" + (f" at {rate(speed)}" if speed else "")

@@ -173,6 +173,7 @@ def statistics(figures: Statistics) -> list[tuple[str, str]]:
         ("Disk processed", _size(f.disk_processed_bytes)),
         ("Disk remaining", size(f.disk_remaining_bytes) if f.disk_total_bytes else ""),
         ("Disk bandwidth", _rate(f.disk_bytes_per_s)),
+        *((f"Disk {disk.target}", f"{size(disk.processed_bytes)} of {size(disk.total_bytes)}") for disk in f.disks),
         ("Compression cache", _size(f.compression_cache_bytes)),
         ("Compressed data", _size(f.compression_bytes)),
         ("Compressed pages", _number(f.compression_pages)),

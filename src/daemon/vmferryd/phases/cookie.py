@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from lxml import etree
 
+from vmferry.disks import DiskFigures
 from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
 from vmferry.wish import RunWish
@@ -250,20 +251,30 @@ def _read_outcome(cookie: Cookie, element: etree._Element) -> Cookie:
         raise CookieRefused(f"the cookie has an unknown outcome {result!r}") from None
 
 
+_FIGURES = tuple(f.name for f in fields(Statistics) if f.name != "disks")
+
+
 def _statistics(cookie: Cookie) -> etree._Element | None:
     if cookie.statistics is None:
         return None
-    figures = {f.name: str(getattr(cookie.statistics, f.name)) for f in fields(Statistics)}
-    return etree.Element("statistics", {name: figure for name, figure in figures.items() if figure != "0"})
+    figures = {name: str(getattr(cookie.statistics, name)) for name in _FIGURES}
+    element = etree.Element("statistics", {name: figure for name, figure in figures.items() if figure != "0"})
+    for disk in cookie.statistics.disks:
+        sizes = {"total": str(disk.total_bytes), "processed": str(disk.processed_bytes)}
+        etree.SubElement(element, "disk", {"target": disk.target, **sizes})
+    return element
 
 
 def _read_statistics(cookie: Cookie, element: etree._Element) -> Cookie:
-    known = {f.name for f in fields(Statistics)}
     try:
-        figures = {str(name): int(figure) for name, figure in element.attrib.items() if str(name) in known}
+        figures = {str(name): int(figure) for name, figure in element.attrib.items() if str(name) in _FIGURES}
+        disks = tuple(
+            DiskFigures(disk.get("target", ""), int(disk.get("total", "0")), int(disk.get("processed", "0")))
+            for disk in element.iterfind("disk")
+        )
     except ValueError as error:
         raise CookieRefused(f"the cookie has a figure that is no number: {error}") from None
-    return replace(cookie, statistics=Statistics(**figures))
+    return replace(cookie, statistics=Statistics(**figures, disks=disks))
 
 
 def _took(cookie: Cookie) -> etree._Element | None:

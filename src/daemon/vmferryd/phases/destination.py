@@ -312,7 +312,7 @@ class DestinationMigration:
 
     def _heard(self, event: GuestEvent) -> None:
         # One that dies while it loads its state says more about it to whoever waits for that.
-        if event.kind is EventKind.GONE and self.state is DestinationState.PREPARED and not self.reception.is_loading:
+        if event.kind is EventKind.GONE and self.state is DestinationState.PREPARED and not self.reception.has_begun:
             died = TransferFailed("the guest died while it waited for its state", detail=event.detail)
             self._context.tasks.spawn(self._not_loaded(died), f"end {self.record.migration_id}")
 

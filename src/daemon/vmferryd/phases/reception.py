@@ -115,14 +115,14 @@ class Reception:
             self.loading.cancel()
 
     @property
-    def is_loading(self) -> bool:
-        """The guest's state comes in, or a connection for it is there."""
-        return self.loading is not None and not self.loading.done()
+    def has_begun(self) -> bool:
+        """Some of the guest's state has come, or is about to."""
+        return self._begun
 
     @property
     def is_fed(self) -> bool:
         """Something comes in: the guest's state, or its disks."""
-        return self.landings.is_busy or self.is_loading
+        return self.landings.is_busy or (self.loading is not None and not self.loading.done())
 
     def close(self) -> None:
         """Nothing comes in any more, and no lane is open."""

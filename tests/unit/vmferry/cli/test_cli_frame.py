@@ -10,6 +10,7 @@ from vmferry.cli.advice import Circumstances
 from vmferry.cli.display import LiveDisplay
 from vmferry.cli.frame import Subject, frame, spoken
 from vmferry.cli.progress import Mark, Tracker
+from vmferry.disks import DiskFigures
 from vmferry.flags import NONE, Flag
 from vmferry.model import Phase, Progress
 
@@ -138,6 +139,15 @@ def test_disks_and_memory_are_shown_each():
     text = "\n".join(drawn(tracked((Phase.PERFORM, snapshot(1, 512, 500, **disks))), 200))
     assert "disks 3.0 GiB of 4.0 GiB at 50.0 MiB/s" in text
     assert "memory 512.0 MiB of 1.0 GiB at 100.0 MiB/s" in text
+
+
+def test_several_disks_have_a_line_each():
+    """One disk is the sum of the disks; of several each says how far it is."""
+    disks = (DiskFigures("vda", 4 << 30, 3 << 30), DiskFigures("vdb", 2 << 30, 1 << 30))
+    figures = {"disk_total_bytes": 6 << 30, "disk_remaining_bytes": 2 << 30, "disks": disks}
+    text = "\n".join(drawn(tracked((Phase.PERFORM, snapshot(1, 512, 500, **figures))), 200))
+    assert "disk vda 3.0 GiB of 4.0 GiB" in text
+    assert "disk vdb 1.0 GiB of 2.0 GiB" in text
 
 
 def test_the_live_display_leaves_the_last_picture_and_the_notes():

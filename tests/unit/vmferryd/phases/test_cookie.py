@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmferry.disks import DiskFigures
 from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
 from vmferry.wish import RunWish
@@ -28,7 +29,7 @@ FULL = dataclasses.replace(
     capabilities=frozenset({"xbzrle"}),
     outcome=Outcome.COMMITTED,
     signature=b"signature",
-    statistics=Statistics(elapsed_ms=3),
+    statistics=Statistics(elapsed_ms=3, disks=(DiskFigures("vda", 5, 4), DiskFigures("vdb"))),
     persistent_xml="<domain/>",
     definition_xml="<domain/>",
     took_ms={Phase.BEGIN: 3},

@@ -3,8 +3,10 @@
 isort:skip_file
 The nouns of vmferry."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -265,6 +267,7 @@ class Statistics(_message.Message):
     COMPRESSION_CACHE_MISSES_FIELD_NUMBER: _builtins.int
     COMPRESSION_OVERFLOW_FIELD_NUMBER: _builtins.int
     AUTO_CONVERGE_THROTTLE_PERCENT_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
     elapsed_ms: _builtins.int
     setup_ms: _builtins.int
     downtime_ms: _builtins.int
@@ -293,6 +296,10 @@ class Statistics(_message.Message):
     compression_cache_misses: _builtins.int
     compression_overflow: _builtins.int
     auto_converge_throttle_percent: _builtins.int
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskFigures]:
+        """The disks that are copied with their running guest, each on its own; their sums are above."""
+
     def __init__(
         self,
         *,
@@ -322,14 +329,44 @@ class Statistics(_message.Message):
         compression_cache_misses: _builtins.int = ...,
         compression_overflow: _builtins.int = ...,
         auto_converge_throttle_percent: _builtins.int = ...,
+        disks: _abc.Iterable[Global___DiskFigures] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_converge_throttle_percent", b"auto_converge_throttle_percent", "compression_bytes", b"compression_bytes", "compression_cache_bytes", b"compression_cache_bytes", "compression_cache_misses", b"compression_cache_misses", "compression_overflow", b"compression_overflow", "compression_pages", b"compression_pages", "disk_bytes_per_s", b"disk_bytes_per_s", "disk_processed_bytes", b"disk_processed_bytes", "disk_remaining_bytes", b"disk_remaining_bytes", "disk_total_bytes", b"disk_total_bytes", "downtime_ms", b"downtime_ms", "elapsed_ms", b"elapsed_ms", "expected_downtime_ms", b"expected_downtime_ms", "guest_pause_ms", b"guest_pause_ms", "memory_bytes_per_s", b"memory_bytes_per_s", "memory_constant_pages", b"memory_constant_pages", "memory_dirty_rate_pages_per_s", b"memory_dirty_rate_pages_per_s", "memory_iteration", b"memory_iteration", "memory_normal_bytes", b"memory_normal_bytes", "memory_normal_pages", b"memory_normal_pages", "memory_page_size_bytes", b"memory_page_size_bytes", "memory_postcopy_requests", b"memory_postcopy_requests", "memory_processed_bytes", b"memory_processed_bytes", "memory_remaining_bytes", b"memory_remaining_bytes", "memory_total_bytes", b"memory_total_bytes", "setup_ms", b"setup_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_converge_throttle_percent", b"auto_converge_throttle_percent", "compression_bytes", b"compression_bytes", "compression_cache_bytes", b"compression_cache_bytes", "compression_cache_misses", b"compression_cache_misses", "compression_overflow", b"compression_overflow", "compression_pages", b"compression_pages", "disk_bytes_per_s", b"disk_bytes_per_s", "disk_processed_bytes", b"disk_processed_bytes", "disk_remaining_bytes", b"disk_remaining_bytes", "disk_total_bytes", b"disk_total_bytes", "disks", b"disks", "downtime_ms", b"downtime_ms", "elapsed_ms", b"elapsed_ms", "expected_downtime_ms", b"expected_downtime_ms", "guest_pause_ms", b"guest_pause_ms", "memory_bytes_per_s", b"memory_bytes_per_s", "memory_constant_pages", b"memory_constant_pages", "memory_dirty_rate_pages_per_s", b"memory_dirty_rate_pages_per_s", "memory_iteration", b"memory_iteration", "memory_normal_bytes", b"memory_normal_bytes", "memory_normal_pages", b"memory_normal_pages", "memory_page_size_bytes", b"memory_page_size_bytes", "memory_postcopy_requests", b"memory_postcopy_requests", "memory_processed_bytes", b"memory_processed_bytes", "memory_remaining_bytes", b"memory_remaining_bytes", "memory_total_bytes", b"memory_total_bytes", "setup_ms", b"setup_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Statistics: _TypeAlias = Statistics  # noqa: Y015
+
+@_typing.final
+class DiskFigures(_message.Message):
+    """How far the copy of one disk is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    PROCESSED_BYTES_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """The target of its definition, `vda` for one."""
+    total_bytes: _builtins.int
+    """What the guest goes on writing is added to it."""
+    processed_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        processed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["processed_bytes", b"processed_bytes", "target", b"target", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskFigures: _TypeAlias = DiskFigures  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):

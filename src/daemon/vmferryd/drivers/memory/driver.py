@@ -18,6 +18,7 @@ from vmferryd.drivers.base import (
     Sighting,
     StartMode,
 )
+from vmferryd.drivers.memory.disks import Export
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
 from vmferryd.drivers.memory.handles import MemoryGuest, MemoryIncomingGuest, Monitor
@@ -63,6 +64,7 @@ class MemoryDriver:
                         DriverFeature.POSTCOPY,
                         DriverFeature.PAGES_ON_DEMAND,
                         DriverFeature.ACPI_SHUTDOWN,
+                        DriverFeature.COPIES_DISKS,
                     }
                 ),
             )
@@ -99,6 +101,9 @@ class MemoryDriver:
             found = self.host.find(plan) or self._create(plan, definition, RunState.INCOMING)
             if found.run_state is not RunState.INCOMING and found.receiver is None:
                 raise DriverRefused("A guest of this plan was started afresh")
+            if not found.exports:
+                at = self.host.folder / found.plan.directory.name if settings.disks else NOWHERE
+                found.exports = [Export(found, target, at.with_name(f"{at.name}.{target}")) for target in settings.disks]
             return MemoryIncomingGuest(self._monitor(found))
 
     async def attach(self, plan: GuestPlan) -> MemoryGuest | None:
@@ -142,6 +147,7 @@ class MemoryDriver:
             raise DriverRefused("The guest cannot be simulated", violations=violations)
         state = self.host.program.begin(definition, plan.facts[GUEST_FACT])
         guest = SimulatedGuest(self.host, plan, state, run_state)
+        guest.images = {disk.target: Path(disk.source_path) for disk in definition.devices.disks if disk.source_path}
         self.host.add(guest)
         if run_state is RunState.RUNNING:
             guest.run()

@@ -39,6 +39,7 @@ class Verb(StrEnum):
     RESUME = "resume"
     SHUTDOWN = "shutdown"
     DESTROY = "destroy"
+    COPY_DISKS = "copy-disks"
     SEND = "send"
     HELD = "held"
     LET_GO = "let-go"
@@ -61,13 +62,15 @@ class Verb(StrEnum):
     RECEIVE_AGAIN = "receive-again"
     PAGES = "pages"
     """The sender has sent some of the pages that the receiver misses."""
+    DISK = "disk"
+    """The receiver has read some of a disk."""
     LOAD = "load"
     """The receiver has read some of the stream."""
     ACKNOWLEDGE = "acknowledge"
     """The receiver has loaded the whole, but not yet said so."""
 
 
-MOMENTS = frozenset({Verb.ROUND, Verb.LAST_PART, Verb.PAGES, Verb.LOAD, Verb.ACKNOWLEDGE})
+MOMENTS = frozenset({Verb.ROUND, Verb.LAST_PART, Verb.PAGES, Verb.DISK, Verb.LOAD, Verb.ACKNOWLEDGE})
 
 
 class FaultKind(StrEnum):

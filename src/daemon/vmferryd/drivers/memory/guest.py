@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, Listener, RunState, Tuning
+from vmferryd.drivers.memory.disks import Export, Mirrors
 from vmferryd.drivers.memory.execution import NS_PER_S, Cpu
 from vmferryd.drivers.memory.pacing import DEFAULT_DOWNTIME_MS
 from vmferryd.drivers.memory.pages import PAGE_BYTES, GuestMemory, Layout
@@ -75,6 +77,9 @@ class SimulatedGuest:
         self.cpu = Cpu(host.clock, host.log, host.mark, state.life)
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
+        self.images: dict[str, Path] = {}
+        self.mirrors = Mirrors(self)
+        self.exports: list[Export] = []
         self.watch = Watch()
         self.max_downtime_ms = DEFAULT_DOWNTIME_MS
         self._listeners: list[Listener] = []
@@ -225,6 +230,7 @@ class SimulatedGuest:
         self.cpu.stop()
         self.run_state = RunState.GONE
         self.fail_transfer(detail)
+        self.close_exports()
         self.host.forget(self)
         self.emit(EventKind.GONE, detail)
 
@@ -233,12 +239,20 @@ class SimulatedGuest:
         for transfer in (self.sender, self.receiver):
             if transfer is not None:
                 transfer.fail(detail)
+        self.mirrors.fail(detail)
+
+    def close_exports(self) -> None:
+        """Nobody writes to a disk of the guest from outside."""
+        for export in self.exports:
+            export.close()
 
     async def ended(self) -> None:
         """Nothing of the guest's transfers, which have ended, is left on the host."""
         for transfer in (self.sender, self.receiver):
             if transfer is not None:
                 await transfer.ended()
+        for export in self.exports:
+            await export.ended()
 
     def demand_life(self) -> None:
         """The process exists.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
@@ -22,7 +23,7 @@ from vmferryd.drivers.base import (
     TransferState,
     Tuning,
 )
-from vmferryd.drivers.copies import DiskCopy
+from vmferryd.drivers.copies import DiskCopy, disk_channel
 from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.memory.faults import Verb
 from vmferryd.drivers.memory.guest import SimulatedGuest
@@ -164,13 +165,19 @@ class MemoryOutgoingGuest:
         self._simulated = monitor.simulated
 
     def disk_socket(self, target: str) -> Path:
-        """See `OutgoingGuest.disk_socket`. Nobody looks there."""
-        return self._simulated.plan.directory / target
+        """See `OutgoingGuest.disk_socket`."""
+        return self._simulated.host.folder / f"{self._simulated.plan.directory.name}-{target}"
 
     async def copy_disks(self, copies: Sequence[DiskCopy], settings: SendSettings) -> None:  # noqa: ARG002 - see the protocol
-        """See `OutgoingGuest.copy_disks`. Simulated guests have no disks of their own."""
-        if copies:
-            raise DriverRefused("Simulated guests have no disks that could be copied")
+        """See `OutgoingGuest.copy_disks`. Images are copied whole, whatever is asked for."""
+        async with self._monitor.around(Verb.COPY_DISKS):
+            self._simulated.demand_life()
+            images = self._simulated.images
+            if missing := [copy.target for copy in copies if copy.target not in images]:
+                raise DriverRefused(f"The guest has no image of {', '.join(missing)}")
+            await self._simulated.mirrors.begin(
+                {copy.target: (images[copy.target], self.disk_socket(copy.target)) for copy in copies}
+            )
 
     async def send(self, channel: socket.socket, settings: SendSettings) -> None:
         """See `OutgoingGuest.send`. A refused channel stays its owner's; one that was lost is closed."""
@@ -186,6 +193,7 @@ class MemoryOutgoingGuest:
         """See `OutgoingGuest.held`."""
         async with self._monitor.around(Verb.HELD):
             await self._sender().held()
+            await self._simulated.mirrors.finish()
 
     async def start_postcopy(self) -> None:
         """See `OutgoingGuest.start_postcopy`."""
@@ -219,6 +227,7 @@ class MemoryOutgoingGuest:
         async with self._monitor.around(Verb.CANCEL):
             if self._simulated.sender is not None:
                 await self._simulated.sender.cancel()
+            self._simulated.mirrors.cancel()
 
     async def fate(self) -> Fate:
         """See `OutgoingGuest.fate`."""
@@ -231,7 +240,10 @@ class MemoryOutgoingGuest:
         """See `OutgoingGuest.statistics`."""
         async with self._monitor.around(Verb.STATISTICS):
             sender = self._simulated.sender
-            return Statistics() if sender is None else sender.statistics()
+            disks = self._simulated.mirrors.figures
+            figures = Statistics() if sender is None else sender.statistics()
+            copied = sum(disk.total_bytes for disk in disks)
+            return replace(figures, disks=disks, disk_total_bytes=copied, disk_processed_bytes=copied)
 
     def _sender(self) -> Sender:
         if self._simulated.sender is None:
@@ -255,8 +267,8 @@ class MemoryIncomingGuest:
 
     @property
     def landings(self) -> Mapping[str, Path]:
-        """See `IncomingGuest.landings`. A simulated guest comes through one channel."""
-        return {}
+        """See `IncomingGuest.landings`. The memory of a simulated guest comes through one channel."""
+        return {disk_channel(export.target): export.path for export in self._simulated.exports}
 
     async def receive(self, channel: socket.socket) -> None:
         """See `IncomingGuest.receive`. A refused channel stays its owner's; one that was lost is closed."""
@@ -296,8 +308,10 @@ class MemoryIncomingGuest:
             await self._simulated.watch.until(self._settled)
             receiver = self._simulated.receiver
             if receiver is not None and receiver.state is TransferState.COMPLETED:
+                self._simulated.close_exports()
                 return Extent.WHOLE
             if receiver is not None and receiver.state.in_postcopy and not self._simulated.gone:
+                self._simulated.close_exports()
                 return Extent.RUNNABLE
             said = self._simulated.detail or (receiver.detail if receiver else "")
             raise TransferFailed("The guest's state did not arrive", detail=said)

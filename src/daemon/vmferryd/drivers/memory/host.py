@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import itertools
+import shutil
 import socket
+import tempfile
 import uuid
+import weakref
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from vmferryd.clock import Clock
@@ -56,6 +61,13 @@ class MemoryHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._context = contextvars.copy_context()
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the sockets of disks are; it goes with the machine."""
+        path = tempfile.mkdtemp(prefix="vmf-disks-")
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
+        return Path(path)
 
     def new_name(self) -> str:
         """A name that no guest here has or had."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmferry.disks import DiskFigures
 from vmferry.errors import DriverRefused, TransferFailed
 from vmferry.model import Statistics
 from vmferryd.drivers.base import SendSettings
@@ -120,7 +121,9 @@ class Mirrors:
         done = sum(look.done_bytes for look in self._last)
         if not total:
             return figures
-        return replace(figures, disk_total_bytes=total, disk_processed_bytes=done, disk_remaining_bytes=total - done)
+        disks = tuple(DiskFigures(look.target, look.total_bytes, look.done_bytes) for look in self._last)
+        sums = {"disk_total_bytes": total, "disk_processed_bytes": done, "disk_remaining_bytes": total - done}
+        return replace(figures, **sums, disks=disks)
 
     async def _begin(self, copy: DiskCopy, settings: SendSettings) -> None:
         name = _PREFIX + copy.target
