@@ -311,6 +311,20 @@ async def test_a_disk_that_stays_full_and_a_restart(offline: OfflineHosts, side:
     await offline.alone_somewhere()
 
 
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_a_full_disk_is_waited_for_and_not_the_lease(offline: OfflineHosts, side: str) -> None:
+    """What its journal kept from the end ends as soon as there is room: the client has had its answer and says no more."""
+    await impatient(offline, lease_s=600.0)
+    host = getattr(offline, side)
+    host.writes.fail_from(2)
+    with pytest.raises(VmferryError):
+        await offline.migrate()
+    host.writes.heal()
+    await offline.only_on(offline.source)
+    await offline.migrate()
+    await offline.only_on(offline.destination)
+
+
 async def test_the_source_cannot_be_asked(offline: OfflineHosts) -> None:
     """A destination that cannot reach the source keeps nothing, and Finish says why."""
     walk = await offline.by_hand().up_to(Phase.PREPARE)

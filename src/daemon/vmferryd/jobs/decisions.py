@@ -183,6 +183,11 @@ def destination_aborts(state: DestinationState) -> DestinationEvent | None:
     return DestinationEvent.ABORT if state in OPEN else None
 
 
+def destination_unwritten(state: DestinationState) -> DestinationEvent | None:
+    """The journal kept Finish from its end. The coordinator has had its answer: what has not even arrived ends."""
+    return DestinationEvent.ABORT if state is DestinationState.PREPARED else None
+
+
 def destination_abandoned(state: DestinationState, *, loading: bool) -> DestinationEvent | None:
     """Nobody coordinates it any more. While data flows the source is in charge; what is loaded only the source can tell."""
     if loading:

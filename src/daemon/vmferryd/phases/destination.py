@@ -48,6 +48,7 @@ from vmferryd.jobs.decisions import (
     destination_not_loaded,
     destination_released,
     destination_runnable,
+    destination_unwritten,
 )
 from vmferryd.jobs.job import Cargo, DestinationEffect, DestinationEvent, cargo, destination_table
 from vmferryd.jobs.journal import Record
@@ -207,6 +208,18 @@ class DestinationMigration:
             self.fail(MigrationCancelled(why))
             await self.machine.decide(destination_aborts, "abort")
         return self.state.outcome
+
+    async def end_at_last(self, error: VmferryError) -> None:
+        """A migration that `error` kept from its end in Finish, and that has not arrived, ends when the journal can be written."""
+        for pause_s in Backoff(self._context.limits):
+            if destination_unwritten(self.state) is None:
+                return
+            self.fail(error)
+            try:
+                await self.machine.decide(destination_unwritten, "end")
+            except (VmferryError, OSError) as again:
+                log.warning("not_ended", migration_id=self.record.migration_id, error=str(again), next_s=pause_s)
+                await self._context.clock.sleep(pause_s)
 
     async def resolve(self, resolution: Resolution) -> None:
         """What an operator decided is durable, and was acted upon (handover rule 6).

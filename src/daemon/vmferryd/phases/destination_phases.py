@@ -15,6 +15,7 @@ from vmferry.errors import (
     InvalidState,
     MigrationAborted,
     MigrationNotFound,
+    StorageFailed,
     VmferryError,
 )
 from vmferry.flags import Flag
@@ -248,12 +249,20 @@ class DestinationPhases:
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             migration.machine.note(phase=Phase.FINISH)
             async with migration.machine.timing(Phase.FINISH):
-                if request.verdict is Verdict.COMMIT:
-                    self._take_from_cookie(migration, request)
-                    await self._commit(migration)
-                else:
-                    await migration.abort("the coordinator rolled back")
+                await self._finish(migration, request)
             return self._finished(migration)
+
+    async def _finish(self, migration: DestinationMigration, request: Request) -> None:
+        try:
+            if request.verdict is Verdict.COMMIT:
+                self._take_from_cookie(migration, request)
+                await self._commit(migration)
+            else:
+                await migration.abort("the coordinator rolled back")
+        except StorageFailed as error:
+            # No other call follows one that was answered: nobody waits for the lease.
+            self._context.tasks.spawn(migration.end_at_last(error), f"end {request.migration_id}")
+            raise
 
     @staticmethod
     async def _commit(migration: DestinationMigration) -> None:

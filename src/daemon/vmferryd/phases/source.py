@@ -224,7 +224,11 @@ class SourceMigration:
         self._fail(error)
         with contextlib.suppress(VmferryError):
             await self.machine.decide(source_ends, "refuse")
-        if self.state is SourceState.BEGUN:
+        await self.end_at_last()
+
+    async def end_at_last(self) -> None:
+        """A migration that was to end, and was not released, has ended as soon as the journal can be written."""
+        if self.state in UNRELEASED:
             await self._end_unreleased()
 
     async def request_release(self, ticket: bytes, destination_uri: str) -> bytes:

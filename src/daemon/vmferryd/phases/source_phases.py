@@ -15,6 +15,7 @@ from vmferry.errors import (
     InvalidState,
     MigrationNotFound,
     PhaseOutOfOrder,
+    StorageFailed,
     VmferryError,
 )
 from vmferry.flags import Flag
@@ -304,11 +305,19 @@ class SourcePhases:
     async def _confirm(self, migration: SourceMigration, request: Request) -> None:
         match source_confirms(migration.state, request.verdict, None):
             case SourceEvent.END:
-                await migration.abort("the coordinator rolled back")
+                await self._roll_back(migration)
             case SourceEvent.DOUBT:
                 await self._settle(migration, request)
             case _:
                 pass
+
+    @staticmethod
+    async def _roll_back(migration: SourceMigration) -> None:
+        try:
+            await migration.abort("the coordinator rolled back")
+        except StorageFailed:
+            await migration.end_at_last()  # no other call follows: nobody waits for the lease
+            raise
 
     async def _settle(self, migration: SourceMigration, request: Request) -> None:
         cookie = self._read(request, Phase.CONFIRM, migration.record) if request.cookie else None
