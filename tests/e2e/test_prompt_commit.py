@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,11 @@ from vmferry.params import MigrationParams
 pytestmark = pytest.mark.qemu
 
 ONE_WAY_S = 0.05
-ROUNDS = 5
+WITHIN_MS = 20.0
+"""A client that is 100 ms away may lengthen the guest's pause by no more. One that is shorter by chance costs nothing."""
+ROUNDS = 6
+MEASUREMENTS = 3
+"""A machine that is busy with something else can spoil a few pairs, and then more of them are asked for, twice at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +39,74 @@ class Hop:
     ahead_ms: float
 
 
+@dataclass(slots=True)
+class Measurement:
+    """As many hops with a near client as with a far one, in pairs of the same direction, made one after the other."""
+
+    near: list[Hop] = field(default_factory=list)
+    far: list[Hop] = field(default_factory=list)
+
+    @property
+    def cost_ms(self) -> float:
+        """How much longer the guest stands still when its client is far away: the median of the pairs' differences."""
+        return statistics.median(far.pause_ms - near.pause_ms for near, far in zip(self.near, self.far, strict=True))
+
+    @property
+    def ahead_ms(self) -> float:
+        """How long the guest usually has run already when the far client's Finish can have arrived."""
+        return statistics.median(hop.ahead_ms for hop in self.far)
+
+    def holds(self) -> bool:
+        """The pause does not depend on the client, and the guest does not wait for its Finish."""
+        return self.cost_ms <= WITHIN_MS and self.ahead_ms > 0
+
+    def lines(self) -> list[str]:
+        """It, for people."""
+        named = {"near": self.near, "far": self.far}
+        rows = [f"{name:5} {' '.join(f'{hop.pause_ms:4.0f}' for hop in hops)}" for name, hops in named.items()]
+        near_ms, far_ms = (statistics.median(hop.pause_ms for hop in hops) for hops in named.values())
+        return [
+            "guest-visible pause in ms, by the guest's own beats",
+            *rows,
+            f"medians: near {near_ms:.0f} ms, far {far_ms:.0f} ms",
+            f"a client 100 ms away costs the guest {self.cost_ms:.0f} ms (median of the differences of pairs)",
+            f"the guest runs {self.ahead_ms:.0f} ms before the far client's Finish can have arrived (median)",
+        ]
+
+
 @pytest.mark.parametrize("traveller", [256], indirect=True)
 async def test_a_client_on_a_slow_line(
     two_hosts: tuple[Host, Host], traveller: Traveller, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With 100 ms between the client and both daemons the guest stands still no longer than with a client beside them.
+    """With a round trip of 100 ms to both daemons the guest's pause is within 20 ms of the pause with a client beside them.
 
-    Pauses on a shared machine vary by more than what is to be shown, and only upwards. So what is asserted are the shortest
-    ones, which a client's round trip would lengthen by 100 ms, and that the guest usually runs before the far client's Finish
-    can have arrived. The medians are shown.
+    The median of the differences of 12 pairs has to say so, or else that of 24, or of 36; see `MEASUREMENTS`.
     """
+    measured = Measurement()
     async with AsyncExitStack() as stack:
         near = tuple(await stack.enter_async_context(connections(*two_hosts)))
         far = tuple([await stack.enter_async_context(_seen_from_afar(host)) for host in two_hosts])
         await traveller.start(near[0])
         await _there_and_back(near, traveller, 0.0)  # memory and caches are warm from now on
-        hops: dict[str, list[Hop]] = {"near": [], "far": []}
-        for _ in range(ROUNDS):
-            hops["near"] += await _there_and_back(near, traveller, 0.0)
-            hops["far"] += await _there_and_back(far, traveller, ONE_WAY_S)
+        for _ in range(MEASUREMENTS):
+            await _measure(measured, near, far, traveller)
+            with capsys.disabled():
+                sys.stdout.write("\n".join(["", *measured.lines(), ""]))
+            if measured.holds():
+                break
         await traveller.verified()
         assert [] == traveller.judgement().faults()
-    with capsys.disabled():
-        sys.stdout.write(_table(hops))
-    shortest = {name: min(hop.pause_ms for hop in measured) for name, measured in hops.items()}
-    assert shortest["far"] - shortest["near"] < ONE_WAY_S * 1000, hops
-    assert statistics.median(hop.ahead_ms for hop in hops["far"]) > 0, hops
+    assert measured.holds(), measured.lines()
+
+
+async def _measure(
+    measured: Measurement, near: tuple[Connection, ...], far: tuple[Connection, ...], traveller: Traveller
+) -> None:
+    """Twelve more pairs; near and far are each the first in half of them."""
+    for number in range(ROUNDS):
+        kinds = [(measured.near, near, 0.0), (measured.far, far, ONE_WAY_S)]
+        for hops, client, one_way_s in kinds if number % 2 == 0 else reversed(kinds):
+            hops.extend(await _there_and_back(client, traveller, one_way_s))
 
 
 async def _there_and_back(client: tuple[Connection, ...], traveller: Traveller, one_way_s: float) -> list[Hop]:
@@ -79,22 +125,6 @@ async def _hop(source: Connection, destination: Connection, traveller: Traveller
     await traveller.heard(20)
     over = traveller.judgement().hand_overs[-1]
     return Hop(over.pause_ms, (called[Phase.FINISH] + one_way_s - over.first.host_time_s) * 1000)
-
-
-def _table(hops: dict[str, list[Hop]]) -> str:
-    rows = [f"{name:5} {' '.join(f'{hop.pause_ms:4.0f}' for hop in measured)}" for name, measured in hops.items()]
-    near, far = (statistics.median(hop.pause_ms for hop in hops[name]) for name in ("near", "far"))
-    ahead_ms = statistics.median(hop.ahead_ms for hop in hops["far"])
-    return "\n".join(
-        [
-            "",
-            "guest-visible pause in ms, by the guest's own beats",
-            *rows,
-            f"medians: near {near:.0f} ms, far {far:.0f} ms; a client 100 ms away costs the guest {far - near:.0f} ms",
-            f"the guest runs {ahead_ms:.0f} ms before the far client's Finish can have arrived (median)",
-            "",
-        ]
-    )
 
 
 @asynccontextmanager

@@ -137,6 +137,12 @@ def test_data_that_flows_is_not_abandoned() -> None:
     assert DestinationEvent.ABORT is decide.destination_abandoned(DestinationState.PREPARED, loading=False)
 
 
+def test_only_what_has_not_arrived_ends_because_of_a_journal() -> None:
+    """What is loaded may have been released at its source, and only the source can tell."""
+    ending = {state for state in DestinationState if decide.destination_unwritten(state) is DestinationEvent.ABORT}
+    assert {DestinationState.PREPARED} == ending
+
+
 def test_the_own_hypervisor_proves_two_things_and_no_third() -> None:
     """Where no daemon receives: an acknowledgement gives the copy up, a last part that was kept takes it back."""
     released = SourceState.RELEASED
