@@ -210,7 +210,7 @@ class DestinationMigration:
         return self.state.outcome
 
     async def end_at_last(self, error: VmferryError) -> None:
-        """A migration that `error` kept from its end in Finish, and that has not arrived, ends when the journal can be written."""
+        """What `error` kept from its end in Finish, and what has not arrived, ends as soon as the journal can be written."""
         for pause_s in Backoff(self._context.limits):
             if destination_unwritten(self.state) is None:
                 return
