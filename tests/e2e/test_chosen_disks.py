@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,9 @@ async def test_disks_that_are_not_named_are_shared(two_hosts: tuple[Host, Host],
     async with connections(*two_hosts) as (source, destination):
         definition = _definition(truthful_emulator(), {"vda": (here / "own", "raw"), "vdb": (shared, "raw")})
         xml = await _started(source, definition, here, there)
-        params = MigrationParams(destination_xml=xml, migrate_disks=("vda",), migrate_disks_detect_zeroes=("vda",))
+        place = short_directory / "disks.sock"
+        chosen = MigrationParams(migrate_disks=("vda",), migrate_disks_detect_zeroes=("vda",), disks_uri=f"unix://{place}")
+        params = replace(chosen, destination_xml=xml)
         flags = Flag.LIVE | Flag.NON_SHARED_DISK
         with pytest.raises(MigrationUnsafe) as unsafe:
             await source.migrate(NAME, destination, flags=flags, params=params)
@@ -100,4 +103,5 @@ async def test_disks_that_are_not_named_are_shared(two_hosts: tuple[Host, Host],
         assert (there / "own").stat().st_blocks * 512 < 3 * MIB
         assert DomainState.RUNNING is (await destination.domain(NAME)).state
         assert ["own"] == [path.name for path in there.iterdir()]
+        assert not place.exists()
         assert LockState.HELD is lock_of(str(shared)).state, "the guest at the destination writes to the disk that is shared"

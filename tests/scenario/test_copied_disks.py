@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scenario.offline_hosts import disk, with_disks
+from scenario.test_data_channel import free_port
 from support.daemons import NAME, UUID, TwoHosts
 from support.waiting import eventually
-from vmferry.errors import NotSupported, VmferryError
+from vmferry.errors import AddressUnavailable, NotSupported, VmferryError
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated
 from vmferry.model import GuestLocation
 from vmferry.params import MigrationParams
 from vmferryd.drivers.memory import FaultKind, Verb
+from vmferryd.transfer import sockets
 
 COPIED = Flag.LIVE | Flag.NON_SHARED_DISK
 BEFORE, LATER = b"before" * 2048, b"later." * 2048
@@ -63,9 +67,9 @@ class Disks:
         await source.define(self._xml(self.here))
         await source.start(NAME)
 
-    async def migrate(self, flags: Flag = COPIED) -> Migrated:
+    async def migrate(self, flags: Flag = COPIED, **more: Any) -> Migrated:
         """It lives at the destination."""
-        return await self.hosts.migrate(flags, MigrationParams(destination_xml=self._xml(self.there)))
+        return await self.hosts.migrate(flags, MigrationParams(destination_xml=self._xml(self.there), **more))
 
     def arrived(self) -> dict[str, bytes]:
         """The images at the destination."""
@@ -145,6 +149,37 @@ async def test_a_destination_that_dies_during_the_copy_is_noticed_at_once(disks:
     with pytest.raises(VmferryError, match=r"died while it waited|did not arrive"):
         await moving
     disks.hosts.source.machine.faults.clear()
+    await disks.hosts.lives(disks.hosts.source)
+    await eventually(lambda: {} == disks.arrived(), what="no image is left")
+
+
+@pytest.mark.option("--disks-port")
+@pytest.mark.option("--disks-uri")
+@pytest.mark.parametrize("kind", ["port", "tcp", "unix"])
+async def test_disks_come_in_where_that_was_asked_for(disks: Disks, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever way the memory takes; nobody listens there afterwards."""
+    path, port = disks.there.parent / "disks.sock", free_port()
+    uri = {"tcp": f"tcp://127.0.0.1:{port}", "unix": f"unix://{path}"}.get(kind)
+    asked = {"disks_uri": uri} if uri else {"disks_port": port}
+    connected = []
+    connect = sockets.connect
+
+    async def seen(address, *others):
+        connected.append(str(address))
+        return await connect(address, *others)
+
+    monkeypatch.setattr(sockets, "connect", seen)
+    await disks.migrate(COPIED, **asked)
+    assert 2 == sum(str(path if kind == "unix" else port) in address for address in connected)
+    await disks.hosts.lives(disks.hosts.destination)
+    assert {"a": BEFORE, "b": BEFORE} == disks.arrived()
+    assert not path.exists()
+
+
+async def test_a_place_for_disks_that_is_taken_is_an_error(disks: Disks) -> None:
+    """Nothing is left, and the guest runs on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AddressUnavailable):
+        await disks.migrate(COPIED, disks_port=taken.getsockname()[1])
     await disks.hosts.lives(disks.hosts.source)
     await eventually(lambda: {} == disks.arrived(), what="no image is left")
 

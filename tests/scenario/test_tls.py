@@ -5,19 +5,25 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from scenario.offline_hosts import disk, with_disks
 from support.certificates import certificates_of
 from support.daemons import FAST, NAME, domain_xml
 from vmferry.channel import Credentials, parse_uri
 from vmferry.client import Connection, connect
-from vmferry.errors import PeerUnreachable
+from vmferry.errors import NotSupported, PeerUnreachable
 from vmferry.flags import Flag
 from vmferry.model import DomainState
+from vmferry.params import MigrationParams
 from vmferryd import app
 from vmferryd.config import load
+from vmferryd.limits import Limits
+from vmferryd.transfer import sockets
+from vmferryd.transfer.addresses import Address, Scheme
 
 Pair = tuple[Connection, Connection]
 
@@ -63,6 +69,32 @@ async def test_guest_moves_between_tls_daemons(pair: Pair) -> None:
     await source.migrate(NAME, destination, flags=Flag.LIVE)
     assert DomainState.RUNNING is (await destination.domain(NAME)).state
     assert DomainState.SHUTOFF is (await source.domain(NAME)).state
+
+
+async def test_disks_never_travel_in_plain_text(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go through TLS as the memory does, and a place of their own is refused before anything is sent."""
+    connected: list[Address] = []
+    connect_to = sockets.connect
+
+    async def seen(address: Address, token: bytes, limits: Limits) -> socket.socket:
+        connected.append(address)
+        return await connect_to(address, token, limits)
+
+    monkeypatch.setattr(sockets, "connect", seen)
+    source, destination = pair
+    here, there = tmp_path / "here.img", tmp_path / "there.img"
+    here.write_bytes(b"content" * 1024)
+    await source.define(with_disks(disk(here)))
+    await source.start(NAME)
+    params = MigrationParams(destination_xml=with_disks(disk(there)))
+    flags = Flag.LIVE | Flag.NON_SHARED_DISK
+    for asked in ({"disks_port": _free_port()}, {"disks_uri": f"tcp://127.0.0.1:{_free_port()}"}):
+        with pytest.raises(NotSupported, match="unencrypted"):
+            await source.migrate(NAME, destination, flags=flags, params=replace(params, **asked))
+    assert not there.exists()
+    await source.migrate(NAME, destination, flags=flags, params=params)
+    assert here.read_bytes() == there.read_bytes()
+    assert {Scheme.UNIX} == {address.scheme for address in connected}, "within each host alone"
 
 
 async def test_stranger_is_refused(pair: Pair, certificates: Path, tmp_path: Path) -> None:

@@ -57,8 +57,6 @@ AWAITED = frozenset(
         "--comp-mt-threads",
         "--comp-zlib-level",
         "--comp-zstd-level",
-        "--disks-port",
-        "--disks-uri",
         "--parallel",
         "--parallel-connections",
         "--tls",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+_DISK = "disk:"
+
 
 class CopyMode(StrEnum):
     """When a guest's write to a disk that is being copied is done: SYNCHRONOUS waits until it is at both hosts."""
@@ -30,4 +32,9 @@ class DiskCopy:
 
 def disk_channel(target: str) -> str:
     """The name of the channels of a disk."""
-    return f"disk:{target}"
+    return f"{_DISK}{target}"
+
+
+def is_of_disk(channel: str) -> bool:
+    """It is the name of a disk's channels."""
+    return channel.startswith(_DISK)

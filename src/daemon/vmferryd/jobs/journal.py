@@ -28,13 +28,13 @@ class Record:
     `plan` is the guest's plan at this host; `definition_xml` what it runs. `ticket` opens the data channel at the
     destination; `proof_secret` signs the destination's outcome and is never seen by the coordinator. `was_running` is the
     run state that the guest had before; `wish` what users have asked for since. `data_path` is the UNIX socket that the
-    destination makes for the data channel, `data_channel` says in words how the source sends, `warnings` what the user
-    should know. `settled`: the effects of `state` are done. `resolution`: an operator decided what nobody could prove.
-    `receiver_uri`: where a hypervisor without a daemon receives the guest; such a migration has no peer. `original_name` is
-    the domain's name at the source where it is called otherwise here. `took_ms` has the phases of both hosts, as far as they
-    are known here; `changes` is what watchers were told. `images` are the files that this migration makes here, `disks` the
-    images that it copies from here. `pages_held`: a user has paused its post-copy. `settings` are the typed parameters that
-    it was asked for with, in words.
+    destination makes for the data channel, `disks_path` that of disks, `data_channel` says in words how the source sends,
+    `warnings` what the user should know. `settled`: the effects of `state` are done. `resolution`: an operator decided what
+    nobody could prove. `receiver_uri`: where a hypervisor without a daemon receives the guest; such a migration has no
+    peer. `original_name` is the domain's name at the source where it is called otherwise here. `took_ms` has the phases of
+    both hosts, as far as they are known here; `changes` is what watchers were told. `images` are the files that this
+    migration makes here, `disks` the images that it copies from here. `pages_held`: a user has paused its post-copy.
+    `settings` are the typed parameters that it was asked for with, in words.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
@@ -74,6 +74,7 @@ class Record:
     wish: RunWish = RunWish.NONE
     pages_held: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    disks_path: str = ""
 
 
 _RECORDS = TypeAdapter(Record)

@@ -202,12 +202,14 @@ def _read_channel(cookie: Cookie, element: etree._Element) -> Cookie:
 def _data(cookie: Cookie) -> etree._Element | None:
     if cookie.data is None:
         return None
-    return etree.Element("data", uri=cookie.data.uri, otherwise=cookie.data.otherwise.value)
+    disks = {"disks": cookie.data.disks} if cookie.data.disks else {}
+    return etree.Element("data", {"uri": cookie.data.uri, "otherwise": cookie.data.otherwise.value, **disks})
 
 
 def _read_data(cookie: Cookie, element: etree._Element) -> Cookie:
     tunnel = element.get("otherwise") == Otherwise.TUNNEL
-    return replace(cookie, data=DataOffer(element.get("uri", ""), Otherwise.TUNNEL if tunnel else Otherwise.FAIL))
+    otherwise = Otherwise.TUNNEL if tunnel else Otherwise.FAIL
+    return replace(cookie, data=DataOffer(element.get("uri", ""), otherwise, element.get("disks", "")))
 
 
 def _lanes(cookie: Cookie) -> etree._Element | None:

@@ -467,8 +467,8 @@ class DestinationMigration:
     async def _close_job(self) -> None:
         await self.machine.settled()
         self.reception.close()
-        if self.record.data_path:
-            remove_stale_socket(Path(self.record.data_path))
+        for path in filter(None, (self.record.data_path, self.record.disks_path)):
+            remove_stale_socket(Path(path))
         try:
             if self.entry is not None:
                 await self._context.domains.release(self.entry)

@@ -154,6 +154,7 @@ class DestinationPhases:
             original_name=sender.original_name or sent.name,
             ticket=tickets.new_ticket(),
             data_path=preparation.path,
+            disks_path=preparation.disks_path,
             images=preparation.images,
         )
         migration = await self._recorded(record, entry)
@@ -194,10 +195,11 @@ class DestinationPhases:
         entry, plan = migration.entry, migration.record.plan
         assert entry is not None  # noqa: S101 - just claimed
         assert plan is not None  # noqa: S101 - just recorded
-        definition, arrangement = preparation.definition, preparation.arrangement
+        definition, arrangement, for_disks = preparation.definition, preparation.arrangement, preparation.disks_arrangement
         driver = self._context.domains.driver(definition)
         await preparing.make_room(preparation, migration.record.migration_id)
         migration.reception.berth = None if arrangement is None else await self._context.doors.open(arrangement)
+        migration.reception.disk_berth = None if for_disks is None else await self._context.doors.open(for_disks)
         settings = replace(receive_settings(request.flags, request.params), disks=preparation.disks.targets)
         incoming = await driver.accept(plan, definition, settings)
         self._context.domains.activate(entry, definition, plan, incoming.guest)
@@ -227,12 +229,12 @@ class DestinationPhases:
 
     def _offered(self, migration: DestinationMigration) -> Cookie:
         """What the source needs to send: Prepare's cookie."""
-        record, berth = migration.record, migration.reception.berth
+        record = migration.record
         features = self._context.capabilities(parse(record.definition_xml)).features
         return replace(
             self._context.cookie(record),
             ticket=record.ticket,
-            data=berth.offer if berth else None,
+            data=migration.reception.offer,
             lanes=migration.reception.landings.names,
             capabilities=features if record.plan is not None else None,
             took_ms=record.took_ms,

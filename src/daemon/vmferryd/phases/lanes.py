@@ -28,6 +28,7 @@ import structlog
 from vmferry.channel import parse_uri
 from vmferry.client import Connection
 from vmferry.errors import NotSupported, PeerUnreachable, PhaseOutOfOrder, TransferFailed, VmferryError
+from vmferryd.drivers.copies import is_of_disk
 from vmferryd.phases.context import Context
 from vmferryd.transfer import sockets
 from vmferryd.transfer.addresses import Address, Scheme
@@ -137,13 +138,15 @@ class Lanes:
 
         As long as none was made, the tunnel may take its place.
         """
-        if self.route.address is None:
+        own = self.route.disks if is_of_disk(channel) else None
+        address = own or self.route.address
+        if address is None:
             return None
         try:
             token = b"" if self.peer is None else await self._token(self.peer, channel)
-            return await sockets.connect(self.route.address, token, self.context.limits)
+            return await sockets.connect(address, token, self.context.limits)
         except (TransferFailed, NotSupported) as error:
-            if self.route.otherwise is not Otherwise.TUNNEL or self._opened > 1:
+            if own is not None or self.route.otherwise is not Otherwise.TUNNEL or self._opened > 1:
                 raise
             said = f"{error.message} ({error.detail})" if error.detail else error.message
             log.warning("tunnel_instead", migration_id=self.opening.migration_id, error=said)

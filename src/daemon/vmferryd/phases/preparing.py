@@ -77,6 +77,7 @@ class Preparation:
     definition: DomainDefinition
     persistent_xml: str = ""
     arrangement: Arrangement | None = None
+    disks_arrangement: Arrangement | None = None
     images: tuple[str, ...] = ()
     disks: GuestArrival = field(default_factory=GuestArrival)
     found: Found = field(default_factory=Found)
@@ -85,6 +86,11 @@ class Preparation:
     def path(self) -> str:
         """The UNIX socket that the migration is to have; empty when it has none."""
         return self.arrangement.path if isinstance(self.arrangement, OwnSocket) else ""
+
+    @property
+    def disks_path(self) -> str:
+        """The same for its disks."""
+        return self.disks_arrangement.path if isinstance(self.disks_arrangement, OwnSocket) else ""
 
 
 async def for_guest(context: Context, request: Request, sent: DomainDefinition, sender: Sender) -> Preparation:
@@ -100,6 +106,7 @@ async def for_guest(context: Context, request: Request, sent: DomainDefinition, 
     )
     with found.trying():
         preparation.arrangement = _arranged(context, request, sender)
+        preparation.disks_arrangement = _arranged_for_disks(context, request, sender)
     with found.trying():
         preparation.definition = await driver.settle(definition)
         preparation.disks = await arriving_with_guest(
@@ -208,6 +215,27 @@ def _arranged(context: Context, request: Request, sender: Sender) -> Arrangement
             )
         return None
     arrangement = context.doors.arrange(uri, listen_address)
+    if isinstance(arrangement, OwnSocket):
+        refuse_path(Path(arrangement.path))
+    return arrangement
+
+
+def _arranged_for_disks(context: Context, request: Request, sender: Sender) -> Arrangement | None:
+    """Where disks are to come in, if that is not where the guest's memory does.
+
+    Raises:
+        InvalidParameter, NotSupported, AddressUnavailable: what was asked for cannot be had.
+    """
+    params = request.params
+    if not (params.disks_port or params.disks_uri):
+        return None
+    if not sender.native:
+        text = "the source's daemon sends through the tunnel alone"
+        raise NotSupported(text, remedy="leave out disks_port and disks_uri, or use daemons of the same version")
+    if params.disks_uri:
+        arrangement = context.doors.arrange(params.disks_uri, "")
+    else:
+        arrangement = context.doors.arrange_disks(params.disks_port or 0, request.uri, params.listen_address or "")
     if isinstance(arrangement, OwnSocket):
         refuse_path(Path(arrangement.path))
     return arrangement

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import structlog
@@ -16,6 +17,7 @@ import structlog
 from vmferry.errors import NotSupported, PermissionRefused, PhaseOutOfOrder, TransferFailed
 from vmferry.model import DestinationState
 from vmferryd.drivers.base import Extent, IncomingGuest
+from vmferryd.drivers.copies import is_of_disk
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent
 from vmferryd.phases.context import Context
 from vmferryd.phases.disk_receiving import IncomingDisks
@@ -26,6 +28,7 @@ from vmferryd.phases.watching import first
 from vmferryd.transfer import tickets
 from vmferryd.transfer.doors import Berth
 from vmferryd.transfer.outgoing import MAIN
+from vmferryd.transfer.routes import DataOffer
 from vmferryd.transfer.sockets import spoken
 from vmferryd.transfer.tickets import Claim
 
@@ -55,6 +58,7 @@ class Reception:
         load: Callable[[Waiting, socket.socket | None], Coroutine[Any, Any, None]],
     ) -> None:
         self.berth: Berth | None = None
+        self.disk_berth: Berth | None = None
         self.landings = Landings(context, machine.record.migration_id)
         self.loading: asyncio.Task[None] | None = None
         self._context = context
@@ -115,6 +119,13 @@ class Reception:
             self.loading.cancel()
 
     @property
+    def offer(self) -> DataOffer | None:
+        """Where connections come in, for a cookie; None when there is nothing but the tunnel."""
+        if self.disk_berth is None:
+            return self.berth.offer if self.berth is not None else None
+        return replace(self.berth.offer if self.berth is not None else DataOffer(), disks=self.disk_berth.uri)
+
+    @property
     def has_begun(self) -> bool:
         """Some of the guest's state has come, or is about to."""
         return self._begun
@@ -128,8 +139,9 @@ class Reception:
         """Nothing comes in any more, and no lane is open."""
         self.give_up_connecting()
         self.landings.close()
-        if self.berth is not None:
-            self.berth.close()
+        for berth in (self.berth, self.disk_berth):
+            if berth is not None:
+                berth.close()
 
     def _hear(self, claim: Claim) -> None:
         """The source is there, and says where its daemon answers; a Prepare without a cookie did not know."""
@@ -205,7 +217,8 @@ class Reception:
 
     def _grant_lane(self, claim: Claim) -> bytes:
         self._admit(claim)
-        berth, path = self._open_berth(), self.landings.admit(claim.channel)
+        own = self.disk_berth if is_of_disk(claim.channel) else None
+        berth, path = own or self._open_berth(), self.landings.admit(claim.channel)
         self._hear(claim)
 
         def landed(connection: socket.socket) -> None:

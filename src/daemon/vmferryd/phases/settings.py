@@ -50,6 +50,8 @@ HONOURED_PARAMS = frozenset(
         "auto_converge_increment_percent",
         "migrate_disks",
         "migrate_disks_detect_zeroes",
+        "disks_port",
+        "disks_uri",
     }
 )
 """The parameters that this daemon acts upon, by their attribute."""

@@ -14,6 +14,7 @@ from vmferry.errors import (
     InvalidParameter,
     InvalidState,
     MigrationNotFound,
+    NotSupported,
     PhaseOutOfOrder,
     StorageFailed,
     VmferryError,
@@ -244,6 +245,9 @@ class SourcePhases:
             raise CookieRefused("Prepare's cookie has no ticket or no address", remedy="hand Perform the cookie of Prepare")
         refuse_another_guest(cookie, migration.record)
         route = choose(flags | request.flags, request.uri, cookie.data, cookie.daemon_uri)
+        if (request.params.disks_port or request.params.disks_uri) and route.disks is None:
+            text = "the destination's daemon has no place of their own for disks"
+            raise NotSupported(text, remedy="leave out disks_port and disks_uri, or use daemons of the same version")
         took_ms = {**cookie.took_ms, **migration.record.took_ms}
         peer = {"peer_uri": cookie.daemon_uri, "ticket": cookie.ticket}
         await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)

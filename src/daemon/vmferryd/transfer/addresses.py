@@ -182,6 +182,15 @@ def arrange(uri: str, listen_address: str, here: Here) -> Arrangement | None:
     return OwnPort(listen_address or here.listen, asked.port, asked)
 
 
+def disks_uri(port: int, uri: str, listen_address: str, here: Here) -> str:
+    """The URI of a port for disks: at the host that `uri` names, if it names one, else where the migration waits."""
+    asked = parse(uri) if uri else None
+    if asked is not None and asked.host:
+        return str(Address(Scheme.TCP, asked.host, port))
+    host = listen_address if listen_address and not is_wildcard(listen_address) else here.host
+    return str(Address(Scheme.TCP, host, port))
+
+
 def _unasked(listen_address: str, here: Here) -> Arrangement | None:
     if not (listen_address or here.port):
         return None

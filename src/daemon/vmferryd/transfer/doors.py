@@ -223,6 +223,10 @@ class Doors:
             raise refused
         return arrangement
 
+    def arrange_disks(self, port: int, uri: str, listen_address: str) -> Arrangement | None:
+        """As `arrange`, for the disks of a migration that asks for `port`, and for `uri` and `listen_address` itself."""
+        return self.arrange(addresses.disks_uri(port, uri, listen_address, self._here), listen_address)
+
     async def open(self, arrangement: Arrangement) -> Berth:
         """The place is open.
 

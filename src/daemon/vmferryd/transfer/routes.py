@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vmferry.errors import NotSupported
@@ -30,10 +30,14 @@ class Otherwise(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DataOffer:
-    """What a daemon can do besides the tunnel, as its cookie says. `uri` is where a destination waits; a source has none."""
+    """What a daemon can do besides the tunnel, as its cookie says. `uri` is where a destination waits; a source has none.
+
+    `disks` is where it waits for disks alone, when that was asked for.
+    """
 
     uri: str = ""
     otherwise: Otherwise = Otherwise.FAIL
+    disks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +45,19 @@ class Route:
     """The way that is taken.
 
     `daemon_uri` is the destination's daemon, of which a bare hypervisor has none; `address` is where a connection leads that
-    the hypervisors share.
+    the hypervisors share, and `disks` where those of disks do, if that is elsewhere.
     """
 
     carrier: Carrier
     daemon_uri: str
     address: Address | None = None
     otherwise: Otherwise = Otherwise.FAIL
+    disks: Address | None = None
 
     @property
     def tunnel(self) -> Route:
         """The way to the same daemon through the tunnel."""
-        return Route(Carrier.TUNNEL, self.daemon_uri)
+        return Route(Carrier.TUNNEL, self.daemon_uri, disks=self.disks)
 
     def __str__(self) -> str:
         """For people."""
@@ -71,6 +76,11 @@ def choose(flags: Flag, uri: str, offer: DataOffer | None, daemon_uri: str) -> R
         NotSupported: the URI is none that the destination waits at, or none of a tunnel with TUNNELLED.
         InvalidParameter: it cannot be read.
     """
+    route = _chosen(flags, uri, offer, daemon_uri)
+    return replace(route, disks=addresses.parse(offer.disks)) if offer is not None and offer.disks else route
+
+
+def _chosen(flags: Flag, uri: str, offer: DataOffer | None, daemon_uri: str) -> Route:
     if uri.startswith(_DAEMON) or (not uri and (offer is None or not offer.uri)):
         return Route(Carrier.TUNNEL, uri or daemon_uri)
     if Flag.TUNNELLED in flags:
