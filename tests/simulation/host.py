@@ -166,6 +166,8 @@ class Host:
         process.kill()
         self.daemon = None
         self.network.died(process)
+        for guest in self.machine.guests.values():
+            guest._listeners.clear()  # a monitor's connection ends with its daemon; nobody dead is told anything
         for end in self.pipes:
             if end.owner is process and end not in self.machine.channels:
                 end.close()
