@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from grpc import aio
 
@@ -43,13 +45,15 @@ OpenChannel = Callable[[Uri, ChannelOptions, Credentials | None], aio.Channel]
 
 
 class Peers:
-    """One connection for each peer, kept while the daemon lives."""
+    """One connection for each peer, kept while the daemon lives, and others, whose owners may end before they close them."""
 
     def __init__(self, bounds: Bounds, credentials: Credentials | None, dial: OpenChannel = open_channel) -> None:
         self._bounds = bounds
         self._credentials = credentials
         self._dial = dial
         self._connections: dict[str, Connection] = {}
+        self._numbers = itertools.count()
+        self._channels: WeakValueDictionary[int, aio.Channel] = WeakValueDictionary()
 
     def at(self, uri: str) -> Connection:
         """The daemon at `uri`; it is not asked anything yet.
@@ -87,11 +91,13 @@ class Peers:
 
     def channel(self, uri: Uri) -> aio.Channel:
         """A channel of its own to the daemon at `uri`: bulk data does not stand in the way of control calls."""
-        return self._dial(uri, ChannelOptions.of(self._bounds), self._credentials)
+        channel = self._dial(uri, ChannelOptions.of(self._bounds), self._credentials)
+        self._channels[next(self._numbers)] = channel
+        return channel
 
     async def close(self) -> None:
-        """Every connection is closed."""
-        await asyncio.gather(*(connection.channel.close() for connection in self._connections.values()))
+        """Every connection is closed, also those that were given away."""
+        await asyncio.gather(*(channel.close() for channel in tuple(self._channels.values())))
         self._connections.clear()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from grpc import ChannelConnectivity
 
 from vmferry.bounds import Bounds
 from vmferry.channel import parse_uri
@@ -19,6 +20,15 @@ async def test_one_connection_for_each_peer() -> None:
     await peers.close()
     assert first is not peers.at("vmferry+unix:///nowhere")
     await peers.close()
+
+
+async def test_connections_that_were_given_away_are_closed_in_the_end() -> None:
+    """Whoever was to close one may have ended first; real channels refuse calls once they are closed."""
+    peers = Peers(Bounds(), None)
+    given = [peers.dial("vmferry+unix:///nowhere"), peers.at("vmferry+unix:///nowhere")]
+    channels = [*(connection.channel for connection in given), peers.channel(parse_uri("vmferry+unix:///nowhere"))]
+    await peers.close()
+    assert [ChannelConnectivity.SHUTDOWN] * 3 == [channel.get_state() for channel in channels]
 
 
 async def test_bad_uri() -> None:
