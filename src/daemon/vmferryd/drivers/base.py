@@ -54,6 +54,7 @@ from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.settings import ReceiveSettings as ReceiveSettings  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import SendSettings as SendSettings  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import Tuning as Tuning  # noqa: PLC0414 - one of a driver's words
+from vmferryd.drivers.words import EventKind as EventKind  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import Extent as Extent  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import PagesEnd as PagesEnd  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import TransferState as TransferState  # noqa: PLC0414 - one of a driver's words
@@ -123,22 +124,12 @@ class Sighting:
     detail: str = ""
 
 
-class EventKind(StrEnum):
-    """What a guest reports by itself. Events only wake; a probe is the authority."""
-
-    STOPPED = "stopped"
-    RESUMED = "resumed"
-    SHUT_DOWN = "shut-down"
-    CRASHED = "crashed"
-    IO_ERROR = "io-error"
-    TRANSFER = "transfer"
-    ITERATION = "iteration"
-    GONE = "gone"
-
-
 @dataclass(frozen=True, slots=True)
 class GuestEvent:
-    """One report. `at_s` is the host's monotonic clock; `detail` is free text (for GONE: what the process said last)."""
+    """One report. `at_s` is the host's monotonic clock; `detail` is free text.
+
+    For GONE it is what the process said last; for PAUSE_LIMIT why it is that now, for STUCK why a transfer does not end.
+    """
 
     kind: EventKind
     at_s: float

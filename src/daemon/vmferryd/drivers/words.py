@@ -41,3 +41,18 @@ class PagesEnd(StrEnum):
     WHOLE = "whole"
     CUT = "cut"
     GONE = "gone"
+
+
+class EventKind(StrEnum):
+    """What a guest reports by itself. Events only wake; a probe is the authority."""
+
+    STOPPED = "stopped"
+    RESUMED = "resumed"
+    SHUT_DOWN = "shut-down"
+    CRASHED = "crashed"
+    IO_ERROR = "io-error"
+    TRANSFER = "transfer"
+    ITERATION = "iteration"
+    PAUSE_LIMIT = "pause-limit"
+    STUCK = "stuck"
+    GONE = "gone"

@@ -375,12 +375,17 @@ class SourceMigration:
         warnings = (*self.record.warnings, warning) if warning else self.record.warnings
         self.machine.note(data_channel=str(route), warnings=warnings)
 
+    def _advised(self, warning: str) -> None:
+        """Whoever watches this job knows why it does not end, and what would help."""
+        log.warning("not_converging", migration_id=self.record.migration_id, reason=warning)
+        self.machine.note(warnings=(*self.record.warnings, warning))
+
     def _new_sending(self) -> Sending | DiskSending:
         flags = Flag(self.record.flags)
         if cargo(flags) is Cargo.DISKS:
             return DiskSending(self._context, tuple(self._images()))
         copies = disk_copies(flags, copied_targets(self.record))
-        return Sending(self._context, self._guest(), self._told, flags, copies)
+        return Sending(self._context, self._guest(), self._told, flags, copies, advised=self._advised)
 
     def _images(self) -> Iterator[ImageToSend]:
         """The images as they are here, in the order in which the destination expects them."""

@@ -27,7 +27,7 @@ class QemuConfig:
         connect_poll_s: between two attempts to reach the monitor of a process that starts.
         iteration_event_s: at least this lies between two reports of an iteration to listeners.
         default_downtime_ms: the pause aimed at when the sender's settings name none.
-        eager_downtime_ms: a pause so short that it is taken as soon as it is possible.
+        eager_downtime_ms: a pause so short that it is taken as soon as it is possible; `drivers.pause` raises it in steps.
         stalled_ratio: rounds that leave more than this part of the round before have stopped shrinking.
         idle_remaining_bytes: less than this is sent at once, whatever the bandwidth seems to be.
         slot_s: QEMU's own unit of time: its rate limit, its bandwidth figure and its threshold are renewed once in each slot.

@@ -19,13 +19,14 @@ from vmferry.model import Statistics
 from vmferryd.drivers.base import EventKind, Extent, PagesEnd, SendSettings, TransferState
 from vmferryd.drivers.copies import DiskCopy
 from vmferryd.drivers.fate import Fate
+from vmferryd.drivers.pause import Move
 from vmferryd.drivers.qemu import gate as gates
 from vmferryd.drivers.qemu.flow import COMMON, ENDED, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.mirrors import Mirrors
 from vmferryd.drivers.qemu.record import TransferRecord
 from vmferryd.drivers.qemu.sink import pay_all_pages
-from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due
+from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, after_round
 from vmferryd.drivers.qemu.tuning import UNLIMITED_BYTES_PER_S
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class QemuOutgoingGuest:
         self._directory = guest.plan.directory
         self._last = Statistics()
         self._mirrors = Mirrors(guest)
+        self._pause_ms = 0
+        self._stuck_at_ms = 0
 
     def disk_socket(self, target: str) -> Path:
         """See `OutgoingGuest`."""
@@ -94,7 +97,7 @@ class QemuOutgoingGuest:
 
     async def held(self) -> None:
         """See `OutgoingGuest`."""
-        last, pace = Round(), Pace()
+        last, pace, self._pause_ms = Round(), Pace(), 0
         async for look in self._looks():
             match look.state:
                 case TransferState.HELD:
@@ -121,7 +124,8 @@ class QemuOutgoingGuest:
         record, config = self._record(), self._guest.config
         aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s)
         following = pace.next(look, aim, record.gate, config)
-        if is_stop_due(last, replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s), aim, config):
+        measured = replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s)
+        if self._is_stop_due(last, measured, aim):
             if pace.is_slow:
                 await self._wait_for_the_end_of_a_slot(record)
             await self._seal()
@@ -130,6 +134,19 @@ class QemuOutgoingGuest:
             limits = gates.while_running(record.gate, looking=following.is_slow)
             await self._set_parameters({"max-bandwidth": allowed} | limits)
         return following
+
+    def _is_stop_due(self, last: Round, look: TransferLook, aim: Aim) -> bool:
+        """Whether the guest should be stopped now. What the round has changed is reported, a transfer without an end once."""
+        decision = after_round(last, look, aim, self._pause_ms, self._guest.config)
+        if decision is None:
+            return False
+        self._pause_ms = decision.limit_ms
+        if decision.move is Move.STUCK and self._stuck_at_ms != aim.downtime_ms:
+            self._stuck_at_ms = aim.downtime_ms
+            self._guest.report(EventKind.STUCK, decision.reason)
+        elif decision.move in (Move.RAISE, Move.STOP):
+            self._guest.report(EventKind.PAUSE_LIMIT, decision.reason)
+        return decision.move is Move.STOP
 
     async def _wait_for_the_end_of_a_slot(self, record: TransferRecord) -> None:
         """QEMU's slot is about to end, which is the time to stop the CPUs: until its end a stopped guest would only wait.

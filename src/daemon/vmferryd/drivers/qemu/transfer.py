@@ -8,6 +8,7 @@ from typing import Any
 
 from vmferry.model import Statistics
 from vmferryd.drivers.base import RunState, TransferState
+from vmferryd.drivers.pause import Decision, PausePolicy, RoundEnd, decide
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.gate import CLOSED_DOWNTIME_MS, Gate
 
@@ -150,26 +151,23 @@ class Pace:
         return Pace(measured, min(limit, aim.bandwidth_bytes_per_s or limit))
 
 
-def is_stop_due(last: Round, look: TransferLook, aim: Aim, config: QemuConfig) -> bool:
-    """Whether the guest should be stopped now, so that the rest is sent within about the time aimed at.
+def after_round(last: Round, look: TransferLook, aim: Aim, limit_ms: int, config: QemuConfig) -> Decision | None:
+    """What the round that ended before `look` says of the pause, under a limit of `limit_ms`; None when none has ended.
 
     Asked with the round before the look. Only the beginning of a round says how much is really left, for during a
-    round the guest goes on writing. A rest that is tiny is taken at once; one that merely fits is taken only when the
-    rounds have stopped shrinking, for another round would make the pause shorter.
+    round the guest goes on writing.
     """
     if look.state is not TransferState.ACTIVE or look.passes < 2 or look.passes == last.number:
-        return False
+        return None
     now = last.after(look)
-    eager_ms = min(config.eager_downtime_ms, aim.downtime_ms)
     # A guest that has little to send shows a low bandwidth, whatever the channel could carry.
     sure_bytes = config.idle_remaining_bytes
     if aim.bandwidth_bytes_per_s is not None:
         sure_bytes = min(sure_bytes, aim.bandwidth_bytes_per_s * aim.downtime_ms // 1000)
-    if look.remaining_bytes <= max(sure_bytes, look.bandwidth_bytes_per_s * eager_ms / 1000):
-        return True
-    fits = look.remaining_bytes <= look.bandwidth_bytes_per_s * aim.downtime_ms / 1000
-    has_stalled = now.previous_bytes is not None and now.remaining_bytes > now.previous_bytes * config.stalled_ratio
-    return fits and has_stalled
+    policy = PausePolicy(config.eager_downtime_ms, config.stalled_ratio, sure_bytes)
+    # The round that is beginning is named by QEMU's count; what is left is what the one before it left.
+    seen = RoundEnd(now.number - 1, now.remaining_bytes, now.previous_bytes, look.bandwidth_bytes_per_s)
+    return decide(limit_ms, seen, aim.downtime_ms, policy)
 
 
 def _estimate_ms(expected_downtime_ms: int) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from vmferryd.drivers.base import RunState, TransferState
+from vmferryd.drivers.pause import Move
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.gate import Gate
-from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, is_stop_due, run_state
+from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, after_round, run_state
 
 MIB = 1 << 20
 CONFIG = QemuConfig()
@@ -40,11 +41,14 @@ def look(passes: int, remaining: int, *, mbps: float = 800.0) -> TransferLook:
 
 def stops_at(remaining: list[int], aim: Aim, *, mbps: float = 800.0) -> int | None:
     """The round at whose beginning the guest is stopped, when so much is left at the beginning of each."""
-    last = Round()
+    last, limit_ms = Round(), 0
     for number, rest in enumerate(remaining, 1):
         now = look(number, rest, mbps=mbps)
-        if is_stop_due(last, now, aim, CONFIG):
-            return number
+        decision = after_round(last, now, aim, limit_ms, CONFIG)
+        if decision is not None:
+            limit_ms = decision.limit_ms
+            if decision.move is Move.STOP:
+                return number
         last = last.after(now)
     return None
 
@@ -66,7 +70,12 @@ def test_shrinking_rounds_are_waited_for() -> None:
 
 def test_rounds_that_do_not_shrink_are_taken_when_they_fit() -> None:
     """A guest that writes steadily is stopped within what the user allows."""
-    assert stops_at([512 * MIB, 28 * MIB, 27 * MIB], Aim(300)) == 3
+    assert stops_at([512 * MIB, 28 * MIB, *[27 * MIB] * 5], Aim(300)) == 6
+
+
+def test_a_shorter_pause_is_tried_before_a_longer_one() -> None:
+    """The guest calms down while the limit is still small, and gains by it."""
+    assert stops_at([512 * MIB, 28 * MIB, 27 * MIB, 3 * MIB], Aim(300)) == 4
 
 
 def test_a_rest_that_does_not_fit_is_never_taken() -> None:
@@ -82,7 +91,7 @@ def test_a_rate_limit_bounds_what_counts_as_little() -> None:
 def test_within_a_round_nothing_is_decided() -> None:
     """A rest that shrinks because it is being sent says nothing of what was written meanwhile."""
     last = Round(2, 400 * MIB, 512 * MIB)
-    assert not is_stop_due(last, look(2, 0), Aim(300), CONFIG)
+    assert after_round(last, look(2, 0), Aim(300), 0, CONFIG) is None
 
 
 def test_statistics_follow_the_specification() -> None:
