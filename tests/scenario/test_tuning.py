@@ -12,6 +12,7 @@ from vmferry.errors import DomainNotFound, InvalidParameter, InvalidState, NotSu
 from vmferry.flags import Flag
 from vmferry.model import MigrationId, new_migration_id
 from vmferry.params import MigrationParams
+from vmferryd.drivers.base import EventKind
 from vmferryd.drivers.memory import FaultKind, Verb
 
 UNLIMITED = 8_796_093_022_207
@@ -142,3 +143,12 @@ async def test_what_does_not_exist(two_hosts: TwoHosts) -> None:
     for call in (ask.set_compression_cache(NAME, 1 << 20), ask.compression_cache_bytes(NAME)):
         with pytest.raises(NotSupported, match="xbzrle"):
             await call
+
+
+async def test_why_a_transfer_does_not_end_is_told_of_its_job(two_hosts: TwoHosts) -> None:
+    """What would help is a warning of the job, for everyone who looks at it while it goes on."""
+    migration_id, moving = await sending(two_hosts)
+    two_hosts.source.guest().emit(EventKind.STUCK, "rounds do not shrink: more bandwidth would help")
+    job = await two_hosts.source.connection.job(migration_id)
+    assert "rounds do not shrink: more bandwidth would help" in job.warnings
+    await fails(two_hosts, moving, migration_id)

@@ -1,0 +1,66 @@
+"""What a user changes of a transfer is QEMU's at once, and a transfer without an end says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract import qemu_harness
+from contract.qemu_harness import QemuHarness
+from contract.stage import DIRTY, ENDLESS, Stage
+from support.waiting import eventually
+from vmferry.errors import TransferFailed
+from vmferryd.drivers.base import EventKind, GuestEvent, SendSettings, Tuning
+from vmferryd.drivers.qemu.guest import QemuGuest
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(bool(qemu_harness.missing()), reason=qemu_harness.missing() or "QEMU is there"),
+]
+
+NEVER = SendSettings(max_bandwidth_bytes_per_s=2 << 20, max_downtime_ms=1)
+"""With `DIRTY` rounds are short, and never fit."""
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[QemuHarness]:
+    """Real QEMU only."""
+    async with qemu_harness.harness(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def stage(harness: QemuHarness) -> AsyncIterator[Stage]:
+    """An empty stage; nothing is left over after the test."""
+    opened = Stage(harness)
+    yield opened
+    await opened.clear()
+
+
+async def test_what_is_tuned_is_qemus_when_the_command_has_been_answered(stage: Stage) -> None:
+    """QEMU itself shows the new values."""
+    migration = await stage.begun(ENDLESS, dirty=DIRTY)
+    guest = migration.source
+    assert isinstance(guest, QemuGuest)
+    await guest.tune(Tuning(max_bandwidth_bytes_per_s=512 * 1024, postcopy_bandwidth_bytes_per_s=768 * 1024))
+    shown = await guest.execute("query-migrate-parameters")
+    assert (shown["max-bandwidth"], shown["max-postcopy-bandwidth"]) == (512 * 1024, 768 * 1024)
+    await migration.outgoing.cancel()
+
+
+async def test_a_transfer_that_does_not_converge_says_once_what_would_help(stage: Stage) -> None:
+    """And goes on; whoever listens can tell the user."""
+    migration = await stage.begun(NEVER, dirty=DIRTY)
+    heard: list[GuestEvent] = []
+    migration.source.subscribe(heard.append)
+    holding = asyncio.create_task(migration.outgoing.held())
+    await eventually(lambda: EventKind.STUCK in [event.kind for event in heard], timeout_s=60)
+    await migration.outgoing.cancel()
+    with pytest.raises(TransferFailed):
+        await holding
+    told = [event.detail for event in heard if event.kind is EventKind.STUCK]
+    assert len(told) == 1
+    assert "rounds do not shrink" in told[0]
