@@ -39,7 +39,7 @@ class Sending:
     """A guest on its way. Make one for each attempt. `disk_failed` says that an I/O error has stopped the guest meanwhile.
 
     `told` hears which way the data goes, and a warning when that is not the way that was meant; `advised` hears
-    why a transfer does not end, and what would help.
+    why the limit of the pause is what it is, and why a transfer does not end.
     """
 
     context: Context
@@ -54,7 +54,7 @@ class Sending:
     settings: SendSettings = field(default_factory=SendSettings)
     disk_failed: bool = False
     paused_by_user: bool = False
-    advised: Callable[[str], None] = lambda _: None
+    advised: Callable[[GuestEvent], None] = lambda _: None
     _cancellation: Cancellation = field(default_factory=Cancellation)
     _io_error: asyncio.Event = field(default_factory=asyncio.Event)
     _said: str = ""
@@ -257,7 +257,5 @@ class Sending:
         if event.kind is EventKind.IO_ERROR:
             self.disk_failed, self._said = True, event.detail
             self._io_error.set()
-        if event.kind is EventKind.PAUSE_LIMIT:
-            log.info("pause_limit", reason=event.detail)
-        if event.kind is EventKind.STUCK:
-            self.advised(event.detail)
+        if event.kind in (EventKind.PAUSE_LIMIT, EventKind.STUCK):
+            self.advised(event)

@@ -36,7 +36,7 @@ from vmferry.flags import Flag
 from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
-from vmferryd.drivers.base import Extent, Guest, RunState, SendSettings, Tuning
+from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, RunState, SendSettings, Tuning
 from vmferryd.jobs.decisions import (
     UNRELEASED,
     source_ends,
@@ -375,10 +375,11 @@ class SourceMigration:
         warnings = (*self.record.warnings, warning) if warning else self.record.warnings
         self.machine.note(data_channel=str(route), warnings=warnings)
 
-    def _advised(self, warning: str) -> None:
-        """Whoever watches this job knows why it does not end, and what would help."""
-        log.warning("not_converging", migration_id=self.record.migration_id, reason=warning)
-        self.machine.note(warnings=(*self.record.warnings, warning))
+    def _advised(self, event: GuestEvent) -> None:
+        """The log says why the pause is as long as it is; whoever watches this job knows why it does not end."""
+        log.info(event.kind.value.replace("-", "_"), migration_id=self.record.migration_id, reason=event.detail)
+        if event.kind is EventKind.STUCK:
+            self.machine.note(warnings=(*self.record.warnings, event.detail))
 
     def _new_sending(self) -> Sending | DiskSending:
         flags = Flag(self.record.flags)
