@@ -14,7 +14,9 @@ from contract.stage import DIRTY, ENDLESS, Stage
 from support.waiting import eventually
 from vmferry.errors import TransferFailed
 from vmferryd.drivers.base import EventKind, GuestEvent, Tuning
+from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.guest import QemuGuest
+from vmferryd.drivers.qemu.record import TransferRecord
 
 pytestmark = [
     pytest.mark.qemu,
@@ -42,9 +44,14 @@ async def test_what_is_tuned_is_qemus_when_the_command_has_been_answered(stage: 
     migration = await stage.begun(ENDLESS, dirty=DIRTY)
     guest = migration.source
     assert isinstance(guest, QemuGuest)
-    await guest.tune(Tuning(max_bandwidth_bytes_per_s=512 * 1024, postcopy_bandwidth_bytes_per_s=768 * 1024))
+    wanted = Tuning(max_downtime_ms=40, max_bandwidth_bytes_per_s=512 * 1024, postcopy_bandwidth_bytes_per_s=768 * 1024)
+    await guest.tune(wanted)
     shown = await guest.execute("query-migrate-parameters")
     assert (shown["max-bandwidth"], shown["max-postcopy-bandwidth"]) == (512 * 1024, 768 * 1024)
+    record = TransferRecord.read(guest.plan.directory)
+    assert record is not None
+    # Behind this gate the limit of QEMU's own is what keeps it shut, and the driver aims at the user's.
+    assert (record.downtime_ms if record.gate is Gate.BITMAP else shown["downtime-limit"]) == 40
     await migration.outgoing.cancel()
 
 

@@ -10,7 +10,7 @@ from support.daemons import NAME, TwoHosts
 from support.waiting import eventually
 from vmferry.errors import DomainNotFound, InvalidParameter, InvalidState, NotSupported, VmferryError
 from vmferry.flags import Flag
-from vmferry.model import MigrationId, new_migration_id
+from vmferry.model import JobChangeKind, MigrationId, new_migration_id
 from vmferry.params import MigrationParams
 from vmferryd.drivers.base import EventKind
 from vmferryd.drivers.memory import FaultKind, Verb
@@ -143,6 +143,38 @@ async def test_what_does_not_exist(two_hosts: TwoHosts) -> None:
     for call in (ask.set_compression_cache(NAME, 1 << 20), ask.compression_cache_bytes(NAME)):
         with pytest.raises(NotSupported, match="xbzrle"):
             await call
+
+
+async def test_decisions_about_the_pause_are_in_the_history(two_hosts: TwoHosts) -> None:
+    """What was decided, and why, stays with the job, also when its daemon was restarted; whoever watches hears it."""
+    migration_id, moving = await sending(two_hosts)
+    reason = "rounds do not shrink; pause limit 20 → 40 ms"
+    two_hosts.source.guest().emit(EventKind.PAUSE_LIMIT, reason)
+    heard = asyncio.create_task(_first_decision(two_hosts, migration_id))
+    assert reason == await heard
+    await fails(two_hosts, moving, migration_id)
+    await two_hosts.source.restart()
+    job = await two_hosts.source.connection.job(migration_id)
+    assert [change.reason for change in job.changes if change.kind is JobChangeKind.DECISION] == [reason]
+    assert not job.warnings
+
+
+async def _first_decision(hosts: TwoHosts, migration_id: MigrationId) -> str:
+    async with asyncio.timeout(10):
+        async for event in hosts.source.connection.watch(migration_id):
+            if event.kind is JobChangeKind.DECISION:
+                return event.reason
+    return ""
+
+
+@pytest.mark.option("--max-downtime", "--fixed-downtime")
+@pytest.mark.parametrize("params", [MigrationParams(max_downtime_ms=70), MigrationParams(fixed_downtime_ms=70)])
+async def test_a_longest_pause_for_one_migration(two_hosts: TwoHosts, params: MigrationParams) -> None:
+    """It is aimed at instead of the domain's, which is as before afterwards."""
+    migration_id, moving = await sending(two_hosts, params)
+    assert 70 == await two_hosts.source.connection.max_downtime_ms(NAME)
+    await fails(two_hosts, moving, migration_id)
+    assert DEFAULT_DOWNTIME_MS == await two_hosts.source.connection.max_downtime_ms(NAME)
 
 
 async def test_why_a_transfer_does_not_end_is_told_of_its_job(two_hosts: TwoHosts) -> None:

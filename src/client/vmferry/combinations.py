@@ -165,7 +165,9 @@ _ABOUT_MEMORY = (
     | Flag.POSTCOPY | Flag.POSTCOPY_RESUME | Flag.PARALLEL | Flag.ZEROCOPY
 )  # fmt: skip
 _MEMORY_PARAMETERS = frozenset(
-    row.name for row in PARAMETERS if row.name.startswith(("compression", "auto_converge", "parallel", "bandwidth."))
+    row.name
+    for row in PARAMETERS
+    if row.name.startswith(("compression", "auto_converge", "parallel", "bandwidth.", "vmferry.downtime"))
 )
 
 # One row is one combination: name, places, libvirt's code, message, remedy; then when it applies.
@@ -352,6 +354,14 @@ RULES: tuple[CombinationRule, ...] = (
     CombinationRule("parallel-parameters", _SD, "INVALID_ARG",
                     "there is one connection", "add PARALLEL",
                     no_flag=Flag.PARALLEL, any_parameter=_names("parallel.connections")),
+    CombinationRule("downtime-without-live", _C | _S, "",
+                    "the guest stands still from the beginning", "add LIVE",
+                    no_flag=Flag.LIVE | Flag.OFFLINE,
+                    any_parameter=_names("vmferry.downtime.max", "vmferry.downtime.fixed"), differs=_NEVER_SILENT),
+    CombinationRule("downtime-max-and-fixed", _C | _S, "",
+                    "a pause that is fixed has no longest one besides", "choose one of the two",
+                    parameters=_names("vmferry.downtime.max", "vmferry.downtime.fixed"),
+                    differs="The parameters are vmferry's own."),
     CombinationRule("persistent-xml-without-persist", _C | _S, "",
                     "the destination keeps no definition", "add PERSIST_DEST",
                     no_flag=Flag.PERSIST_DEST, any_parameter=_names("persistent_xml"), differs=_NEVER_SILENT),

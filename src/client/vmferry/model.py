@@ -300,6 +300,7 @@ class JobChangeKind(StrEnum):
     STATE = "state"
     ITERATION = "iteration"
     ERROR = "error"
+    DECISION = "decision"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -327,7 +328,8 @@ class JobChange:
     """One change of a job, `at_s` seconds since the epoch by its host's clock.
 
     `sequence` grows from change to change over all jobs of the host, through restarts of its daemon. The rest is what the
-    job was right after it; `figures` is None while nothing is known of the transfer.
+    job was right after it; `figures` is None while nothing is known of the transfer. `reason` is a decision's: what was
+    decided, and why.
     """
 
     sequence: int
@@ -338,6 +340,7 @@ class JobChange:
     iteration: int = 0
     error: str = ""
     figures: ChangeFigures | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,13 +494,14 @@ class JobInfo:
 class JobEvent:
     """A change of a job as it is told: the job right after it, and what was known of it then.
 
-    For PROGRESS, `sequence` is that of the change before it.
+    For PROGRESS, `sequence` is that of the change before it; `reason` is a DECISION's.
     """
 
     sequence: int
     kind: JobChangeKind
     at_s: float
     job: JobInfo
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

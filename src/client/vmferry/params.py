@@ -1,7 +1,8 @@
 """Typed parameters: one table of name, type, unit and needs; and both spellings of a request made into one dataclass.
 
-The names are libvirt's (specification 3.3). The *typed* spelling is a list of names with values; the *fixed* spelling
-is the four arguments that older calls have. Behind this module there is only `MigrationParams`.
+The names are libvirt's (specification 3.3), except those that begin with `vmferry.`. The *typed* spelling is a list of
+names with values; the *fixed* spelling is the four arguments that older calls have. Behind this module there is only
+`MigrationParams`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class MigrationParams:
     auto_converge_increment_percent: int | None = None
     parallel_connections: int | None = None
     tls_destination: str | None = None
+    max_downtime_ms: int | None = None
+    fixed_downtime_ms: int | None = None
 
 
 class Kind(enum.StrEnum):
@@ -148,6 +151,9 @@ _MANY, _FIXED_TOO, _SENT_ON = Arity.REPEATED, Spellings.BOTH, Forwarding.SENT_ON
 _INT64_MIB = 2**43 - 1
 """The most MiB whose bytes fit a signed 64-bit number."""
 
+LONGEST_DOWNTIME_MS = 2_000_000
+"""The longest pause that QEMU takes."""
+
 _UINT64_MIB = 2**44 - 1
 """The most MiB whose bytes fit an unsigned 64-bit number."""
 
@@ -230,6 +236,12 @@ PARAMETERS: tuple[ParameterRow, ...] = (
     ParameterRow("tls.destination", "tls_destination", _S, _SOURCE, "--tls-destination",
                  unit="host name", needs_any=Flag.TLS,
                  meaning="The host name that the destination's certificate must have."),
+    ParameterRow("vmferry.downtime.max", "max_downtime_ms", _UL, _SOURCE, "--max-downtime",
+                 unit="ms", minimum=1, maximum=LONGEST_DOWNTIME_MS, needs_any=Flag.LIVE,
+                 meaning="The longest pause that is aimed at; a shorter one is tried first. Else the domain's, usually 300."),
+    ParameterRow("vmferry.downtime.fixed", "fixed_downtime_ms", _UL, _SOURCE, "--fixed-downtime",
+                 unit="ms", minimum=1, maximum=LONGEST_DOWNTIME_MS, needs_any=Flag.LIVE,
+                 meaning="The pause that is aimed at, from the first round on; no shorter one is tried."),
 )
 # fmt: on
 """Every parameter, in the order in which the typed spelling lists them."""

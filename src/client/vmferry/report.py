@@ -64,7 +64,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Something that a host said on the way: an error, or a warning (`at_ms` is None: for the whole)."""
+    """Something that a host said on the way: an error, a decision, or a warning (`at_ms` is None: for the whole)."""
 
     host: str
     text: str
@@ -123,6 +123,9 @@ _PREPARATIONS: Mapping[Side, tuple[Phase, str]] = {
     Side.DESTINATION: (Phase.PREPARE, "checks the definition and starts a hypervisor that waits"),
 }
 """The phase with which a host's part begins: its first state has this before the wait."""
+
+_BESIDES = (JobChangeKind.ITERATION, JobChangeKind.ERROR, JobChangeKind.DECISION)
+"""What changes nothing about what a host does."""
 
 _OPENING = "opens the way for the guest's data"
 _CONFIRMING = "hears how it went, and gives its copy up"
@@ -187,7 +190,7 @@ def _ms(account: Account, at_s: float, zero_s: float) -> int:
 
 def _spans(account: Account, zero_s: float) -> Iterator[Span]:
     job = account.job
-    marks = [change for change in job.changes if change.kind not in (JobChangeKind.ITERATION, JobChangeKind.ERROR)]
+    marks = [change for change in job.changes if change.kind not in _BESIDES]
     ends = [change.at_s for change in marks[1:]] + [_last_s(account)]
     for mark, end_s in zip(marks, ends, strict=True):
         if mark.kind.is_end:
@@ -254,6 +257,8 @@ def _said(account: Account, zero_s: float) -> Iterator[Said]:
         yield Said(account.host, warning)
     told = ""
     for change in account.job.changes:
+        if change.reason and change.reason not in account.job.warnings:
+            yield Said(account.host, change.reason, _ms(account, change.at_s, zero_s))
         if change.error and change.error != told:
             told = change.error
             yield Said(account.host, told, _ms(account, change.at_s, zero_s))

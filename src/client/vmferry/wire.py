@@ -271,6 +271,7 @@ def _change_to_wire(change: JobChange) -> jobs_pb2.JobChange:
         iteration=change.iteration,
         error=change.error,
         figures=jobs_pb2.ChangeFigures(**asdict(change.figures)) if change.figures else None,
+        reason=change.reason,
     )
 
 
@@ -284,6 +285,7 @@ def _change_from_wire(message: jobs_pb2.JobChange) -> JobChange:
         iteration=message.iteration,
         error=message.error,
         figures=_figures_from_wire(message.figures) if message.HasField("figures") else None,
+        reason=message.reason,
     )
 
 
@@ -298,13 +300,14 @@ def job_event_facts(event: JobEvent) -> dict[str, Any]:
         "sequence": event.sequence,
         "kind": enum_to_wire(event.kind),
         "at_unix_ms": int(event.at_s * 1000),
+        "reason": event.reason,
     }
 
 
 def job_event_from_wire(message: jobs_pb2.WatchJobResponse | jobs_pb2.WatchJobsResponse) -> JobEvent:
     """An event of either watch."""
     kind = enum_from_wire(JobChangeKind, message.kind)
-    return JobEvent(message.sequence, kind, message.at_unix_ms / 1000, job_from_wire(message.job))
+    return JobEvent(message.sequence, kind, message.at_unix_ms / 1000, job_from_wire(message.job), message.reason)
 
 
 def stats_to_wire(stats: JobStats) -> jobs_pb2.GetJobStatsResponse:

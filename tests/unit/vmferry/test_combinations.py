@@ -109,6 +109,9 @@ CASES: list[Case] = [
     ("disks-address-without-copy", C | S | D, F.LIVE, P(disks_port=9), set(), INVALID),
     ("disks-address-without-copy", C | S | D, F.LIVE, P(disks_uri=TCP), set(), INVALID),
     ("tls-name-without-tls", C | S, F.LIVE, P(tls_destination="host-b"), set(), INVALID),
+    ("downtime-without-live", C | S, NONE, P(max_downtime_ms=50), set(), INVALID),
+    ("downtime-without-live", C | S, NONE, P(fixed_downtime_ms=50), set(), INVALID),
+    ("downtime-max-and-fixed", C | S, F.LIVE, P(max_downtime_ms=50, fixed_downtime_ms=40), set(), INVALID),
     ("live-offline", T, F.LIVE | F.OFFLINE | F.PERSIST_DEST, P(), set(), INVALID),
 ]
 PLACES = [C, S, D, T]

@@ -60,6 +60,8 @@ auto_converge.initial        I   AUTO_CONVERGE                    src    -  --au
 auto_converge.increment      I   AUTO_CONVERGE                    src    -  --auto-converge-increment
 parallel.connections         I   PARALLEL                         both   S  --parallel-connections
 tls.destination              S   TLS                              src    -  --tls-destination
+vmferry.downtime.max         UL  LIVE                             src    -  --max-downtime
+vmferry.downtime.fixed       UL  LIVE                             src    -  --fixed-downtime
 """
 KINDS = {"S": Kind.STRING, "I": Kind.INT, "UL": Kind.UNSIGNED}
 PARTIES = {"src": {Side.SOURCE}, "dst": {Side.DESTINATION}, "both": set(Side)}
@@ -81,6 +83,8 @@ GOOD: dict[str, list[str | int]] = {
     "auto_converge.initial": [1, 99],
     "auto_converge.increment": [1, 99],
     "parallel.connections": [1, 255],
+    "vmferry.downtime.max": [1, 2_000_000],
+    "vmferry.downtime.fixed": [1, 2_000_000],
 }
 BAD: dict[str, list[object]] = {
     "bandwidth": [-1, 2**43, "1", 1.5, True],
@@ -98,6 +102,8 @@ BAD: dict[str, list[object]] = {
     "compression.zstd.level": [-1, 21],
     "auto_converge.initial": [0, 100],
     "auto_converge.increment": [0, 100],
+    "vmferry.downtime.max": [0, 2_000_001],
+    "vmferry.downtime.fixed": [0, 2_000_001],
     "parallel.connections": [0, 256],
 }
 ANY_TEXT: list[str | int] = ["x", "a:b", "\N{SNOWMAN}"]

@@ -112,6 +112,7 @@ job_changes = st.builds(
     state=texts,
     phase=st.sampled_from(Phase),
     iteration=counts,
+    reason=texts,
     error=texts,
     figures=st.none()
     | st.builds(

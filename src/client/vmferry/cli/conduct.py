@@ -243,13 +243,17 @@ class Conductor:
         )
 
 
+def _asked_pause_ms(params: MigrationParams | None) -> int | None:
+    return (params.fixed_downtime_ms or params.max_downtime_ms) if params else None
+
+
 async def circumstances(
     source: Connection, domain: str, flags: Flag | None = None, params: MigrationParams | None = None
 ) -> Circumstances:
     """What the source allows a migration of `domain`; what it does not say is as usual."""
     allowed_ms, limit_mib = USUAL_PAUSE_MS, (params.bandwidth_mib_per_s if params else None) or 0
     with suppress(VmferryError):
-        allowed_ms = await source.max_downtime_ms(domain) or USUAL_PAUSE_MS
+        allowed_ms = _asked_pause_ms(params) or await source.max_downtime_ms(domain) or USUAL_PAUSE_MS
         kept_mib = await source.max_speed_mib_per_s(domain)
         limit_mib = limit_mib or (0 if kept_mib >= UNLIMITED_MIB_PER_S else kept_mib)
     return Circumstances(domain, flags, allowed_ms, limit_mib << 20)

@@ -243,7 +243,7 @@ def _history_row(job: JobInfo) -> Sequence[str]:
 
 def _event_line(event: JobEvent) -> str:
     job = event.job
-    said = f"  {job.error}" if job.error else ""
+    said = f"  {event.reason or job.error}" if event.reason or job.error else ""
     round_ = f" {job.statistics.memory_iteration}" if event.kind is JobChangeKind.ITERATION else ""
     place = f"{job.operation} {job.phase} {job.state}"
     return (
@@ -268,6 +268,7 @@ def _facts(job: JobInfo) -> list[tuple[str, str]]:
         ("Error", job.error),
         ("Reason", job.error_reason),
         *(("Warning", warning) for warning in job.warnings),
+        *(("Decision", f"{moment(c.at_s)}  {c.reason}") for c in job.changes if c.kind is JobChangeKind.DECISION),
         ("Phases", ", ".join(f"{phase} {duration(job.took_ms[phase])}" for phase in Phase if phase in job.took_ms)),
     ]
 

@@ -19,7 +19,7 @@ class PausePolicy:
     """When to be content.
 
     Attributes:
-        first_ms: a pause so short that it is taken as soon as it is possible.
+        first_ms: a pause so short that it is taken as soon as it is possible; the cap, if no shorter one is to be tried.
         stalled_ratio: rounds that leave more than this part of the round before have stopped shrinking.
         sure_bytes: less than this is sent at once, whatever the bandwidth seems to be.
     """
@@ -64,7 +64,7 @@ class Decision:
 
 def decide(limit_ms: int, seen: RoundEnd, cap_ms: int, policy: PausePolicy) -> Decision:
     """What follows from a round, under a limit of `limit_ms` (0: none was set yet), which never exceeds `cap_ms`."""
-    limit = min(limit_ms or policy.first_ms, cap_ms)
+    limit = min(max(limit_ms, policy.first_ms), cap_ms)
     if seen.left_bytes <= policy.sure_bytes or seen.pause_ms <= limit:
         return Decision(Move.STOP, limit, f"{_told(seen)}: it fits into a pause of {limit} ms")
     if seen.previous_bytes is None or seen.left_bytes <= seen.previous_bytes * policy.stalled_ratio:

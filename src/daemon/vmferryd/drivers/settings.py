@@ -11,13 +11,14 @@ from vmferryd.drivers.copies import CopyMode
 class SendSettings:
     """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
 
-    A bandwidth of None is unlimited. `detect_zeroes` are the targets of disks whose zeroes are recognised while they are
-    copied.
+    A bandwidth of None is unlimited. With `steady_downtime` no pause shorter than `max_downtime_ms` is tried first.
+    `detect_zeroes` are the targets of disks whose zeroes are recognised while they are copied.
     """
 
     live: bool = True
     max_bandwidth_bytes_per_s: int | None = None
     max_downtime_ms: int | None = None
+    steady_downtime: bool = False
     auto_converge: bool = False
     auto_converge_initial_percent: int | None = None
     auto_converge_increment_percent: int | None = None

@@ -20,8 +20,10 @@ from vmferry.model import (
 )
 from vmferryd.jobs.journal import Record
 
-KEPT_ITERATIONS = 32
-"""So many of the newest rounds are kept with a job. Every other change is kept, and there are few of those."""
+KEPT_OF_A_KIND = 32
+"""So many of the newest rounds, and of the newest decisions, are kept with a job. There are few other changes, all kept."""
+
+_MANY = (JobChangeKind.ITERATION, JobChangeKind.DECISION)
 
 _ENDS = {
     JobStatus.COMPLETED: JobChangeKind.COMPLETED,
@@ -73,8 +75,8 @@ def change_between(before: Record | None, after: Record, *, closed: bool) -> Job
     return JobChangeKind.ITERATION if is_further else None
 
 
-def changed(record: Record, kind: JobChangeKind, sequence: int, at_s: float) -> Record:
-    """The record with one more change."""
+def changed(record: Record, kind: JobChangeKind, sequence: int, at_s: float, reason: str = "") -> Record:
+    """The record with one more change; `reason` is a decision's."""
     figures = record.statistics
     change = JobChange(
         sequence,
@@ -85,13 +87,15 @@ def changed(record: Record, kind: JobChangeKind, sequence: int, at_s: float) -> 
         figures.memory_iteration,
         record.error,
         figures.at_change,
+        reason,
     )
     return replace(record, changes=_bounded((*record.changes, change)))
 
 
 def _bounded(changes: tuple[JobChange, ...]) -> tuple[JobChange, ...]:
-    rounds = [change.sequence for change in changes if change.kind is JobChangeKind.ITERATION]
-    dropped = frozenset(rounds[:-KEPT_ITERATIONS])
+    dropped = frozenset(
+        sequence for kind in _MANY for sequence in [c.sequence for c in changes if c.kind is kind][:-KEPT_OF_A_KIND]
+    )
     return tuple(change for change in changes if change.sequence not in dropped) if dropped else changes
 
 
@@ -137,7 +141,7 @@ def from_journal(record: Record) -> JobInfo:
 def event(job: JobInfo, change: JobChange) -> JobEvent:
     """`change` as it is told now. Only the newest one comes with figures; what is known by now is not put into the past."""
     if change is job.changes[-1]:
-        return JobEvent(change.sequence, change.kind, change.at_s, replace(job, changes=()))
+        return JobEvent(change.sequence, change.kind, change.at_s, replace(job, changes=()), change.reason)
     then = replace(
         job,
         type=JobType.UNBOUNDED,
@@ -152,4 +156,4 @@ def event(job: JobInfo, change: JobChange) -> JobEvent:
         took_ms={},
         changes=(),
     )
-    return JobEvent(change.sequence, change.kind, change.at_s, then)
+    return JobEvent(change.sequence, change.kind, change.at_s, then, change.reason)

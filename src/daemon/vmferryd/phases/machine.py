@@ -81,6 +81,13 @@ class Machine(Generic[S, E, F]):
         self._record = replace(self._record, **facts)
         self.publish()
 
+    def tell_decision(self, reason: str) -> None:
+        """What was decided, and why, is in the job's history, durably from its next write on."""
+        self.publish()
+        sequence = self._context.board.next_sequence()
+        self._record = changed(self._record, JobChangeKind.DECISION, sequence, self._context.clock.wall(), reason)
+        self._context.board.publish(self.info())
+
     async def write(self, **facts: Any) -> None:
         """The record says so, durably.
 

@@ -52,6 +52,8 @@ HONOURED_PARAMS = frozenset(
         "migrate_disks_detect_zeroes",
         "disks_port",
         "disks_uri",
+        "max_downtime_ms",
+        "fixed_downtime_ms",
     }
 )
 """The parameters that this daemon acts upon, by their attribute."""
@@ -82,6 +84,8 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
     return SendSettings(
         live=Flag.LIVE in flags,
         max_bandwidth_bytes_per_s=bytes_per_s(params.bandwidth_mib_per_s or kept_mib_per_s),
+        max_downtime_ms=params.fixed_downtime_ms or params.max_downtime_ms,
+        steady_downtime=params.fixed_downtime_ms is not None,
         auto_converge=Flag.AUTO_CONVERGE in flags,
         auto_converge_initial_percent=params.auto_converge_initial_percent,
         auto_converge_increment_percent=params.auto_converge_increment_percent,

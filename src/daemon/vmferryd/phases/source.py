@@ -376,8 +376,9 @@ class SourceMigration:
         self.machine.note(data_channel=str(route), warnings=warnings)
 
     def _advised(self, event: GuestEvent) -> None:
-        """The log says why the pause is as long as it is; whoever watches this job knows why it does not end."""
+        """The log and the job's history say why the pause is as long as it is, a warning why the job does not end."""
         log.info(event.kind.value.replace("-", "_"), migration_id=self.record.migration_id, reason=event.detail)
+        self.machine.tell_decision(event.detail)
         if event.kind is EventKind.STUCK:
             self.machine.note(warnings=(*self.record.warnings, event.detail))
 

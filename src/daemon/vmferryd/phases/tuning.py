@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from vmferry.errors import InvalidParameter, InvalidState, NotSupported
 from vmferry.model import StateReason
+from vmferry.params import LONGEST_DOWNTIME_MS
 from vmferryd.domains.entry import Entry
 from vmferryd.domains.registry import Domains
 from vmferryd.drivers.base import DriverFeature, Guest, Tuning
@@ -22,9 +23,6 @@ from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.phases.settings import MAX_MIB_PER_S, bytes_per_s, mib_per_s
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_phases import SourcePhases
-
-LONGEST_DOWNTIME_MS = 2_000_000
-"""QEMU takes no longer one."""
 
 
 class Tunings:

@@ -17,7 +17,7 @@ from vmferry.model import (
     SourceState,
     Statistics,
 )
-from vmferryd.jobs.changes import KEPT_ITERATIONS, change_between, changed, event, from_journal, job_info, status
+from vmferryd.jobs.changes import KEPT_OF_A_KIND, change_between, changed, event, from_journal, job_info, status
 from vmferryd.jobs.journal import Record
 
 Kind = JobChangeKind
@@ -84,8 +84,18 @@ def test_old_rounds_are_dropped_and_nothing_else() -> None:
         record = changed(record, Kind.ITERATION, number, 0.0)
     record = changed(record, Kind.STATE, 200, 0.0)
     kinds = [change.kind for change in record.changes]
-    assert [Kind.STARTED, *[Kind.ITERATION] * KEPT_ITERATIONS, Kind.STATE] == kinds
+    assert [Kind.STARTED, *[Kind.ITERATION] * KEPT_OF_A_KIND, Kind.STATE] == kinds
     assert 199 == record.changes[-2].sequence
+
+
+def test_old_decisions_are_dropped_as_rounds_are() -> None:
+    """And they say to whoever watches what they were."""
+    record = changed(RECORD, Kind.STARTED, 1, 0.0)
+    for number in range(2, 200):
+        record = changed(record, Kind.DECISION, number, 0.0, f"pause limit {number} ms")
+    assert len(record.changes) == 1 + KEPT_OF_A_KIND
+    told = event(job_info(record, closed=False), record.changes[-1])
+    assert (told.kind, told.reason) == (Kind.DECISION, "pause limit 199 ms")
 
 
 def test_the_past_is_told_as_it_was() -> None:

@@ -150,6 +150,8 @@ class _JobChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobChan
     JOB_CHANGE_KIND_CANCELLED: _JobChangeKind.ValueType  # 8
     JOB_CHANGE_KIND_PROGRESS: _JobChangeKind.ValueType  # 9
     """Only figures have changed. Not kept, and so never replayed."""
+    JOB_CHANGE_KIND_DECISION: _JobChangeKind.ValueType  # 10
+    """The hypervisor's driver has decided something about the pause; `reason` says what, and why."""
 
 class JobChangeKind(_JobChangeKind, metaclass=_JobChangeKindEnumTypeWrapper):
     """What has changed."""
@@ -170,6 +172,8 @@ JOB_CHANGE_KIND_FAILED: JobChangeKind.ValueType  # 7
 JOB_CHANGE_KIND_CANCELLED: JobChangeKind.ValueType  # 8
 JOB_CHANGE_KIND_PROGRESS: JobChangeKind.ValueType  # 9
 """Only figures have changed. Not kept, and so never replayed."""
+JOB_CHANGE_KIND_DECISION: JobChangeKind.ValueType  # 10
+"""The hypervisor's driver has decided something about the pause; `reason` says what, and why."""
 Global___JobChangeKind: _TypeAlias = JobChangeKind  # noqa: Y015
 
 @_typing.final
@@ -222,6 +226,7 @@ class JobChange(_message.Message):
     ITERATION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows from change to change over all jobs of the host, through restarts of its daemon."""
     kind: Global___JobChangeKind.ValueType
@@ -233,6 +238,8 @@ class JobChange(_message.Message):
     iteration: _builtins.int
     """The round of copying."""
     error: _builtins.str
+    reason: _builtins.str
+    """Of a decision: what was decided, and why, for people."""
     @_builtins.property
     def figures(self) -> Global___ChangeFigures:
         """Absent while nothing is known of the transfer."""
@@ -248,10 +255,11 @@ class JobChange(_message.Message):
         iteration: _builtins.int = ...,
         error: _builtins.str = ...,
         figures: Global___ChangeFigures | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "error", b"error", "figures", b"figures", "iteration", b"iteration", "kind", b"kind", "phase", b"phase", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "error", b"error", "figures", b"figures", "iteration", b"iteration", "kind", b"kind", "phase", b"phase", "reason", b"reason", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,11 +641,14 @@ class WatchJobResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Of the change; of the change before it, for progress."""
     kind: Global___JobChangeKind.ValueType
     at_unix_ms: _builtins.int
     """Milliseconds since the epoch, by this host's clock."""
+    reason: _builtins.str
+    """Of a decision; see JobChange."""
     @_builtins.property
     def job(self) -> Global___Job:
         """As it was right after the change. Figures come with the newest change and with progress, not with what is replayed."""
@@ -649,10 +660,11 @@ class WatchJobResponse(_message.Message):
         sequence: _builtins.int = ...,
         kind: Global___JobChangeKind.ValueType = ...,
         at_unix_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "job", b"job", "kind", b"kind", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "job", b"job", "kind", b"kind", "reason", b"reason", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,9 +700,12 @@ class WatchJobsResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     kind: Global___JobChangeKind.ValueType
     at_unix_ms: _builtins.int
+    reason: _builtins.str
+    """Of a decision; see JobChange."""
     @_builtins.property
     def job(self) -> Global___Job:
         """See WatchJobResponse."""
@@ -702,10 +717,11 @@ class WatchJobsResponse(_message.Message):
         sequence: _builtins.int = ...,
         kind: Global___JobChangeKind.ValueType = ...,
         at_unix_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "job", b"job", "kind", b"kind", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "job", b"job", "kind", b"kind", "reason", b"reason", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,7 @@ class QemuOutgoingGuest:
             gate=await self._gate() if runs and settings.live else Gate.NONE,
             sealed=not runs,
             downtime_ms=settings.max_downtime_ms or kept_ms,
+            steady=settings.steady_downtime,
             bandwidth_bytes_per_s=settings.max_bandwidth_bytes_per_s,
             emulated=not (await self._guest.execute("query-kvm"))["enabled"],
             postcopy=settings.postcopy,
@@ -122,7 +123,7 @@ class QemuOutgoingGuest:
     async def _advance(self, last: Round, pace: Pace, look: TransferLook) -> Pace:
         """The guest has been stopped if that was due; else the transfer goes on at the pace that is answered."""
         record, config = self._record(), self._guest.config
-        aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s)
+        aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s, record.steady)
         following = pace.next(look, aim, record.gate, config)
         measured = replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s)
         if self._is_stop_due(last, measured, aim):

@@ -24,7 +24,8 @@ class TransferRecord:
         ran: the CPUs ran when it began.
         sealed: the CPUs were standing still before QEMU could stop them itself, so QEMU never starts them by itself.
         let_go: the last part may have been sent; only `Guest.resume` may start the CPUs.
-        downtime_ms: the pause aimed at.
+        downtime_ms: the longest pause aimed at.
+        steady: no shorter one is tried first.
         bandwidth_bytes_per_s: the bound on the rate of sending; None when there is none.
         emulated: the CPUs are TCG's, which before 9.0 does not notice what is written right after a look at the dirty bitmap.
         parameters: QEMU's own migration parameters from before.
@@ -39,6 +40,7 @@ class TransferRecord:
     sealed: bool = False
     let_go: bool = False
     emulated: bool = False
+    steady: bool = False
     postcopy: bool = False
     postcopy_asked: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -111,10 +111,14 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What the sender's user wants: a pause of at most `downtime_ms`, and at most this rate (None: any)."""
+    """What the sender's user wants: a pause of at most `downtime_ms`, and at most this rate (None: any).
+
+    If `steady`, no shorter pause is tried first.
+    """
 
     downtime_ms: int
     bandwidth_bytes_per_s: int | None = None
+    steady: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,8 @@ def after_round(last: Round, look: TransferLook, aim: Aim, limit_ms: int, config
     sure_bytes = config.idle_remaining_bytes
     if aim.bandwidth_bytes_per_s is not None:
         sure_bytes = min(sure_bytes, aim.bandwidth_bytes_per_s * aim.downtime_ms // 1000)
-    policy = PausePolicy(config.eager_downtime_ms, config.stalled_ratio, sure_bytes)
+    first_ms = aim.downtime_ms if aim.steady else config.eager_downtime_ms
+    policy = PausePolicy(first_ms, config.stalled_ratio, sure_bytes)
     # The round that is beginning is named by QEMU's count; what is left is what the one before it left.
     seen = RoundEnd(now.number - 1, now.remaining_bytes, now.previous_bytes, look.bandwidth_bytes_per_s)
     return decide(limit_ms, seen, aim.downtime_ms, policy)

@@ -57,10 +57,10 @@ class Script:
         yield
 
 
-async def held(directory: Path, left: list[int], downtime_ms: int = 300) -> Script:
+async def held(directory: Path, left: list[int], **wanted: Any) -> Script:
     """The script when the transfer is held."""
     script = Script(directory, left)
-    TransferRecord(ran=True, gate=Gate.NONE, downtime_ms=downtime_ms).write(directory)
+    TransferRecord(**{"ran": True, "gate": Gate.NONE, "downtime_ms": 300} | wanted).write(directory)
     async with asyncio.timeout(10):
         await QemuOutgoingGuest(cast("QemuGuest", script)).held()
     return script
@@ -70,6 +70,12 @@ async def test_a_guest_that_calms_down_is_stopped_for_a_short_pause(tmp_path: Pa
     """Its longest pause would have allowed for more, earlier."""
     script = await held(tmp_path, [512 * MIB, 29 * MIB, 10 * MIB, MIB])
     assert [detail for _, detail in script.heard] == ["round 3 left 1.0 MiB of 10.0: it fits into a pause of 20 ms"]
+
+
+async def test_a_pause_that_is_fixed_is_taken_as_soon_as_it_fits(tmp_path: Path) -> None:
+    """No shorter one is tried, though the guest calms down."""
+    script = await held(tmp_path, [512 * MIB, 29 * MIB, 10 * MIB, MIB], steady=True)
+    assert script.heard == [(EventKind.PAUSE_LIMIT, "round 2 left 10.0 MiB of 29.0: it fits into a pause of 300 ms")]
 
 
 async def test_the_limit_grows_in_steps_and_each_is_reported(tmp_path: Path) -> None:
