@@ -9,7 +9,7 @@ MESSAGE_ONLY := types params errors
 .DEFAULT_GOAL := help
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup demo containers test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man docs clean
+.PHONY: help setup demo containers test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man first-ten-minutes docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ proof: $(VENV)/.ready ## explore every interleaving of the job tables, and write
 
 sync: $(VENV)/.ready ## write the synchronous face of the client library anew, from the asynchronous one
 	$(BIN)/python scripts/generate_sync.py
+
+first-ten-minutes: $(VENV)/.ready packages ## play what a first-time user does, as root, and write it to docs/; takes some minutes
+	$(BIN)/python scripts/generate_first_ten_minutes.py
 
 man: $(VENV)/.ready ## manual pages of the commands and of the configuration, in build/man
 	$(BIN)/python scripts/generate_man.py
