@@ -44,8 +44,15 @@ def pages() -> Mapping[str, str]:
 def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
     yield name, command
     if isinstance(command, click.Group):
-        for each in command.commands.values():
+        for each in _below(command):
             yield from _commands(f"{name} {each.name}", each)
+
+
+def _below(group: click.Group) -> Iterator[click.Command]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        if (command := group.get_command(context, name)) is not None:
+            yield command
 
 
 def command_page(name: str, command: click.Command, section: int = 1) -> str:
@@ -61,7 +68,7 @@ def command_page(name: str, command: click.Command, section: int = 1) -> str:
         _definitions("OPTIONS", _options(command, context)),
     ]
     if isinstance(command, click.Group):
-        listed = {f"{name} {each.name}": each.get_short_help_str(120) for each in command.commands.values()}
+        listed = {f"{name} {each.name}": each.get_short_help_str(120) for each in _below(command)}
         parts.append(_definitions("COMMANDS", listed))
     if command is program:
         parts += [

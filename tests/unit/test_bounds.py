@@ -36,10 +36,11 @@ NO_WAITS = {
     "vmferry/cli/forecast.py": "what a forecast looks back at, and the usual pause",
     "vmferry/cli/timeouts.py": "the longest pause that a daemon takes",
     "vmferryd/clock.py": "where a test's clock starts",
+    "vmferry/params.py": "the longest pause that QEMU takes",
+    "vmferry/cli/report.py": "so far apart are clocks before it is told",
     "vmferryd/app.py": "seconds in a day",
     "vmferryd/domains/controllers.py": "libvirt's default of a device of the guest",
     "vmferryd/domains/processor.py": "libvirt's bound of a guest's clock",
-    "vmferryd/phases/tuning.py": "the longest pause that QEMU takes",
     "vmferryd/drivers/qemu/gate.py": "QEMU's own parameter that keeps a gate shut",
 }
 """Numbers of time that nobody waits for, by file."""

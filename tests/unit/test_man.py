@@ -49,8 +49,9 @@ def rendered(page: str) -> str:
 
 def leaves(command: click.Command, name: str) -> list[str]:
     """Every command below one, itself included."""
-    below = command.commands.items() if isinstance(command, click.Group) else ()
-    return [name, *(each for key, child in below for each in leaves(child, f"{name}-{key}"))]
+    context = click.Context(command)
+    keys = command.list_commands(context) if isinstance(command, click.Group) else ()
+    return [name, *(each for key in keys for each in leaves(command.get_command(context, key), f"{name}-{key}"))]
 
 
 def test_every_command_has_a_page_and_every_page_renders(manual: ModuleType) -> None:

@@ -1,13 +1,16 @@
 """Every command but `migrate`: what it asks the daemon, and what it prints."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from importlib import import_module
 
 import click
 import pytest
 from cli_fakes import ID, JOB, RUNNING, SOURCE, WEB, Hosts
 
-from vmferry.cli.__main__ import main
+from vmferry.cli.__main__ import MODULES, main
 from vmferry.cli.exits import ExitCode
 from vmferry.errors import DomainNotFound
 from vmferry.model import (
@@ -27,9 +30,23 @@ from vmferry.statistics import STATISTICS
 def commands(group=main, path=()):
     """The words of every command and group."""
     yield path
-    for name in group.list_commands(click.Context(group)):
-        command = group.commands[name]
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         yield from commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+
+
+def test_each_command_is_where_the_program_looks_for_it():
+    """And no module has one that the program does not know."""
+    for module, names in MODULES.items():
+        assert names == tuple(command.name for command in import_module(f"vmferry.cli.{module}").COMMANDS)
+
+
+def test_a_command_brings_only_what_it_needs():
+    """Certificates and reports cost a migration nothing."""
+    program = "import sys, vmferry.cli.__main__ as m, click; m.main.get_command(click.Context(m.main), 'migrate');"
+    program += "print([name for name in ('cryptography', 'vmferry.pki', 'vmferry.report', 'lxml') if name in sys.modules])"
+    assert "[]\n" == subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
 ALIASES = [("dominfo",), ("domjobabort",)]
