@@ -61,7 +61,7 @@ def _show(console: Console, name: str, findings: Sequence[Finding], problems: in
         render.line(console, (finding.weight.value, style), f"  {finding.code}  {about}".rstrip(" ,"))
         render.prose(console, f"  {finding.problem}")
         if finding.remedy:
-            render.prose(console, "  what to do: ", finding.remedy)
+            render.prose(console, "  what to do: ", render.in_options(finding.remedy))
     notes = len(findings) - problems
     told = f"{notes} {'note' if notes == 1 else 'notes'}"
     if problems:

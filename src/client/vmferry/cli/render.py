@@ -7,6 +7,7 @@ Tables are never cut to a width, so that what a pipe gets is whole.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from vmferry.cli.units import counted, duration, rate, size
 from vmferry.errors import VmferryError
+from vmferry.flags import FLAGS, Flag
 from vmferry.migrate import Migrated
 from vmferry.model import GuestLocation, Statistics
 
@@ -28,6 +30,11 @@ GUEST_WORDS: Mapping[GuestLocation, str] = {
     GuestLocation.IN_DOUBT: "in doubt: at the source or at the destination",
     GuestLocation.NOWHERE: "nowhere: neither host runs it",
 }
+
+OPTIONS: Mapping[str, str] = {row.name: row.option for row in FLAGS if row.flag is not Flag.TLS}
+"""The option of each flag."""
+
+_FLAG = re.compile(rf"\b({'|'.join(sorted(OPTIONS, key=len, reverse=True))})\b")
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "crashed": "red", "completed": "green", "failed": "red"}
 
@@ -54,6 +61,11 @@ def waiting(text: str) -> AbstractContextManager[object]:
 def harmless(text: str) -> str:
     """`text` with every control character but line feed and tab replaced by a visible sign."""
     return "".join(sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def in_options(remedy: str) -> str:
+    """`remedy` for whoever types: flags are called as the options that set them. TLS is a word of its own, too."""
+    return _FLAG.sub(lambda found: OPTIONS[found.group()], remedy)
 
 
 def line(console: Console, *parts: str | tuple[str, str]) -> None:
@@ -120,14 +132,14 @@ def error(console: Console, problem: VmferryError) -> None:
     """All that `problem` knows: what, each finding, where the guest is, who says so and in which words, and what helps."""
     prose(console, ("error: ", "bold red"), (problem.message, "bold"))
     for violation in problem.violations:
-        prose(console, f"  {violation}")
+        prose(console, f"  {in_options(str(violation))}")
     named = {
         "migration": problem.migration_id or "",
         "phase": problem.phase or "",
         "guest": GUEST_WORDS[problem.guest] if problem.guest else "",
         "host": problem.host,
         "said": problem.detail,
-        "what to do": problem.remedy,
+        "what to do": in_options(problem.remedy),
     }
     for name, value in named.items():
         if value:

@@ -55,6 +55,17 @@ def test_text_says_all_that_is_known_in_order(kind):
     assert "Traceback" not in result.output
 
 
+def test_what_helps_is_said_in_options():
+    """Who types needs the option and not the flag's name; a program gets the name. TLS is not always the flag."""
+    error = errors.NotSupported(
+        "no way", remedy="give the hosts TLS, or add UNSAFE", violations=(Violation("disk", "far", "add POSTCOPY_RESUME"),)
+    )
+    said = failing(error).run("list").stderr
+    assert "what to do: give the hosts TLS, or add --unsafe" in said
+    assert "(add --postcopy-resume)" in said
+    assert json.loads(failing(error).run("-o", "json", "list").stderr)["remedy"] == "give the hosts TLS, or add UNSAFE"
+
+
 @KINDS
 def test_json_is_an_object_of_facts(kind):
     """Json is an object of facts."""
