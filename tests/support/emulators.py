@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from support.packages import PackageUnavailable, run_apt, unpacked
+from support.packages import PackageUnavailable, release, run_apt, suite_configuration, unpacked
 from support.tools import GUEST_CACHE
 
 EMULATOR = "VMFERRY_TEST_EMULATOR"
@@ -24,7 +24,6 @@ EMULATOR = "VMFERRY_TEST_EMULATOR"
 
 _PACKAGES = ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios")
 _TRUTHFUL = (9, 0)
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 @functools.cache
@@ -54,35 +53,10 @@ def _backported(cache: Path) -> Path:
     if known := sorted(cache.glob("qemu-backported-*")):
         return known[-1]
     with tempfile.TemporaryDirectory(dir=cache) as work:
-        configuration = _configuration(Path(work))
-        run_apt(["apt-get", "update", "-qq"], configuration=configuration)
+        configuration = suite_configuration(Path(work), f"{release()}-backports")
         policy = run_apt(["apt-cache", "policy", _PACKAGES[0]], configuration=configuration)
         found = re.search(r"Candidate: (?:\d+:)?([\w.]+)", policy)
         return unpacked(_PACKAGES, cache / f"qemu-backported-{found[1] if found else 'unknown'}", configuration)
-
-
-def _configuration(folder: Path) -> Path:
-    """An apt of its own, in `folder`: the system's mirror, and of it only the backports."""
-    targets = run_apt(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"])
-    release = _release()
-    mirror = next((line.split()[0] for line in targets.splitlines() if line.endswith(f" {release}")), None)
-    if mirror is None:
-        raise PackageUnavailable(f"apt has no source of {release}")
-    signed = f" [signed-by={_KEYRING}]" if _KEYRING.exists() else ""
-    (folder / "sources.list").write_text(f"deb{signed} {mirror} {release}-backports main\n")
-    for part in ("lists/partial", "cache/archives/partial"):
-        (folder / part).mkdir(parents=True)
-    configuration = folder / "apt.conf"
-    configuration.write_text(
-        f'Dir::Etc::SourceList "{folder}/sources.list";\nDir::Etc::SourceParts "-";\n'
-        f'Dir::State::Lists "{folder}/lists";\nDir::Cache "{folder}/cache";\nAPT::Sandbox::User "root";\n'
-    )
-    return configuration
-
-
-def _release() -> str:
-    described = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    return described.get("VERSION_CODENAME", "").strip('"')
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 class PackageUnavailable(Exception):
@@ -52,3 +55,42 @@ def run_apt(command: Sequence[str], directory: Path | None = None, configuration
     if done.returncode:
         raise PackageUnavailable(f"`{' '.join(command)}` said: {done.stderr.strip()[-300:]}")
     return done.stdout
+
+
+@functools.cache
+def mirror() -> str:
+    """Where the system's apt has the packages of its release from.
+
+    Raises:
+        PackageUnavailable: from nowhere, or there is no apt.
+    """
+    targets = run_apt(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"])
+    for line in targets.splitlines():
+        if line.endswith(f" {release()}"):
+            return line.split()[0].rstrip("/")
+    raise PackageUnavailable(f"apt has no source of {release()}")
+
+
+def release() -> str:
+    """The code name of the system's release."""
+    described = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    return described.get("VERSION_CODENAME", "").strip('"')
+
+
+def suite_configuration(folder: Path, suite: str) -> Path:
+    """An apt of its own, in `folder`, that knows the system's mirror, and of it only that suite.
+
+    Raises:
+        PackageUnavailable: the mirror does not have it.
+    """
+    signed = f" [signed-by={_KEYRING}]" if _KEYRING.exists() else ""
+    (folder / "sources.list").write_text(f"deb{signed} {mirror()} {suite} main\n")
+    for part in ("lists/partial", "cache/archives/partial"):
+        (folder / part).mkdir(parents=True)
+    configuration = folder / "apt.conf"
+    configuration.write_text(
+        f'Dir::Etc::SourceList "{folder}/sources.list";\nDir::Etc::SourceParts "-";\n'
+        f'Dir::State::Lists "{folder}/lists";\nDir::Cache "{folder}/cache";\nAPT::Sandbox::User "root";\n'
+    )
+    run_apt(["apt-get", "update", "-qq"], configuration=configuration)
+    return configuration

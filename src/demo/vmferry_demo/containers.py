@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -75,13 +78,22 @@ async def _started(console: Console) -> Station:
     """The host on which the guest runs, by now."""
     for host in HOSTS:
         await _answers(host)
-    found = await _whereabouts()
-    if found.verdict in (Verdict.STOPPED, Verdict.NOWHERE):
-        await _boot(console, _named(found.host) if found.verdict is Verdict.STOPPED else None)
+    with _alone():
         found = await _whereabouts()
+        if found.verdict in (Verdict.STOPPED, Verdict.NOWHERE):
+            await _boot(console, _named(found.host) if found.verdict is Verdict.STOPPED else None)
+            found = await _whereabouts()
     if found.verdict is not Verdict.RUNS:
         raise SystemExit("\n".join((f"The demo needs a guest that runs. {found.summary}", *found.what_now)))
     return _named(found.host)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Another client that looks for the guest, and starts it, waits meanwhile."""
+    with (SERIAL.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _named(name: str) -> Station:

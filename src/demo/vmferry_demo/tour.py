@@ -130,7 +130,7 @@ class Tour:
         """
         await self.run("where", NAME, "--hosts", ",".join(one.uri for one in (host, *others)))
         told = await self.witness.testimony(host)
-        self.console.print(f"\nThe guest says: {told.words}")
+        self.console.print(f"\nThe guest says: {told.words}", soft_wrap=True)
         for fault in told.faults:
             self.console.print(f"[red]{fault}")
         self.console.print()
