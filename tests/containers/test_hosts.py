@@ -90,6 +90,6 @@ def test_the_image_does_not_know_how_it_was_built(docker: Docker, build_argument
     history = docker("history", "--no-trunc", IMAGE)
     mirror = build_arguments["DEBIAN_MIRROR"]
     assert [] == [name for name, value in build_arguments.items() if value in history]
-    search = f"ls /usr/local/share /root; grep -rlF '{mirror}' /etc /root /var/lib/apt /opt/vmferry/pyvenv.cfg || true"
-    assert "ca-certificates" not in (found := docker("run", "--rm", "--network", "none", IMAGE, "sh", "-c", search))
-    assert "/" not in found
+    search = f"ls -A /usr/local/share/ca-certificates; grep -rlF '{mirror}' /etc /root /var /opt/vmferry/pyvenv.cfg"
+    said = docker("run", "--rm", "--network", "none", IMAGE, "sh", "-c", f"{{ {search}; }} 2>/dev/null || true")
+    assert "" == said
