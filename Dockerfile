@@ -43,7 +43,8 @@ RUN set -eu; \
     /opt/vmferry/bin/pip install --quiet -c constraints.txt '.[daemon]'
 
 FROM system AS clean
-RUN rm -rf /etc/apt /root/authorities.pem /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb; \
+RUN rm -rf /etc/apt /root/authorities.pem /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb \
+        /var/log/apt /var/log/*.log; \
     mv /root/apt /etc/apt
 
 FROM scratch
