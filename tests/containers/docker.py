@@ -155,7 +155,7 @@ class Compose:
 
     def container(self, service: str) -> str:
         """The container of that service."""
-        return self("ps", "-q", service).strip()
+        return self.docker.ran(self.command("ps", "-q", service)).strip()
 
     @property
     def network(self) -> str:
