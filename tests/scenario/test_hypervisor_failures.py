@@ -78,6 +78,17 @@ async def test_destination_fails(two_hosts: TwoHosts, verb: Verb, kind: FaultKin
     await two_hosts.again()
 
 
+async def test_a_definition_that_was_to_be_stored_is_not_left(two_hosts: TwoHosts) -> None:
+    """PERSIST_DEST stores nothing of a guest that did not arrive, and the destination's next daemon knows nothing of it."""
+    two_hosts.destination.machine.faults.once(Verb.RECEIVED, FaultKind.LOSE_AFTER)
+    with pytest.raises(VmferryError):
+        await two_hosts.migrate(Flag.LIVE | Flag.PERSIST_DEST)
+    await two_hosts.lives(two_hosts.source)
+    assert [] == await two_hosts.destination.connection.domains()
+    await two_hosts.destination.restart()
+    assert [] == await two_hosts.destination.connection.domains()
+
+
 @pytest.mark.parametrize(
     ("verb", "kind"),
     [(Verb.LET_GO, FaultKind.LOSE_AFTER), (Verb.LET_GO, FaultKind.KILL_AFTER)],
