@@ -192,8 +192,8 @@ LEFT_OVERS: Mapping[str, tuple[str, ...]] = {
     ),
     "6.8.10 the next Prepare": ("scenario/test_hypervisor_failures.py::test_discarding_fails_at_first",),
 }
-"""Every weak point of 6.8. After every cell `crash.play` looks at processes, folders, sockets and a next migration, too, and at
-the bounds of 6.7: a cell that is not settled in time fails."""
+"""Every weak point of 6.8. After every cell `crash.play` looks at processes, folders, sockets and a next migration, too,
+and at the bounds of 6.7: a cell that is not settled in time fails."""
 
 
 def frozen(part: Part) -> Row:
