@@ -184,6 +184,21 @@ async def test_a_place_for_disks_that_is_taken_is_an_error(disks: Disks) -> None
     await eventually(lambda: {} == disks.arrived(), what="no image is left")
 
 
+async def test_post_copy_that_is_asked_for_while_disks_are_copied_waits_for_them(disks: Disks) -> None:
+    """It begins when the disks are there, and needs to be asked for only once."""
+    faults = disks.hosts.source.machine.faults
+    faults.once(Verb.COPY_DISKS, FaultKind.HANG)
+    moving = asyncio.create_task(disks.migrate(COPIED | Flag.POSTCOPY))
+    await eventually(lambda: faults.hanging == 1)
+    await disks.hosts.source.connection.start_postcopy(NAME)
+    assert 0 == faults.calls[(Verb.START_POSTCOPY, None)]
+    faults.release()
+    await moving
+    assert 1 == faults.calls[(Verb.START_POSTCOPY, None)]
+    await disks.hosts.lives(disks.hosts.destination)
+    assert {"a": BEFORE, "b": BEFORE} == disks.arrived()
+
+
 async def test_an_image_of_another_size_is_refused(disks: Disks) -> None:
     """It stays as it is, and what was asked for besides is not made."""
     (disks.there / "a").write_bytes(b"somebody else's")

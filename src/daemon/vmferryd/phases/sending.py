@@ -59,6 +59,8 @@ class Sending:
     _io_error: asyncio.Event = field(default_factory=asyncio.Event)
     _said: str = ""
     _silence: VmferryError | None = None
+    _copied: bool = False
+    _postcopy_wished: bool = False
 
     def __post_init__(self) -> None:
         self.outgoing = self.guest.outgoing()
@@ -116,6 +118,17 @@ class Sending:
                 # Not waited for: the guest may stand still.
                 self.context.tasks.spawn(peer.channel.close(), f"connection of {opening.migration_id}")
 
+    async def start_postcopy(self) -> None:
+        """The guest goes on to post-copy as soon as it can; one whose disks are still copied, when they are there.
+
+        Raises:
+            DriverRefused: see `OutgoingGuest.start_postcopy`.
+        """
+        if self.copies and not self._copied:
+            self._postcopy_wished = True
+            return
+        await self.outgoing.start_postcopy()
+
     async def let_go(self) -> Extent:
         """The last part is sent, and pages follow if the guest goes on to post-copy.
 
@@ -149,6 +162,9 @@ class Sending:
             lanes.close()
             raise
         self.told(lanes.route, lanes.warning)
+        self._copied = True
+        if self._postcopy_wished:
+            await self.outgoing.start_postcopy()
         await self.outgoing.held()
         if self._silence is not None:
             # Who lets go now may have to wait for that daemon with a guest that stands still.

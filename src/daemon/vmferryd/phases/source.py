@@ -145,7 +145,7 @@ class SourceMigration:
                 remedy="begin the migration with --postcopy" if not allowed else "wait until its memory is being sent",
                 migration_id=self.record.migration_id,
             )
-        await sending.outgoing.start_postcopy()
+        await sending.start_postcopy()
 
     @property
     def bandwidth_bytes_per_s(self) -> int | None:

@@ -71,6 +71,7 @@ class Mirrors:
     def __init__(self, guest: QemuGuest) -> None:
         self._guest = guest
         self._last: tuple[MirrorLook, ...] = ()
+        self._begun_s: float | None = None
 
     @property
     def _mark(self) -> Path:
@@ -90,6 +91,7 @@ class Mirrors:
         if not copies:
             return
         self._mark.touch()
+        self._begun_s = self._guest.clock.monotonic()
         known = {look.target for look in await self.looks()}
         for copy in copies:
             if copy.target not in known:
@@ -123,7 +125,13 @@ class Mirrors:
             return figures
         disks = tuple(DiskFigures(look.target, look.total_bytes, look.done_bytes) for look in self._last)
         sums = {"disk_total_bytes": total, "disk_processed_bytes": done, "disk_remaining_bytes": total - done}
-        return replace(figures, **sums, disks=disks)
+        return replace(figures, **sums, disks=disks, disk_bytes_per_s=self._bytes_per_s(done))
+
+    def _bytes_per_s(self, done_bytes: int) -> int:
+        """How fast the disks have been copied until now; 0 when that is over, or was begun by an earlier daemon."""
+        if self._begun_s is None or all(look.is_ready or look.has_ended for look in self._last):
+            return 0
+        return round(done_bytes / max(self._guest.clock.monotonic() - self._begun_s, 0.001))
 
     async def _begin(self, copy: DiskCopy, settings: SendSettings) -> None:
         name = _PREFIX + copy.target
