@@ -136,7 +136,9 @@ async def _copying(connection: Connection) -> bool:
         job = await connection.newest_job(NAME)
     except VmferryError:
         return False
-    return job.ended_s is None and job.statistics.disk_processed_bytes > 0
+    figures = job.statistics
+    known = [disk.target for disk in figures.disks] == ["vda"] and figures.disk_bytes_per_s > 0
+    return job.ended_s is None and known and figures.disk_processed_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -210,3 +212,7 @@ async def test_an_image_that_does_not_fit_is_refused(
         assert GuestLocation.SOURCE is refused.value.guest
         assert "512 bytes" in str(refused.value)
         assert b"somebody else's" == (images.there / "disk").read_bytes()
+        own = MigrationParams(destination_xml=await traveller.next_xml(source))
+        with pytest.raises(NotSupported, match="writes to") as refused:
+            await source.migrate(NAME, destination, flags=COPIED, params=own)
+        assert "both hosts share" in refused.value.remedy

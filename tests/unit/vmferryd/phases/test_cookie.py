@@ -24,7 +24,7 @@ FULL = dataclasses.replace(
     PLAIN,
     daemon_uri="vmferry+tcp://a",
     ticket=b"ticket",
-    data=DataOffer("tcp:b:49152", Otherwise.TUNNEL),
+    data=DataOffer("tcp:b:49152", Otherwise.TUNNEL, "tcp:b:49153"),
     lanes=frozenset({"memory", "disk:vda"}),
     capabilities=frozenset({"xbzrle"}),
     outcome=Outcome.COMMITTED,

@@ -17,6 +17,7 @@ from vmferryd.transfer.addresses import (
     Shared,
     Style,
     arrange,
+    disks_uri,
     is_loopback,
     parse,
     refusal,
@@ -172,3 +173,18 @@ def test_plain_data_to_a_hypervisor_without_a_daemon(plain: Plain | None, uri: s
     error = refusal_of_bare(parse(uri), plain)
     assert (far and plain is not Plain.ANYWHERE) is (error is not None)
     assert error is None or "data.plain" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("uri", "listen_address", "answer"),
+    [
+        ("", "", "tcp:host-b:7"),
+        ("", "192.0.2.1", "tcp:192.0.2.1:7"),
+        ("", "::", "tcp:host-b:7"),
+        ("tcp:host-c:9", "192.0.2.1", "tcp:host-c:7"),
+        ("unix:///run/a", "", "tcp:host-b:7"),
+    ],
+)
+def test_place_of_a_port_for_disks(uri: str, listen_address: str, answer: str) -> None:
+    """The host that the migration's URI names, else the one address where it waits, else this host."""
+    assert answer == disks_uri(7, uri, listen_address, Here("::", "host-b"))

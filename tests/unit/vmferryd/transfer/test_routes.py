@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vmferry.errors import InvalidParameter, NotSupported
@@ -60,6 +62,13 @@ def test_refused(flags: Flag, uri: str, offer: DataOffer | None, error: type[Exc
     """What the destination did not offer is not tried."""
     with pytest.raises(error, match=says):
         choose(flags, uri, offer, DAEMON)
+
+
+@pytest.mark.parametrize("offer", [replace(USUAL, disks="tcp:host-b:9"), DataOffer(disks="tcp:host-b:9")])
+def test_disks_have_a_place_of_their_own(offer: DataOffer) -> None:
+    """Whichever way the rest takes, and also when that changes on the way."""
+    route = choose(NONE, "", offer, DAEMON)
+    assert parse("tcp:host-b:9") == route.disks == route.tunnel.disks
 
 
 def test_words() -> None:
