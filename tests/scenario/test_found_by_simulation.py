@@ -141,3 +141,22 @@ async def test_whoever_destroys_a_guest_is_believed(two_hosts: TwoHosts) -> None
     source.machine.faults.release()
     await destroying
     assert (StateReason.DESTROYED, StateReason.DESTROYED) == (reason, entry.reason)
+
+
+@pytest.mark.parametrize("verb", ["suspend", "resume"])
+async def test_a_guest_that_dies_while_it_is_stopped_or_started_is_off(two_hosts: TwoHosts, verb: str) -> None:
+    """The daemon hears of its end before the answer is acted upon: the domain is not shown as if its guest were there."""
+    host = two_hosts.source
+    entry = host.daemon.context.domains.by_uuid(UUID)
+    assert entry is not None
+    guest = entry.guest
+    assert guest is not None
+
+    async def dies() -> None:
+        host.machine.kill(UUID)
+        await eventually(lambda: entry.live is None)
+
+    setattr(guest, {"suspend": "pause", "resume": "resume"}[verb], dies)
+    with pytest.raises(InvalidState):
+        await getattr(host.connection, verb)(NAME)
+    assert DomainState.CRASHED is (await host.connection.domain(NAME)).state

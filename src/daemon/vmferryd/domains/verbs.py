@@ -154,6 +154,7 @@ class Verbs:
                 await self._holders.suspend(entry, entry.holder)
                 return
             await self._domains.active(entry).pause()
+            self._domains.active(entry)  # one that died meanwhile is what its end has made of it
             self._domains.mark(entry, DomainState.PAUSED, StateReason.USER)
 
     async def resume(self, entry: Entry) -> None:
@@ -163,4 +164,5 @@ class Verbs:
                 await self._holders.resume(entry, entry.holder)
                 return
             await self._domains.active(entry).resume()
+            self._domains.active(entry)  # see `suspend`
             self._domains.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
