@@ -359,6 +359,7 @@ class Call:
             return
         self.task = server.process.spawn(server.handle(self), self.method)
         server.tasks[self.task] = None
+        self.connection.calls[self] = None  # also when its client has left before it came here
         self.task.add_done_callback(self._served)
         if self.lasts and self.mishap is not None and self.mishap[0] is Mishap.LOSE_REPLY:
             self.network.later(self.mishap[1], self._broken)
