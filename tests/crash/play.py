@@ -35,6 +35,7 @@ async def play(cell: Cell, stage: Stage) -> Result:
     source, destination = await stage.roles()
     await stage.guest.new_chapter(source.connection)
     await stage.guest.heard(5)
+    begun_s = time.time()
     slow = SLOW_MIB_PER_S if cell.called_off or cell.moment == HALF else None
     stop, words = _stops(cell, stage)
     client = await stage.start_client(source, destination, FLAGS[cell.way] | CHANNEL_FLAGS[cell.channel], slow)
@@ -48,6 +49,7 @@ async def play(cell: Cell, stage: Stage) -> Result:
     timing = await _settled(cell, actors, repair, struck_s)
     told = await _told(cell, client)
     place = await _check(cell, actors, told)
+    _agree(actors, place, begun_s)
     pause_s = stage.guest.longest_silence_s() if place is not Place.LOST else 0.0
     await _migrates_again(stage)
     return Result(place.value, timing.settled_s, timing.back_s, pause_s, timing.meanwhile, told.get("words", ""))
@@ -208,6 +210,14 @@ async def _check(cell: Cell, actors: Actors, told: dict[str, str]) -> Place:
     assert [] == guest.judgement().faults()
     _leaves_nothing(actors, place)
     return place
+
+
+def _agree(actors: Actors, place: Place, begun_s: float) -> None:
+    """Both journals say the same, and it is where the guest is. A destination that was asked for nothing yet says nothing."""
+    here, there = actors.source.ends(begun_s), actors.destination.ends(begun_s)
+    stayed = set(here) <= {"cancelled"} and set(there) <= {"aborted"}
+    moved = (here, there) == (["confirmed"], ["committed"])
+    assert {Place.SOURCE: stayed, Place.DESTINATION: moved}.get(place, stayed or moved), (place, here, there)
 
 
 async def _place(cell: Cell, actors: Actors) -> Place:

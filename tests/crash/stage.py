@@ -76,6 +76,11 @@ class Machine:
         except sqlite3.Error as error:
             return [f"its journal cannot be read: {error}"]
 
+    def ends(self, since_s: float) -> list[str]:
+        """How its journal says that the migrations ended that began here since then, by the wall clock."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.disk}/journal.sqlite?mode=ro", uri=True)) as journal:
+            return [row[0] for row in journal.execute("SELECT state FROM migration WHERE started_s >= ?", (since_s,))]
+
     async def domain(self) -> DomainInfo | None:
         """The guest as its daemon knows it; None when it does not know it, or does not answer."""
         try:
