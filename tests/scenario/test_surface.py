@@ -199,12 +199,13 @@ async def test_unreachable_guest_does_not_hold_up_the_daemon(two_hosts: TwoHosts
     """A guest whose monitor does not answer at start is kept, not started a second time, and found at the next start."""
     source = two_hosts.source
     await source.connection.define(domain_xml("other", "00000000-0000-0000-0000-000000000008"))
-    source.machine.faults.once(Verb.ATTACH, FaultKind.LOSE_BEFORE)
+    source.machine.faults.always(Verb.ATTACH, FaultKind.LOSE_BEFORE)
     await source.restart()
     assert {NAME, "other"} == {domain.name for domain in await source.connection.domains()}
     with pytest.raises(InvalidState, match="already"):
         await source.connection.start(NAME)
     with pytest.raises(InvalidState, match="could not be reached"):
         await source.connection.suspend(NAME)
+    source.machine.faults.clear()
     await source.restart()
     assert DomainState.RUNNING is (await source.connection.domain(NAME)).state
