@@ -46,8 +46,8 @@ contract: $(VENV)/.ready packages ## the drivers' contract on a newer QEMU than 
 unit: $(VENV)/.ready ## the tests that need no QEMU, and no patience
 	$(BIN)/python -m pytest -m "not qemu and not slow"
 
-simulate: $(VENV)/.ready ## the whole system under ten thousand seeds
-	PYTHONPATH=tests $(BIN)/python -m simulation --count 5000
+simulate: $(VENV)/.ready ## the whole system under ten thousand seeds, half of them of today; COUNT=5000 of each
+	PYTHONPATH=tests $(BIN)/python -m simulation --count $(or $(COUNT),5000)
 
 nights: $(VENV)/.ready ## today's own seeds for MINUTES (480)
 	PYTHONPATH=tests $(BIN)/python -m simulation --minutes $(or $(MINUTES),480)
