@@ -8,20 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from contract.harness import Harness
+from contract.harness import Harness, need
 from contract.stage import Stage
-from support.tools import FORBID_SKIP, skipping_forbidden
 
 
 @pytest.fixture(params=["memory", pytest.param("qemu", marks=pytest.mark.qemu)])
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
     """A host with one driver; a harness that cannot run here skips, unless that is forbidden."""
     module = importlib.import_module(f"contract.{request.param}_harness")
-    reason = module.missing()
-    if reason and skipping_forbidden():
-        pytest.fail(f"{FORBID_SKIP} is set, and: {reason}")
-    if reason:
-        pytest.skip(reason)
+    need(module.missing())
     async with module.harness(tmp_path) as opened:
         yield opened
 

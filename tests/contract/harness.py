@@ -8,8 +8,22 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import pytest
+
+from support.tools import FORBID_SKIP, skipping_forbidden
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import Driver, Guest
+
+ONLY_QEMU = pytest.mark.parametrize("harness", [pytest.param("qemu", marks=pytest.mark.qemu)], indirect=True)
+"""For tests that mean QEMU alone; where it cannot run they are skipped by the same rule as all others."""
+
+
+def need(reason: str) -> None:
+    """What `missing` answers is empty; else the test is skipped, or fails where that is forbidden."""
+    if reason and skipping_forbidden():
+        pytest.fail(f"{FORBID_SKIP} is set, and: {reason}")
+    if reason:
+        pytest.skip(reason)
 
 
 class Harness(Protocol):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from contract import qemu_harness
-from contract.qemu_harness import QemuHarness
+from contract.harness import ONLY_QEMU
 from contract.stage import DIRTY, ENDLESS, Stage
 from support.waiting import eventually
 from vmferry.errors import TransferFailed
@@ -18,25 +15,7 @@ from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.guest import QemuGuest
 from vmferryd.drivers.qemu.record import TransferRecord
 
-pytestmark = [
-    pytest.mark.qemu,
-    pytest.mark.skipif(bool(qemu_harness.missing()), reason=qemu_harness.missing() or "QEMU is there"),
-]
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[QemuHarness]:
-    """Real QEMU only."""
-    async with qemu_harness.harness(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def stage(harness: QemuHarness) -> AsyncIterator[Stage]:
-    """An empty stage; nothing is left over after the test."""
-    opened = Stage(harness)
-    yield opened
-    await opened.clear()
+pytestmark = ONLY_QEMU
 
 
 async def test_what_is_tuned_is_qemus_when_the_command_has_been_answered(stage: Stage) -> None:

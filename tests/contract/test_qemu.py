@@ -8,16 +8,14 @@ import random
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from contract import qemu_harness
-from contract.qemu_harness import QemuHarness
+from contract.harness import ONLY_QEMU
 from contract.stage import DIRTY, ENDLESS, FAST, Migration, Stage
 from support.waiting import eventually
 from vmferry.errors import DriverLost, DriverRefused, TransferFailed
@@ -31,30 +29,12 @@ from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.qemu.guest import QemuGuest
 from vmferryd.drivers.qemu.record import TransferRecord
 
-pytestmark = [
-    pytest.mark.qemu,
-    pytest.mark.skipif(bool(qemu_harness.missing()), reason=qemu_harness.missing() or "QEMU is there"),
-]
+pytestmark = ONLY_QEMU
 
 CUTS = 12
 LONGEST_CUT_S = 0.06
 LONGEST_CANCEL_S = 0.01
 BRIDGE = "vmftestbr0"
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[QemuHarness]:
-    """Real QEMU only."""
-    async with qemu_harness.harness(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def stage(harness: QemuHarness) -> AsyncIterator[Stage]:
-    """An empty stage; nothing is left over after the test."""
-    opened = Stage(harness)
-    yield opened
-    await opened.clear()
 
 
 class Relay:
@@ -417,32 +397,3 @@ async def test_a_bridge_that_is_not_there_is_refused(stage: Stage, tmp_path: Pat
     with pytest.raises(DriverRefused, match="no tap"):
         await stage.harness.driver.start(stage.plan(definition), definition, StartMode.PAUSED)
     assert stage.harness.leftovers() == []
-
-
-def test_a_guest_moves_on_uvloop(tmp_path: Path) -> None:
-    """The daemon's own event loop: descriptors are handed over, and events and ends are heard."""
-
-    async def move() -> None:
-        async with qemu_harness.harness(tmp_path) as harness:
-            stage = Stage(harness)
-            migration = await stage.migration(dirty=DIRTY)
-            events = stage.listen(migration.source)
-            await migration.begin(FAST)
-            await migration.held()
-            await migration.let_go()
-            await migration.destination.resume()
-            await stage.runs(migration.destination)
-            await harness.kill(migration.source)
-            await events.seen(EventKind.GONE)
-            assert EventKind.STOPPED in events.kinds
-            await stage.clear()
-
-    uvloop.run(move())
-
-
-def test_a_run_directory_too_deep_for_sockets_is_refused() -> None:
-    """The kernel's bound on a socket's path is checked before anything exists."""
-    with tempfile.TemporaryDirectory() as directory:
-        driver = QemuDriver(QemuConfig(), Path(directory) / ("x" * 100), SystemClock())
-        with pytest.raises(DriverRefused, match="the kernel allows"):
-            driver.plan(QemuHarness(Path(directory), Path(directory)).definition("guest"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from contract import qemu_harness
+from contract.harness import ONLY_QEMU
 from contract.stage import DIRTY, FAST, Stage
 from support.bare import bare_qemu
 from support.waiting import eventually
@@ -18,19 +18,7 @@ from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import BareReceiver, Guest, SendSettings, StartMode
 from vmferryd.drivers.fate import Fate
 
-pytestmark = [
-    pytest.mark.qemu,
-    pytest.mark.skipif(bool(qemu_harness.missing()), reason=qemu_harness.missing() or "QEMU is there"),
-]
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """An empty stage on real QEMU; nothing is left over after the test."""
-    async with qemu_harness.harness(tmp_path) as opened:
-        stage = Stage(opened)
-        yield stage
-        await stage.clear()
+pytestmark = ONLY_QEMU
 
 
 @pytest.fixture

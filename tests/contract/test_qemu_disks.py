@@ -6,14 +6,12 @@ import asyncio
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from contract import qemu_harness
-from contract.qemu_harness import QemuHarness
+from contract.harness import ONLY_QEMU
 from contract.stage import FAST, Migration, Stage
 from support.waiting import eventually
 from vmferry.errors import DriverRefused, TransferFailed
@@ -23,28 +21,10 @@ from vmferryd.drivers.base import ReceiveSettings, StartMode
 from vmferryd.drivers.copies import CopyMode, DiskCopy, disk_channel
 from vmferryd.drivers.qemu.guest import QemuGuest
 
-pytestmark = [
-    pytest.mark.qemu,
-    pytest.mark.skipif(bool(qemu_harness.missing()), reason=qemu_harness.missing() or "QEMU is there"),
-]
+pytestmark = ONLY_QEMU
 
 TARGET = "vdb"
 SIZE_BYTES = 24 << 20
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[QemuHarness]:
-    """Real QEMU only."""
-    async with qemu_harness.harness(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def stage(harness: QemuHarness) -> AsyncIterator[Stage]:
-    """An empty stage; nothing is left over after the test."""
-    opened = Stage(harness)
-    yield opened
-    await opened.clear()
 
 
 class Hosts:

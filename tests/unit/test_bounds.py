@@ -34,7 +34,6 @@ NO_WAITS = {
     "vmferry/checking.py": "when a difference of two clocks, or the rest of a certificate, is worth a note",
     "vmferry/cli/display.py": "how often a picture is drawn",
     "vmferry/cli/forecast.py": "what a forecast looks back at, and the usual pause",
-    "vmferry/cli/timeouts.py": "the longest pause that a daemon takes",
     "vmferryd/clock.py": "where a test's clock starts",
     "vmferry/params.py": "the longest pause that QEMU takes",
     "vmferry/cli/report.py": "so far apart are clocks before it is told",

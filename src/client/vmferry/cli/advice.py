@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from vmferry.cli.forecast import USUAL_PAUSE_MS, Course, Forecast
 from vmferry.cli.options import NOT_AVAILABLE
-from vmferry.cli.timeouts import LONGEST_PAUSE_MS
 from vmferry.cli.units import duration, rate, size
 from vmferry.flags import Flag
+from vmferry.params import LONGEST_DOWNTIME_MS
 
 MIB = 1 << 20
 ROOM = 1.25
@@ -56,7 +56,7 @@ def _remedies(forecast: Forecast, circumstances: Circumstances, throttle_percent
         enough_mib = math.ceil(forecast.round_bytes * 1000 / circumstances.allowed_pause_ms * ROOM / MIB)
         yield f"more bandwidth than {rate(limit)}: vmferry migrate-setspeed {name} {enough_mib}"
     needed_ms = math.ceil(forecast.pause_needed_ms * ROOM)
-    if needed_ms <= LONGEST_PAUSE_MS:
+    if needed_ms <= LONGEST_DOWNTIME_MS:
         yield f"a longer pause: vmferry migrate-setmaxdowntime {name} {needed_ms}"
     if throttle_percent:
         yield "waiting: the guest is slowed down further, step by step"

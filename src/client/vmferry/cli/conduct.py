@@ -19,14 +19,14 @@ from vmferry.cli.display import Display
 from vmferry.cli.exits import ExitCode, exit_code
 from vmferry.cli.forecast import USUAL_PAUSE_MS
 from vmferry.cli.progress import Mark
-from vmferry.cli.timeouts import LONGEST_PAUSE_MS, Action, Timeout
+from vmferry.cli.timeouts import Action, Timeout
 from vmferry.cli.units import counted
 from vmferry.client import Connection
 from vmferry.errors import FateUnknown, MigrationNotFound, VmferryError
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated, Patience
 from vmferry.model import GuestLocation, MigrationId, Outcome, Phase, Progress
-from vmferry.params import MigrationParams
+from vmferry.params import LONGEST_DOWNTIME_MS, MigrationParams
 
 UNLIMITED_MIB_PER_S = 8_796_093_022_207
 """libvirt's greatest bandwidth: no limit."""
@@ -207,7 +207,7 @@ class Conductor:
             if timeout.action is Action.POSTCOPY:
                 await self.source.start_postcopy(self.order.domain)
                 return
-            await self.source.set_max_downtime(self.order.domain, LONGEST_PAUSE_MS)
+            await self.source.set_max_downtime(self.order.domain, LONGEST_DOWNTIME_MS)
         except VmferryError as error:
             self._say(f"that could not be done, and the migration goes on: {error}")
 

@@ -13,9 +13,6 @@ from vmferry.flags import Flag
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LONGEST_PAUSE_MS = 2_000_000
-"""The longest pause that can be allowed; a rest that takes longer is sent in further rounds first."""
-
 
 class Action(StrEnum):
     """What is done when the time is over."""

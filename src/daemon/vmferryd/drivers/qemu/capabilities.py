@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,18 +135,26 @@ def _cpu_abilities(answers: Mapping[str, Any]) -> CpuAbilities:
 
 _MODELS, _FEATURES = "query-cpu-definitions", "query-cpu-model-expansion"
 
-_Arguments = Mapping[str, Any] | None
+_QUESTIONS = (
+    "query-version",
+    "query-machines",
+    "query-migrate-capabilities",
+    "query-kvm",
+    "query-command-line-options",
+)
 
-_ABOUT_CPUS: Mapping[str, _Arguments] = {_MODELS: None, _FEATURES: {"type": "full", "model": {"name": "max"}}}
+_Interview = Callable[[Monitor], Awaitable[dict[str, Any]]]
+"""What a probe is asked; the answers by the name of the command."""
 
-_QUESTIONS: Mapping[str, _Arguments] = {
-    "query-version": None,
-    "query-machines": None,
-    "query-migrate-capabilities": None,
-    "query-kvm": None,
-    "query-command-line-options": None,
-    **_ABOUT_CPUS,
-}
+
+async def _about_all(monitor: Monitor) -> dict[str, Any]:
+    answers = {question: await monitor.execute(question) for question in _QUESTIONS}
+    return answers | await _about_cpus(monitor) | {_PAGES_ON_DEMAND: await _takes_postcopy(monitor)}
+
+
+async def _about_cpus(monitor: Monitor) -> dict[str, Any]:
+    everything = {"type": "full", "model": {"name": "max"}}
+    return {_MODELS: await monitor.execute(_MODELS), _FEATURES: await monitor.execute(_FEATURES, everything)}
 
 
 class CapabilityCache:
@@ -166,20 +175,21 @@ class CapabilityCache:
         stamp = _stamp(emulator)
         known = self._known.get(emulator)
         if known is None or known[0] != stamp:
-            answers = await self._ask(emulator, "tcg", _QUESTIONS)
-            has_kvm = answers["query-kvm"]["present"] and kvm_is_accessible()
-            known = (stamp, read_answers(emulator, answers, await self._ask_about_kvm(emulator) if has_kvm else None))
+            asked = (self._ask(emulator, "tcg", _about_all), self._ask_about_kvm(emulator))
+            known = (stamp, read_answers(emulator, *await asyncio.gather(*asked)))
             self._known[emulator] = known
         return known[1]
 
     async def _ask_about_kvm(self, emulator: Path) -> dict[str, Any] | None:
-        """None where KVM is there and does not work; whoever starts a guest with it hears why."""
+        """None where there is no KVM, or one that does not work; whoever starts a guest with it hears why."""
+        if not kvm_is_accessible():
+            return None
         try:
-            return await self._ask(emulator, "kvm", _ABOUT_CPUS)
+            return await self._ask(emulator, "kvm", _about_cpus)
         except DriverRefused:
             return None
 
-    async def _ask(self, emulator: Path, accelerator: str, questions: Mapping[str, _Arguments]) -> dict[str, Any]:
+    async def _ask(self, emulator: Path, accelerator: str, interview: _Interview) -> dict[str, Any]:
         directory = self._run_directory / f"probe-{secrets.token_hex(4)}"
         directory.mkdir(parents=True, mode=0o700)
         socket = directory / MONITOR_NAME
@@ -191,21 +201,20 @@ class CapabilityCache:
         try:
             process = QemuProcess.spawn(argv, directory, mark, {})
             try:
-                return await self._interview(process, socket, questions)
+                return await self._interview(process, socket, interview)
             finally:
                 await process.kill(self._config.stop_timeout_s)
                 process.close()
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    async def _interview(self, process: QemuProcess, socket: Path, questions: Mapping[str, _Arguments]) -> dict[str, Any]:
+    async def _interview(self, process: QemuProcess, socket: Path, interview: _Interview) -> dict[str, Any]:
         try:
             monitor = await Monitor.open(
                 socket, self._config, self._clock, handler=lambda _name, _data: None, is_alive=process.is_alive
             )
             try:
-                answers = {question: await monitor.execute(question, given) for question, given in questions.items()}
-                return answers | {_PAGES_ON_DEMAND: await _takes_postcopy(monitor)}
+                return await interview(monitor)
             finally:
                 await monitor.close()
         except DriverLost as error:

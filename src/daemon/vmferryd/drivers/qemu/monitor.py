@@ -52,22 +52,20 @@ class Monitor:
         Raises:
             DriverLost: the process ended, or nothing answered in time.
         """
-        tries = _NEGOTIATIONS
-        while True:
+        for left in reversed(range(_NEGOTIATIONS)):
             raw = await _connect(path, config, clock, is_alive)
             client = _Client(handler)
             spare = raw.dup()
             try:
                 async with asyncio.timeout(config.monitor_timeout_s):
                     await client.connect(raw)
+                return cls(client, spare, config)
             except (TimeoutError, QMPError, OSError, EOFError) as error:
                 raw.close()
                 spare.close()
-                tries -= 1
-                if _is_disagreement(error) and tries and is_alive():
-                    continue
-                raise _no_session(path, config, error) from error
-            return cls(client, spare, config)
+                if not (left and _is_disagreement(error) and is_alive()):
+                    raise _no_session(path, config, error) from error
+        raise AssertionError("the last one returns or raises")
 
     @property
     def is_open(self) -> bool:
