@@ -6,6 +6,7 @@ Debian guest is made. Nothing is left of it afterwards but the page.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -33,7 +34,7 @@ class Step:
 
 
 STEPS = (
-    Step("The demo: two daemons, a guest that checks itself, there and back. The first time it makes `.venv`.", "make demo"),
+    Step("The demo: two daemons, a guest that checks itself, there and back.", "make demo"),
     Step(
         "Two daemons of our own.",
         """export PATH=$PWD/.venv/bin:$PATH
@@ -83,8 +84,8 @@ rm -r /tmp/ferry""",
 HEAD = """# The first ten minutes
 
 What somebody sees who has just cloned vmferry, on a machine of two cores without KVM: played by `make first-ten-minutes`
-as root, which wrote this page. It took {took}, {demo} of them for the demo with its virtual environment, and {guest} until
-Debian had been fetched and had booted.
+as root, which wrote this page. It took {took}, {demo} of them for the demo, and {guest} until Debian had been
+fetched and had booted. The virtual environment was there already; the first `make` makes it, in about a minute.
 
 <!-- played -->
 """
@@ -95,9 +96,10 @@ def main() -> int:
     if FOLDER.exists():
         sys.stderr.write(f"{FOLDER} is there already: remove it first\n")
         return 1
-    shell = subprocess.Popen(
-        ["/bin/bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    # As if nobody had typed `make` to come here: it would name its folder.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    shell = subprocess.Popen(["/bin/bash"], stdin=pipe, stdout=pipe, stderr=both, text=True, env=environment)
     took_s, parts = [], []
     try:
         for step in STEPS:
