@@ -23,6 +23,7 @@ from vmferry.model import (
 from vmferry.params import MigrationParams
 from vmferryd.drivers.base import DriverFeature
 from vmferryd.drivers.memory import FaultKind, Verb
+from vmferryd.jobs.decisions import destination_cut
 
 POSTCOPY = Flag.LIVE | Flag.POSTCOPY
 AGAIN = POSTCOPY | Flag.POSTCOPY_RESUME
@@ -122,6 +123,22 @@ async def test_a_cut_is_mended_by_the_daemons(hosts: TwoHosts) -> None:
     hosts.source.guest().fail_transfer("the cable was pulled")
     await moving
     await moved(hosts, migration_id)
+
+
+async def test_a_cut_that_was_none_does_not_last(two_hosts: TwoHosts) -> None:
+    """The destination takes its way for cut while pages still come: when it has them all both sides end, and nobody helps."""
+    migration_id, moving = await running_there(two_hosts)
+    destination = two_hosts.destination.daemon.destination._migrations[migration_id]
+    pulling = destination.pulling
+    assert pulling._watching is not None
+    pulling._watching.cancel()  # as one that has said "cut" has ended; from here on its way is looked at anew
+    await destination.machine.decide(destination_cut, "cut")
+    await asyncio.wait([pulling._watching])
+    pulling.watch()
+    assert await two_hosts.destination.state(migration_id) == "post-copy-failed"
+    two_hosts.source.machine.faults.release()
+    await moving
+    await moved(two_hosts, migration_id)
 
 
 async def test_a_silent_stall_is_cut_and_mended(two_hosts: TwoHosts) -> None:

@@ -156,12 +156,18 @@ class Pulling:
                 await self._context.clock.sleep(self._context.limits.resolver_first_s)
 
     async def _look_while_cut(self) -> None:
-        """A guest that dies while its way is cut has died; whoever brings a new way is waited for."""
+        """A guest that dies while its way is cut has died, and one that has all its pages was not cut off after all.
+
+        Whoever brings a new way is waited for.
+        """
         await self._context.clock.sleep(self._context.limits.progress_s)
         entry = self._migration.entry
         guest = entry.guest if entry is not None else None
-        if guest is None or (await guest.probe()).run_state is RunState.GONE:
+        probe = await guest.probe() if guest is not None else None
+        if probe is None or probe.run_state is RunState.GONE:
             await self._migration.machine.decide(destination_gone, "gone")
+        elif probe.transfer_state is TransferState.COMPLETED:
+            await self._migration.machine.decide(destination_whole, "whole")
 
     async def settled(self, bound_s: float) -> None:
         """All pages are here or their way is cut, or that was waited for long enough."""

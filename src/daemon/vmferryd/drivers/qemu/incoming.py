@@ -100,6 +100,15 @@ class QemuIncomingGuest:
 
     async def receive_again(self, channel: socket.socket) -> None:
         """See `IncomingGuest`. QEMU says *paused* until it has read the first of the new channel."""
+        # What QEMU has said was about the way before; who heard it now would take the new one for cut.
+        before, self._guest.said = self._guest.said, ""
+        try:
+            await self._receive_again(channel)
+        except BaseException:
+            self._guest.said = self._guest.said or before
+            raise
+
+    async def _receive_again(self, channel: socket.socket) -> None:
         try:
             async with asyncio.timeout(self._guest.config.yank_after_s):
                 await hand_over(self._guest, channel, "migrate-recover", {})
