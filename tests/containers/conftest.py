@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.docker import ROOT, Compose, Docker, compose_1, compose_2, docker_missing, private_docker
+from containers.docker import ROOT, Compose, Docker, compose_1, compose_2, docker_missing, in_memory, private_docker
 from containers.image import build
 
 LOGS = ROOT / "build" / "containers"
@@ -21,7 +21,7 @@ def docker() -> Iterator[Docker]:
     """A Docker of the tests' own; a machine that cannot have one skips."""
     if reason := docker_missing():
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="vmf") as folder, private_docker(Path(folder)) as made:
+    with tempfile.TemporaryDirectory(prefix="vmf") as folder, in_memory(Path(folder)), private_docker(Path(folder)) as made:
         yield made
 
 
