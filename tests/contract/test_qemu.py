@@ -23,7 +23,7 @@ from vmferryd.clock import SystemClock
 from vmferryd.domains.definition import parse
 from vmferryd.domains.devices import Devices, Disk, DiskBus, DiskFormat, DiskType
 from vmferryd.domains.model import Cpu, CpuFeature, DomainDefinition
-from vmferryd.drivers.base import EventKind, ReceiveSettings, RunState, SendSettings, StartMode, TransferState
+from vmferryd.drivers.base import EventKind, Guest, ReceiveSettings, RunState, SendSettings, StartMode, TransferState
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.qemu.guest import QemuGuest
@@ -383,6 +383,24 @@ async def test_a_tap_lives_as_long_as_its_guest(stage: Stage, bridge: str, tmp_p
 
 def _ports(bridge: str) -> list[str]:
     return [port.name for port in Path(f"/sys/class/net/{bridge}/brif").iterdir()]
+
+
+async def test_memory_that_is_to_be_locked_is(stage: Stage) -> None:
+    """Of a guest that says so the host may swap nothing out; of any other it may."""
+    driver = stage.harness.driver
+    plain = await driver.settle(stage.harness.definition("plain"))
+    definition = await driver.settle(replace(stage.harness.definition("locked"), memory_locked=True))
+    if any(violation.subject == "memoryBacking/locked" for violation in await driver.check(definition)):
+        pytest.skip("this process may not lock so much memory")
+    for one, locked in ((plain, False), (definition, True)):
+        guest = await driver.start(stage.plan(one), one, StartMode.PAUSED)
+        assert locked == (_locked_bytes(guest) >= one.memory_bytes)
+
+
+def _locked_bytes(guest: Guest) -> int:
+    assert isinstance(guest, QemuGuest)
+    status = Path(f"/proc/{guest.process.identity.pid}/status").read_text()
+    return int(status.partition("VmLck:")[2].split()[0]) << 10
 
 
 async def test_a_bridge_that_is_not_there_is_refused(stage: Stage, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def _read_domain(domain: Element, defaults: Defaults) -> DomainDefinition:
         description=domain.child("description").text(),
         memory_bytes=memory_bytes,
         current_memory_bytes=current_memory_bytes,
+        memory_locked=machine.read_memory_locked(domain),
         vcpus=vcpus,
         resource_partition=machine.read_partition(domain),
         os=machine.read_os(domain, devices_are_ordered=ordered),

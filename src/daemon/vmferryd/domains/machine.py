@@ -45,10 +45,17 @@ def read_memory(domain: Element) -> tuple[int, int]:
     return size_bytes, current_bytes
 
 
+def read_memory_locked(domain: Element) -> bool:
+    """Return whether the guest's memory is kept in the host's; of memory's other backings none is supported."""
+    return domain.child("memoryBacking").flag("locked")
+
+
 def write_memory(domain: Node, definition: DomainDefinition) -> None:
-    """`domain` ends with both amounts of memory."""
+    """`domain` ends with both amounts of memory, and whether it is locked."""
     add(domain, "memory", {"unit": "KiB"}, definition.memory_bytes // KIB_BYTES)
     add(domain, "currentMemory", {"unit": "KiB"}, definition.current_memory_bytes // KIB_BYTES)
+    if definition.memory_locked:
+        add(add(domain, "memoryBacking"), "locked")
 
 
 def read_vcpus(domain: Element) -> int:

@@ -275,6 +275,7 @@ class DomainDefinition:
     Attributes:
         live_id: the number libvirt gives a running guest; carried, never used.
         memory_bytes: a multiple of 1024, as is `current_memory_bytes`, which is never greater.
+        memory_locked: the host may swap none of it out.
         resource_partition: libvirt's default control group of a running guest; carried, never used.
         simulation: given only for type `test`.
         metadata: other people's elements, each as canonical XML with the namespaces it needs.
@@ -289,6 +290,7 @@ class DomainDefinition:
     live_id: int | None = None
     title: str | None = None
     description: str | None = None
+    memory_locked: bool = False
     vcpus: int = 1
     resource_partition: str | None = None
     features: Features = field(default_factory=Features)

@@ -9,13 +9,19 @@ _HOST_TUNING = "It binds the guest to one host; remove it and place the guest by
 _FIRMWARE = "Only the default BIOS is supported; remove it."
 _IDE = "Use bus='sata' with machine 'q35', or bus='virtio' or 'scsi' with any machine."
 
+_MEMORY = "The guest's memory is ordinary anonymous memory, which can be locked; remove it."
+
 _REMEDIES = {
     "domain/seclabel": "vmferryd confines no guest. " + _DUMPED,
     "domain/vcpus": _DUMPED,
     "domain/cputune": _HOST_TUNING,
     "domain/numatune": _HOST_TUNING,
     "domain/iothreads": "All disks are served by the main loop; remove it and the disks' iothread attributes.",
-    "domain/memoryBacking": "The guest's memory is ordinary anonymous memory; remove it.",
+    "memoryBacking/hugepages": _MEMORY,
+    "memoryBacking/source": _MEMORY,
+    "memoryBacking/access": _MEMORY,
+    "memoryBacking/allocation": _MEMORY,
+    "domain/memtune": "The host bounds no guest's memory; remove it. What may be locked is the daemon's own limit.",
     "domain/maxMemory": "Memory cannot be plugged; remove it and give <memory> what the guest may have.",
     "domain/sysinfo": "The firmware tables cannot be set; remove it.",
     "domain/genid": "The generation identifier is not supported; remove it.",

@@ -246,6 +246,7 @@ def definitions(draw):
         description=draw(maybe(long_texts)),
         memory_bytes=memory_bytes,
         current_memory_bytes=draw(st.sampled_from([memory_bytes, KIB_BYTES])),
+        memory_locked=draw(st.booleans()),
         vcpus=vcpus,
         resource_partition=draw(maybe(st.just("/machine"))),
         os=draw(systems()),

@@ -78,7 +78,7 @@ def test_actions_are_kept():
         ("<features><acpi x='1'/></features>", ["/domain/features/acpi/@x"]),
         ("<on_crash>coredump-destroy</on_crash>", ["/domain/on_crash"]),
         ("<resource><partition>/mine</partition></resource>", ["/domain/resource/partition"]),
-        ("<memoryBacking><hugepages/></memoryBacking>", ["/domain/memoryBacking"]),
+        ("<memoryBacking><hugepages/></memoryBacking>", ["/domain/memoryBacking/hugepages"]),
         ("<pm><suspend-to-mem enabled='maybe'/></pm>", ["/domain/pm/suspend-to-mem/@enabled"]),
         ("<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'/>", ["/domain/q:commandline"]),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 from vmferry.errors import Violation
 from vmferryd.domains.devices import Disk, DiskIo, Interface, InterfaceType
 from vmferryd.domains.model import Cpu, CpuCheck, CpuFeaturePolicy, CpuMode, DomainDefinition, DomainType, LifecycleAction
+from vmferryd.drivers.qemu import memory_lock
 from vmferryd.drivers.qemu.capabilities import QemuCapabilities, kvm_is_accessible
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.disks import CACHE_MODES
@@ -23,6 +24,8 @@ def violations(definition: DomainDefinition, program: QemuCapabilities, config: 
     """Everything found, in the order of the definition."""
     yield from _type(definition, program)
     yield from _memory(definition)
+    if definition.memory_locked and (found := memory_lock.shortage(definition.memory_bytes, memory_lock.limit_bytes())):
+        yield found
     yield from _machine(definition, program)
     if definition.cpu is not None:
         yield from _cpu(definition.cpu, definition.type, program)

@@ -140,6 +140,8 @@ def _machine(definition: DomainDefinition) -> Iterator[str]:
     yield from ("-machine", spell(definition.os.machine, options))
     yield from ("-cpu", _cpu(definition))
     yield from ("-m", f"size={definition.memory_bytes // 1024}k")
+    if definition.memory_locked:
+        yield from ("-overcommit", "mem-lock=on")
     yield from ("-smp", _smp(definition))
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
 from dataclasses import replace
 
 import pytest
 from qemu_programs import program
 from test_qemu_command import PLAIN, SERVER
 
+from support.waiting import eventually
 from vmferryd.domains.definition import parse
+from vmferryd.drivers.qemu import memory_lock
 from vmferryd.drivers.qemu.check import violations
 from vmferryd.drivers.qemu.config import QemuConfig
 
@@ -41,6 +46,43 @@ def test_everything_that_is_missing_is_named() -> None:
 def test_a_finding(old: str, new: str, subject: str, words: str) -> None:
     """Each names its place and its reason."""
     assert words in found(PLAIN.replace(old, new))[subject]
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "words"),
+    [
+        (None, ""),
+        ((128 << 20) + memory_lock.OVERHEAD_BYTES, ""),
+        ((128 << 20) + memory_lock.OVERHEAD_BYTES - 1024, "needs 1152 MiB with QEMU's own"),
+        (64 << 10, "may lock 64 KiB"),
+    ],
+)
+def test_memory_that_may_not_be_locked(limit_bytes: int | None, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's limit, which is also that of each QEMU, has to have room for the guest and for QEMU itself."""
+    monkeypatch.setattr(memory_lock, "limit_bytes", lambda: limit_bytes)
+    locked = PLAIN.replace("<devices>", "<memoryBacking><locked/></memoryBacking><devices>")
+    said = found(locked)
+    assert said.keys() - found(PLAIN).keys() == ({"memoryBacking/locked"} if words else set())
+    assert words in said.get("memoryBacking/locked", "")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "anything"), [("000001ffffffffff", True), ("0000000000004000", True), ("3fff", False)]
+)
+def test_a_process_with_the_capability_has_no_limit(capabilities: str, anything: bool) -> None:
+    """The kernel does not look at its limit then, and neither does the check."""
+    assert anything == memory_lock.may_lock_anything(f"Name:\tx\nCapEff:\t{capabilities}\nCapBnd:\t0\n")
+
+
+def test_the_limit_that_is_found_is_the_processs_own() -> None:
+    """As the kernel says it, and not as this test guesses."""
+    words = ("prlimit", "--memlock=65536:65536", "sleep", "60")
+    drop = ("setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock") if os.geteuid() == 0 else ()
+    with subprocess.Popen((*drop, *words)) as sleeper:
+        try:
+            asyncio.run(eventually(lambda: memory_lock.limit_bytes(sleeper.pid) == 65536, 20))
+        finally:
+            sleeper.kill()
 
 
 MODEL = "<cpu mode='custom' match='exact'{check}><model>{model}</model>{features}</cpu><devices>"

@@ -60,6 +60,7 @@ OLD = f"""
 <cpu mode='custom' match='exact'><model>Skylake-Server</model><feature policy='disable' name='hle'/>
 <feature policy='require' name='pcid'/></cpu>
 <clock offset='variable' adjustment='3600' basis='utc'/>
+<memoryBacking><locked/></memoryBacking>
 <on_poweroff>preserve</on_poweroff><on_reboot>destroy</on_reboot>
 <devices><disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>
 <interface type='user'><mac address='52:54:00:00:00:03'/><model type='virtio'/><boot order='1'/></interface>
