@@ -7,6 +7,9 @@ STUBS := src/client/vmferry/api/v1
 MESSAGE_ONLY := types params errors
 
 .DEFAULT_GOAL := help
+# Every start of a daemon or of the client would compile all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .PHONY: help setup demo containers test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man first-ten-minutes docs clean
