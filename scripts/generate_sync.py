@@ -10,7 +10,7 @@ from pathlib import Path
 
 CLIENT = Path(__file__).parents[1] / "src" / "client" / "vmferry"
 TARGET = CLIENT / "sync.py"
-CLASSES = (("client", "Connection"), ("job_calls", "JobCalls"), ("tuning_calls", "TuningCalls"))
+CLASSES = (("client", "Connection"), ("host_calls", "HostCalls"), ("job_calls", "JobCalls"), ("tuning_calls", "TuningCalls"))
 """Where the calls of a connection stand."""
 
 NOT_FOR_SCRIPTS = frozenset(

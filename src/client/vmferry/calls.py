@@ -19,9 +19,10 @@ T = TypeVar("T")
 
 
 class Caller:
-    """Whoever asks the daemon at `uri`; `bounds` are those of every wait for it."""
+    """Whoever asks the daemon at `uri` over `channel`; `bounds` are those of every wait for it."""
 
     uri: Uri
+    channel: aio.Channel
     bounds: Bounds = DEFAULTS
 
     async def ask(self, call: Awaitable[T], silence: type[VmferryError] = PeerUnreachable) -> T:

@@ -13,47 +13,38 @@ calls of a migration's phases say `FateUnknown`, because they may have happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from grpc import aio
 
 from vmferry import wire
 from vmferry.api.v1 import (
-    domains_pb2,
-    domains_pb2_grpc,
     handover_pb2,
     handover_pb2_grpc,
-    host_pb2,
-    host_pb2_grpc,
-    jobs_pb2_grpc,
     legacy_pb2_grpc,
     migration_pb2_grpc,
     transfer_pb2,
     transfer_pb2_grpc,
-    tuning_pb2_grpc,
 )
 from vmferry.attempt import Attempt, in_one_call, seen
 from vmferry.bounds import DEFAULTS, Bounds
-from vmferry.calls import translated
 from vmferry.channel import ChannelOptions, Credentials, Uri, open_channel, parse_uri
 from vmferry.checking import check_along, check_source, notes, witnessed
 from vmferry.endpoint import ProgressListener, Reply, Request, Settled, ignore_progress
-from vmferry.errors import FateUnknown, PeerUnreachable, VmferryError
-from vmferry.features import Answers, Feature
+from vmferry.errors import FateUnknown, VmferryError
+from vmferry.features import Feature
 from vmferry.findings import Finding, findings_of
 from vmferry.flags import NONE, Flag, without
+from vmferry.host_calls import HostCalls
 from vmferry.job_calls import JobCalls
 from vmferry.legacy_calls import TunnelV2Calls, V1Calls, V2Calls
 from vmferry.migrate import Migrated, Patience, migrate
 from vmferry.model import (
-    DomainEvent,
-    DomainInfo,
-    DomainState,
     GuestLocation,
-    HostCapabilities,
-    HostInfo,
     MigrationId,
     Outcome,
     new_migration_id,
@@ -75,6 +66,10 @@ from vmferry.protocol import PrepareKind, ProtocolVersion, Spelling
 from vmferry.tuning_calls import TuningCalls
 from vmferry.wish import RunWish
 
+if TYPE_CHECKING:
+    from vmferry.api.v1.handover_pb2_grpc import HandoverServiceAsyncStub
+    from vmferry.api.v1.transfer_pb2_grpc import TransferServiceAsyncStub
+
 
 @asynccontextmanager
 async def connect(
@@ -93,7 +88,7 @@ async def connect(
         yield connection
 
 
-class Connection(JobCalls, TuningCalls):
+class Connection(HostCalls, JobCalls, TuningCalls):
     """One daemon. It is also an endpoint of the engine: a source and a destination.
 
     `version`, `spelling` and `prepare` say which calls the phases are; `migrate` and `migrate_to_uri` find out by themselves
@@ -116,13 +111,18 @@ class Connection(JobCalls, TuningCalls):
         self.channel = channel
         self.bounds = bounds
         self._speaks = (version, spelling, prepare)
-        self._domains = domains_pb2_grpc.DomainServiceStub(channel)
-        self._handover = handover_pb2_grpc.HandoverServiceStub(channel)
-        self._host = host_pb2_grpc.HostServiceStub(channel)
-        self._jobs = jobs_pb2_grpc.JobServiceStub(channel)
-        self._transfer = transfer_pb2_grpc.TransferServiceStub(channel)
-        self._tuning = tuning_pb2_grpc.TuningServiceStub(channel)
-        self._phases: PhaseCalls = _phase_calls(channel, self._speaks, bounds)
+
+    @cached_property
+    def _phases(self) -> PhaseCalls:
+        return _phase_calls(self.channel, self._speaks, self.bounds)
+
+    @cached_property
+    def _handover(self) -> HandoverServiceAsyncStub:
+        return handover_pb2_grpc.HandoverServiceStub(self.channel)
+
+    @cached_property
+    def _transfer(self) -> TransferServiceAsyncStub:
+        return transfer_pb2_grpc.TransferServiceStub(self.channel)
 
     def speaking(self, path: Path) -> Connection:
         """The same daemon over the same channel, with phases called in the way of `path`."""
@@ -130,144 +130,6 @@ class Connection(JobCalls, TuningCalls):
         if (version, spelling, prepare) == self._speaks:
             return self
         return Connection(self.uri, self.channel, version=version, spelling=spelling, prepare=prepare, bounds=self.bounds)
-
-    # -- the host ---------------------------------------------------------------------------------------------------
-
-    async def version(self) -> HostInfo:
-        """Who answers."""
-        reply = await self._ask(self._host.GetVersion(host_pb2.GetVersionRequest(), timeout=self.bounds.call_s))
-        return wire.host_from_wire(reply)
-
-    async def capabilities(self) -> HostCapabilities:
-        """The drivers that work there, and the features that the daemon announces."""
-        reply = await self._ask(self._host.GetCapabilities(host_pb2.GetCapabilitiesRequest(), timeout=self.bounds.call_s))
-        return wire.capabilities_from_wire(reply)
-
-    async def answers(self) -> Answers:
-        """What the daemon answers for each feature; where it could not be asked, the error stands in place of the answers."""
-        try:
-            announced = (await self.capabilities()).features
-        except VmferryError as error:
-            return Answers(dict.fromkeys(Feature, error), str(self.uri))
-        return Answers.of(*(feature for feature in Feature if feature in announced), host=str(self.uri))
-
-    # -- domains ----------------------------------------------------------------------------------------------------
-
-    async def define(self, xml: str) -> DomainInfo:
-        """The definition is stored.
-
-        Raises:
-            DefinitionInvalid: it is refused, with every finding.
-            AlreadyExists: its name or UUID belongs to another domain.
-        """
-        reply = await self._ask(
-            self._domains.DefineDomain(domains_pb2.DefineDomainRequest(xml=xml), timeout=self.bounds.call_s)
-        )
-        return wire.domain_from_wire(reply.domain)
-
-    async def undefine(self, domain: str) -> None:
-        """The stored definition is gone; an active domain becomes transient."""
-        await self._ask(
-            self._domains.UndefineDomain(domains_pb2.UndefineDomainRequest(domain=domain), timeout=self.bounds.call_s)
-        )
-
-    async def start(self, domain: str) -> DomainInfo:
-        """The guest runs."""
-        return await self._start(domains_pb2.StartDomainRequest(domain=domain))
-
-    async def start_paused(self, domain: str) -> DomainInfo:
-        """The guest exists and stands paused."""
-        return await self._start(domains_pb2.StartDomainRequest(domain=domain, paused=True))
-
-    async def _start(self, request: domains_pb2.StartDomainRequest) -> DomainInfo:
-        reply = await self._ask(self._domains.StartDomain(request, timeout=self.bounds.call_s))
-        return wire.domain_from_wire(reply.domain)
-
-    async def shutdown(self, domain: str) -> None:
-        """The guest has been asked to shut down; whether it obeys is its own business."""
-        await self._ask(
-            self._domains.ShutdownDomain(domains_pb2.ShutdownDomainRequest(domain=domain), timeout=self.bounds.call_s)
-        )
-
-    async def destroy(self, domain: str) -> None:
-        """The guest is gone."""
-        await self._ask(
-            self._domains.DestroyDomain(domains_pb2.DestroyDomainRequest(domain=domain), timeout=self.bounds.call_s)
-        )
-
-    async def suspend(self, domain: str) -> None:
-        """The guest's CPUs stand still."""
-        await self._ask(
-            self._domains.SuspendDomain(domains_pb2.SuspendDomainRequest(domain=domain), timeout=self.bounds.call_s)
-        )
-
-    async def resume(self, domain: str) -> None:
-        """The guest's CPUs run."""
-        await self._ask(
-            self._domains.ResumeDomain(domains_pb2.ResumeDomainRequest(domain=domain), timeout=self.bounds.call_s)
-        )
-
-    async def domains(self, *states: DomainState) -> list[DomainInfo]:
-        """All domains by name, or those in one of `states`."""
-        request = domains_pb2.ListDomainsRequest(states=[wire.enum_to_wire(state) for state in states])
-        reply = await self._ask(self._domains.ListDomains(request, timeout=self.bounds.call_s))
-        return [wire.domain_from_wire(domain) for domain in reply.domains]
-
-    async def domain(self, name: str) -> DomainInfo:
-        """One domain, by name or UUID."""
-        return wire.domain_from_wire((await self._get(name)).domain)
-
-    async def devices(self, name: str) -> Mapping[str, str]:
-        """What the host allotted to an active domain, by device alias: pty paths, the VNC port."""
-        return dict((await self._get(name)).devices)
-
-    async def _get(self, name: str) -> domains_pb2.GetDomainResponse:
-        return await self._ask(self._domains.GetDomain(domains_pb2.GetDomainRequest(domain=name), timeout=self.bounds.call_s))
-
-    async def xml(self, domain: str) -> str:
-        """The definition: of the running guest if there is one, else the stored one."""
-        return await self._xml(domains_pb2.DumpDomainXmlRequest(domain=domain))
-
-    async def stored_xml(self, domain: str) -> str:
-        """The stored definition, which the next start will use."""
-        return await self._xml(domains_pb2.DumpDomainXmlRequest(domain=domain, inactive=True))
-
-    async def receiver(self, domain: str, uri: str, *, xml: str = "", directory: str = "") -> list[str]:
-        """The words of a command line that receives the domain at `uri` in a direct migration. Nothing is started.
-
-        `xml` takes the place of the domain's definition, where paths and bridges differ; the receiver's own sockets lie in
-        `directory`, by default where it is started. A guest that stands still now does so on arrival, too.
-
-        Raises:
-            DriverRefused: its hypervisor is none that is started by a command line.
-            HostIncompatible: `xml` would change the machine that the guest sees.
-        """
-        return await self._receiver(
-            domains_pb2.DumpReceiverRequest(domain=domain, uri=uri, domain_xml=xml, directory=directory)
-        )
-
-    async def receiver_paused(self, domain: str, uri: str, *, xml: str = "", directory: str = "") -> list[str]:
-        """The same of a receiver where the guest stands still on arrival, until its monitor hears `cont`."""
-        return await self._receiver(
-            domains_pb2.DumpReceiverRequest(domain=domain, uri=uri, paused=True, domain_xml=xml, directory=directory)
-        )
-
-    async def _receiver(self, request: domains_pb2.DumpReceiverRequest) -> list[str]:
-        return list((await self._ask(self._domains.DumpReceiver(request, timeout=self.bounds.call_s))).words)
-
-    async def _xml(self, request: domains_pb2.DumpDomainXmlRequest) -> str:
-        return (await self._ask(self._domains.DumpDomainXml(request, timeout=self.bounds.call_s))).xml
-
-    async def watch_domains(self) -> AsyncIterator[DomainEvent]:
-        """What happens to the domains there from now on; ends with an error when the daemon goes away."""
-        call = self._domains.WatchDomains(domains_pb2.WatchDomainsRequest())
-        try:
-            async for change in call:
-                yield wire.domain_event_from_wire(change)
-        except aio.AioRpcError as error:
-            raise translated(error, PeerUnreachable, str(self.uri)) from None
-        finally:
-            call.cancel()
 
     # -- migration --------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from grpc import aio
 
 from vmferry import wire
-from vmferry.api.v1 import jobs_pb2
+from vmferry.api.v1 import jobs_pb2, jobs_pb2_grpc
 from vmferry.calls import Caller, translated
 from vmferry.errors import FateUnknown, PeerUnreachable
 from vmferry.model import JobEvent, JobInfo, MigrationId, Outcome
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 class JobCalls(Caller):
     """Jobs of one daemon."""
 
-    _jobs: JobServiceAsyncStub
+    @cached_property
+    def _jobs(self) -> JobServiceAsyncStub:
+        return jobs_pb2_grpc.JobServiceStub(self.channel)
 
     async def job(self, migration_id: MigrationId) -> JobInfo:
         """One migration as this host knows it."""

@@ -55,6 +55,80 @@ class Connection:
         """Where the daemon is."""
         return self.asynchronous.uri
 
+    def migrate(
+        self,
+        domain: str,
+        destination: Connection,
+        *,
+        flags: Flag = NONE,
+        params: MigrationParams | None = None,
+        uri: str | None = None,
+        attempt: Attempt | None = None,
+    ) -> Migrated:
+        """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors.
+
+        It is libvirt's virDomainMigrate3 with typed parameters, and its virDomainMigrate and virDomainMigrate2 over a
+        connection that writes fixed arguments: only those two leave the walk to the source's daemon, with PEER2PEER.
+
+        Args:
+            domain: its name or UUID.
+            destination: the daemon there, as this client reaches it.
+            flags: what to do.
+            params: how to do it.
+            uri: the only URI of virDomainMigrate: with PEER2PEER where the source's daemon finds the destination's, if that
+                differs from where this client does; otherwise another spelling of `migrate_uri`.
+            attempt: how the caller follows it.
+
+        Raises:
+            InvalidParameter, NotSupported, NoCommonProtocol: the two daemons do not share what this needs; nothing happened.
+            PeerUnreachable: a daemon could not be asked what it can; nothing happened.
+        """
+        return blocking.run(
+            self.asynchronous.migrate(domain, destination.asynchronous, flags=flags, params=params, uri=uri, attempt=attempt)
+        )
+
+    def check(
+        self,
+        domain: str,
+        destination: Connection,
+        *,
+        flags: Flag = NONE,
+        params: MigrationParams | None = None,
+        uri: str | None = None,
+    ) -> tuple[Finding, ...]:
+        """Everything that is known to speak against `migrate` with the same arguments, and what its user should know.
+
+        Nothing is opened, made, held or recorded on either host. What no finding speaks against is not refused later for a
+        reason that could have been known now.
+        """
+        return blocking.run(self.asynchronous.check(domain, destination.asynchronous, flags=flags, params=params, uri=uri))
+
+    def check_alone(self, domain: str, *, flags: Flag = NONE, params: MigrationParams | None = None) -> tuple[Finding, ...]:
+        """What this daemon alone would refuse a migration for, as its source."""
+        return blocking.run(self.asynchronous.check_alone(domain, flags=flags, params=params))
+
+    def migrate_to_uri(
+        self,
+        domain: str,
+        uri: str,
+        *,
+        flags: Flag = Flag.PEER2PEER,
+        params: MigrationParams | None = None,
+        attempt: Attempt | None = None,
+    ) -> Migrated:
+        """The guest lives where `uri` leads, by one call to this daemon, which goes on when its caller leaves.
+
+        With PEER2PEER `uri` names the destination's daemon, and the source's daemon coordinates. Without, the migration is
+        direct: no daemon is there, and `uri` is where a hypervisor listens; in place of it that may be said by `migrate_uri`.
+        It is libvirt's virDomainMigrateToURI, 2 and 3.
+
+        Raises:
+            InvalidParameter, NotSupported, NoCommonProtocol: nothing happened.
+            FateUnknown: the source does not answer; it goes on by itself, and the same call with the same id joins it.
+            VmferryError: the first thing that went wrong; `guest` says where the guest is.
+        """
+        return blocking.run(self.asynchronous.migrate_to_uri(domain, uri, flags=flags, params=params, attempt=attempt))
+
     def version(self) -> HostInfo:
         """Who answers."""
         return blocking.run(self.asynchronous.version())
@@ -139,80 +213,6 @@ class Connection:
     def watch_domains(self) -> Iterator[DomainEvent]:
         """What happens to the domains there from now on; ends with an error when the daemon goes away."""
         return blocking.each(self.asynchronous.watch_domains())
-
-    def migrate(
-        self,
-        domain: str,
-        destination: Connection,
-        *,
-        flags: Flag = NONE,
-        params: MigrationParams | None = None,
-        uri: str | None = None,
-        attempt: Attempt | None = None,
-    ) -> Migrated:
-        """The guest lives at `destination`. This connection is the source; see `vmferry.migrate.migrate` for the errors.
-
-        It is libvirt's virDomainMigrate3 with typed parameters, and its virDomainMigrate and virDomainMigrate2 over a
-        connection that writes fixed arguments: only those two leave the walk to the source's daemon, with PEER2PEER.
-
-        Args:
-            domain: its name or UUID.
-            destination: the daemon there, as this client reaches it.
-            flags: what to do.
-            params: how to do it.
-            uri: the only URI of virDomainMigrate: with PEER2PEER where the source's daemon finds the destination's, if that
-                differs from where this client does; otherwise another spelling of `migrate_uri`.
-            attempt: how the caller follows it.
-
-        Raises:
-            InvalidParameter, NotSupported, NoCommonProtocol: the two daemons do not share what this needs; nothing happened.
-            PeerUnreachable: a daemon could not be asked what it can; nothing happened.
-        """
-        return blocking.run(
-            self.asynchronous.migrate(domain, destination.asynchronous, flags=flags, params=params, uri=uri, attempt=attempt)
-        )
-
-    def check(
-        self,
-        domain: str,
-        destination: Connection,
-        *,
-        flags: Flag = NONE,
-        params: MigrationParams | None = None,
-        uri: str | None = None,
-    ) -> tuple[Finding, ...]:
-        """Everything that is known to speak against `migrate` with the same arguments, and what its user should know.
-
-        Nothing is opened, made, held or recorded on either host. What no finding speaks against is not refused later for a
-        reason that could have been known now.
-        """
-        return blocking.run(self.asynchronous.check(domain, destination.asynchronous, flags=flags, params=params, uri=uri))
-
-    def check_alone(self, domain: str, *, flags: Flag = NONE, params: MigrationParams | None = None) -> tuple[Finding, ...]:
-        """What this daemon alone would refuse a migration for, as its source."""
-        return blocking.run(self.asynchronous.check_alone(domain, flags=flags, params=params))
-
-    def migrate_to_uri(
-        self,
-        domain: str,
-        uri: str,
-        *,
-        flags: Flag = Flag.PEER2PEER,
-        params: MigrationParams | None = None,
-        attempt: Attempt | None = None,
-    ) -> Migrated:
-        """The guest lives where `uri` leads, by one call to this daemon, which goes on when its caller leaves.
-
-        With PEER2PEER `uri` names the destination's daemon, and the source's daemon coordinates. Without, the migration is
-        direct: no daemon is there, and `uri` is where a hypervisor listens; in place of it that may be said by `migrate_uri`.
-        It is libvirt's virDomainMigrateToURI, 2 and 3.
-
-        Raises:
-            InvalidParameter, NotSupported, NoCommonProtocol: nothing happened.
-            FateUnknown: the source does not answer; it goes on by itself, and the same call with the same id joins it.
-            VmferryError: the first thing that went wrong; `guest` says where the guest is.
-        """
-        return blocking.run(self.asynchronous.migrate_to_uri(domain, uri, flags=flags, params=params, attempt=attempt))
 
     def job(self, migration_id: MigrationId) -> JobInfo:
         """One migration as this host knows it."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vmferry.api.v1 import tuning_pb2
+from vmferry.api.v1 import tuning_pb2, tuning_pb2_grpc
 from vmferry.calls import Caller
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 class TuningCalls(Caller):
     """What migrations of one daemon's domains obey. Values set while one goes on are obeyed at once, and end with it."""
 
-    _tuning: TuningServiceAsyncStub
+    @cached_property
+    def _tuning(self) -> TuningServiceAsyncStub:
+        return tuning_pb2_grpc.TuningServiceStub(self.channel)
 
     async def set_max_downtime(self, domain: str, downtime_ms: int) -> None:
         """The guest's switch to another host may take so long.
