@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help setup demo containers test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man first-ten-minutes docs clean
+.PHONY: help bench setup demo containers test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man first-ten-minutes docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: $(VENV)/.ready packages $(BUF) ## every test; what cannot run here is skip
 contract: $(VENV)/.ready packages ## the drivers' contract on a newer QEMU than the system's, where one can be had
 	PYTHONPATH=tests VMFERRY_TEST_EMULATOR="$$(PYTHONPATH=tests $(BIN)/python -m support.emulators)" \
 	  $(BIN)/python -m pytest tests/contract -m qemu
+
+bench: $(VENV)/.ready packages ## vmferry beside raw QEMU: times, pauses, ratios; half an hour and more, BENCH=--quick half a minute
+	PYTHONPATH=tests:. $(BIN)/python -m bench $(BENCH)
 
 unit: $(VENV)/.ready ## the tests that need no QEMU, and no patience
 	$(BIN)/python -m pytest -m "not qemu and not slow"

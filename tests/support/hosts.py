@@ -104,11 +104,17 @@ class Host:
 @asynccontextmanager
 async def hosts(directory: Path, *names: str, options: Sequence[str] = ()) -> AsyncIterator[list[Host]]:
     """Hosts whose daemons answer; afterwards no process of theirs is left, daemons and guests alike."""
-    made = [Host(name, directory / name, options) for name in names]
+    async with alive(*(Host(name, directory / name, options) for name in names)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def alive(*made: Host) -> AsyncIterator[list[Host]]:
+    """Their daemons answer; afterwards no process of theirs is left, daemons and guests alike."""
     try:
         for host in made:
             await host.start()
-        yield made
+        yield list(made)
     finally:
         for host in made:
             await host.kill()

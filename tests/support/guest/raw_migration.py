@@ -117,17 +117,17 @@ async def _monitor(path: Path) -> QMPClient:
                 await asyncio.sleep(0.002)
 
 
-async def migrate(source: Host, destination: Host, options: Options, socket: Path) -> Hop:
-    """The guest runs at the destination; the source is stopped for good."""
+async def migrate(source: Host, destination: Host, options: Options, uri: str) -> Hop:
+    """The guest runs at the destination, which waits at `uri`; the source is stopped for good."""
     limits = {"max-bandwidth": options.bandwidth_mib_s << 20, "downtime-limit": options.downtime_limit_ms}
     for host in (source, destination):
         wanted = {"capabilities": [{"capability": "events", "state": True}]}
         await host.monitor.execute("migrate-set-capabilities", wanted)
     await source.monitor.execute("migrate-set-parameters", limits)
-    await destination.monitor.execute("migrate-incoming", {"uri": f"unix:{socket}"})
+    await destination.monitor.execute("migrate-incoming", {"uri": uri})
     started_s = time.monotonic()
     with _events(source, "MIGRATION") as progress, _events(destination, "RESUME") as resumed:
-        await source.monitor.execute("migrate", {"uri": f"unix:{socket}"})
+        await source.monitor.execute("migrate", {"uri": uri})
         status = await _end_of(progress)
         if status != "completed":
             raise RuntimeError(f"the migration {status}")
@@ -179,7 +179,7 @@ async def travel(options: Options, guest: GuestSettings, cache: Path) -> tuple[l
                 destination, leave_next = await _start(options, image, guest, place, incoming=True)
                 leave, leave_last = leave_next, leave
                 try:
-                    hops.append(await migrate(source, destination, options, place / "migration"))
+                    hops.append(await migrate(source, destination, options, f"unix:{place}/migration"))
                 finally:
                     recordings.append(source.recorder.recording())
                     await leave_last.aclose()

@@ -22,17 +22,19 @@ from vmferryd.transfer.tickets import Claim
 SERVICE = "vmferry.api.v1.TransferService"
 
 
-class _ServerStream:
+class ServerStream:
     """A gRPC server context as a `tunnel.Stream`."""
 
     def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
         self._context = context
 
     async def read(self) -> Any:
+        """See `Stream`."""
         frame = await self._context.read()
         return None if frame is aio.EOF else frame
 
     async def write(self, frame: Any) -> None:
+        """See `Stream`."""
         try:
             await self._context.write(frame)
         except (aio.UsageError, aio.InternalError) as error:
@@ -47,7 +49,7 @@ def handler(destination: DestinationPhases, errors: Errors) -> grpc.GenericRpcHa
     """The service, to be added to a server."""
 
     async def carry(_: Any, context: aio.ServicerContext[Any, Any]) -> None:
-        stream = _ServerStream(context)
+        stream = ServerStream(context)
         try:
             first = await stream.read()
             if not isinstance(first, transfer_pb2.CarryRequest) or first.WhichOneof("frame") != "open":

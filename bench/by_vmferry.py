@@ -1,0 +1,136 @@
+"""The same guest, moved by the program `vmferry` between two daemons, as a user does it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.by_hand import BEATS, free_port
+from bench.guests import DEFAULT_LIMIT_MS, GuestKind, Move, Way
+from support.certificates import certificates_of
+from support.guest import GuestImage
+from support.hosts import Host, alive
+from support.traveller import NAME, Traveller
+from support.waiting import eventually
+from vmferry.client import Connection, connect
+from vmferry.model import Statistics
+
+PROGRAM = Path(sys.executable).with_name("vmferry")
+SETTLED_S = 30.0
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two daemons. `uris` are what a client and the other daemon say."""
+
+    hosts: tuple[Host, Host]
+    uris: tuple[str, str]
+
+    async def move(self, kind: GuestKind, way: Way, traveller: Traveller, number: int) -> Move:
+        """A fresh guest has moved once; it is gone afterwards, from both hosts."""
+        async with connect(self.uris[0]) as source, connect(self.uris[1]) as destination:
+            await traveller.start(source)
+            await traveller.heard(BEATS)
+            definition = traveller.directory / "definition.xml"
+            definition.write_text(await traveller.next_xml(source))
+            words = _words(way, self.uris[1], definition)
+            load, before, ordered_s = os.getloadavg()[0], self._cpu_s(), time.monotonic()
+            await _run([str(PROGRAM), "-c", self.uris[0], *words])
+            wall_ms = (time.monotonic() - ordered_s) * 1000
+            spent = [after - earlier for after, earlier in zip(self._cpu_s(), before, strict=True)]
+            await traveller.heard(BEATS)
+            found = await _figures(source)
+            await _forget(source, destination)
+        judgement = traveller.judgement()
+        return Move(
+            guest=kind.name,
+            way=way,
+            round=number,
+            wall_ms=wall_ms,
+            total_ms=found.elapsed_ms,
+            pause_ms=judgement.hand_overs[0].pause_ms,
+            transferred_bytes=found.memory_processed_bytes,
+            source_cpu_s=spent[0],
+            destination_cpu_s=spent[1],
+            client_cpu_s=spent[2],
+            load=load,
+            faults=judgement.faults(),
+        )
+
+    def _cpu_s(self) -> list[float]:
+        """Of each daemon so far, and of every client that has ended."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return [*(_cpu_s(host) for host in self.hosts), ended.ru_utime + ended.ru_stime]
+
+
+def _words(way: Way, uri: str, definition: Path) -> list[str]:
+    words = ["migrate", "--live", NAME, uri, "--xml", str(definition)]
+    words += ["--tunnelled"] if way.is_tunnelled else []
+    return words + (["--fixed-downtime", str(DEFAULT_LIMIT_MS)] if way.is_fixed else [])
+
+
+async def _run(command: Sequence[str]) -> None:
+    pipe = asyncio.subprocess.PIPE
+    program = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+    said, _ = await program.communicate()
+    if program.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {program.returncode}: {said.decode()}")
+
+
+async def _figures(source: Connection) -> Statistics:
+    await eventually(lambda: _has_ended(source), SETTLED_S, what="the job ends")
+    return (await source.newest_job(NAME)).statistics
+
+
+async def _has_ended(source: Connection) -> bool:
+    return (await source.newest_job(NAME)).ended_s is not None
+
+
+async def _forget(source: Connection, destination: Connection) -> None:
+    await destination.destroy(NAME)
+    for host in (source, destination):
+        if NAME in [domain.name for domain in await host.domains()]:
+            await host.undefine(NAME)
+
+
+def _cpu_s(host: Host) -> float:
+    assert host.process is not None
+    fields = Path(f"/proc/{host.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+
+@asynccontextmanager
+async def plain(directory: Path) -> AsyncIterator[Pair]:
+    """Two daemons that speak over loopback TCP, in the clear."""
+    async with _pair(directory, "tcp", "") as made:
+        yield made
+
+
+@asynccontextmanager
+async def encrypted(directory: Path) -> AsyncIterator[Pair]:
+    """Two daemons that speak TLS with certificates of their own."""
+    folder = certificates_of("vmferry bench", directory / "certificates")
+    async with _pair(directory, "tls", f"?certificates={folder}", f"--certificates={folder}") as made:
+        yield made
+
+
+@asynccontextmanager
+async def _pair(directory: Path, transport: str, query: str, *options: str) -> AsyncIterator[Pair]:
+    uris = [f"vmferry+{transport}://127.0.0.1:{free_port()}" for _ in range(2)]
+    made = [Host(name, directory / name, (f"--listen={uri}", *options)) for name, uri in zip("ab", uris, strict=True)]
+    async with alive(*made):
+        yield Pair((made[0], made[1]), (f"{uris[0]}{query}", f"{uris[1]}{query}"))
+
+
+def traveller(kind: GuestKind, emulator: str | None, image: GuestImage, directory: Path) -> Traveller:
+    """The guest, not started yet."""
+    directory.mkdir()
+    return Traveller(image, kind.settings, kind.memory_mib, directory, emulator)
