@@ -132,5 +132,4 @@ async def _pair(directory: Path, transport: str, query: str, *options: str) -> A
 
 def traveller(kind: GuestKind, emulator: str | None, image: GuestImage, directory: Path) -> Traveller:
     """The guest, not started yet."""
-    directory.mkdir()
     return Traveller(image, kind.settings, kind.memory_mib, directory, emulator)

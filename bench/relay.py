@@ -13,7 +13,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ import os, socket, sys
 channel, left = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
 memory = memoryview(os.urandom(32 << 20))
 at = 0
+print(flush=True)
+sys.stdin.readline()
 while left > 0:
     sent = channel.send(memory[at:at + min(1 << 20, left)])
     left, at = left - sent, (at + sent) % len(memory)
@@ -54,7 +57,8 @@ while channel.recv(1 << 16): pass
 def _hypervisor(program: str, descriptor: int, *words: str) -> subprocess.Popen[bytes]:
     """A process that has the other end of a channel."""
     command = [sys.executable, "-c", program, str(descriptor), *words]
-    return subprocess.Popen(command, pass_fds=[descriptor])
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, pass_fds=[descriptor], stdin=pipe, stdout=pipe)
 
 
 def _sink() -> grpc.GenericRpcHandler:
@@ -68,7 +72,7 @@ def _sink() -> grpc.GenericRpcHandler:
         process = _hypervisor(DRAIN, theirs.fileno())
         theirs.close()
         await tunnel.pump(ours, stream, tunnel.last_response)
-        await asyncio.to_thread(process.wait)
+        await asyncio.to_thread(process.communicate)
 
     method = grpc.stream_stream_rpc_method_handler(
         carry, request_deserializer=frames.decode_request, response_serializer=frames.encode
@@ -82,15 +86,28 @@ def _server(interceptors: Sequence[aio.ServerInterceptor], options: Sequence[tup
     return server
 
 
-async def _carry(told: dict[str, Any]) -> None:
-    """One tunnel has carried its bytes."""
+@asynccontextmanager
+async def _ready(told: dict[str, Any]) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A tunnel that is open, with memory at its end; what is yielded has carried its bytes when it returns."""
     channel = open_channel(parse_uri(told["peer"]), ChannelOptions())
     opened = await open_tunnel(channel, Opening(new_migration_id(), b"", b""), OPEN_S)
     process = _hypervisor(FEED, opened.hypervisor.fileno(), str(told["bytes"]))
     opened.hypervisor.close()
-    await opened.run()
-    await asyncio.to_thread(process.wait)
-    await opened.close()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await asyncio.to_thread(process.stdout.readline)
+    start = process.stdin
+
+    async def carry() -> None:
+        start.write(b"go\n")
+        start.flush()
+        await opened.run()
+
+    try:
+        yield carry
+    finally:
+        process.communicate()
+        await opened.close()
 
 
 async def main(told: dict[str, Any]) -> None:
@@ -98,11 +115,12 @@ async def main(told: dict[str, Any]) -> None:
     async with app.running_over(app.Surroundings(server=_server), _config(told)):
         print("READY", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            begun_s, before = time.monotonic(), _cpu_s()
-            async with asyncio.TaskGroup() as all_tunnels:
-                for _ in range(told.get("tunnels", 0)):
-                    all_tunnels.create_task(_carry(told))
-            print(json.dumps({"took_s": time.monotonic() - begun_s, "cpu_s": _cpu_s() - before}), flush=True)
+            async with AsyncExitStack() as stack:
+                ready = [await stack.enter_async_context(_ready(told)) for _ in range(told.get("tunnels", 0))]
+                begun_s, before = time.monotonic(), _cpu_s()
+                await asyncio.gather(*(carry() for carry in ready))
+                took_s, cpu_s = time.monotonic() - begun_s, _cpu_s() - before
+            print(json.dumps({"took_s": took_s, "cpu_s": cpu_s}), flush=True)
 
 
 def _config(told: dict[str, Any]) -> Config:
