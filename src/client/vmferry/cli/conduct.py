@@ -19,7 +19,7 @@ from vmferry.cli.display import Display
 from vmferry.cli.exits import ExitCode, exit_code
 from vmferry.cli.forecast import USUAL_PAUSE_MS
 from vmferry.cli.progress import Mark
-from vmferry.cli.timeouts import Action, Timeout
+from vmferry.cli.timeouts import Action, Timeout, why_not_postcopy
 from vmferry.cli.units import counted
 from vmferry.client import Connection
 from vmferry.errors import FateUnknown, MigrationNotFound, VmferryError
@@ -40,7 +40,7 @@ ANSWERS: Mapping[Outcome, str] = {
 
 WHEN_LATE: Mapping[Action, str] = {
     Action.SUSPEND: "the guest stands still for the rest, and then runs at the destination",
-    Action.POSTCOPY: "the guest runs at the destination from now on, and its pages follow",
+    Action.POSTCOPY: "going on to post-copy: the guest runs at the destination, and its pages follow",
     Action.ABORT: "the migration is ended if it still can be",
 }
 
@@ -203,10 +203,10 @@ class Conductor:
         if timeout.action is Action.ABORT:
             self.interrupts.terminate()
             return
+        if timeout.action is Action.POSTCOPY:
+            await self._start_postcopy()
+            return
         try:
-            if timeout.action is Action.POSTCOPY:
-                await self.source.start_postcopy(self.order.domain)
-                return
             await self.source.set_max_downtime(self.order.domain, LONGEST_DOWNTIME_MS)
         except VmferryError as error:
             self._say(f"that could not be done, and the migration goes on: {error}")
@@ -216,10 +216,17 @@ class Conductor:
         if not self.order.postcopy_after_precopy:
             return
         await self.passed.wait()
+        await self._start_postcopy()
+
+    async def _start_postcopy(self) -> None:
+        """The source goes on to post-copy as soon as it can; if it does not, the user hears why."""
         try:
             await self.source.start_postcopy(self.order.domain)
         except VmferryError as error:
-            self._say(f"post-copy could not be started, and the migration goes on: {error}")
+            job = None
+            with suppress(VmferryError):
+                job = await self.source.job(self.order.migration_id)
+            self._say(why_not_postcopy(job, error))
 
     async def _abort(self) -> Outcome:
         if not self.begun.is_set():

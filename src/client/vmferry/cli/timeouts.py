@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from vmferry.errors import VmferryError
 from vmferry.flags import Flag
+from vmferry.model import JobInfo, SourceState
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,6 +73,18 @@ def read_timeout(given: Mapping[str, Any], flags: Flag) -> Timeout | None:
     if chosen == [Action.POSTCOPY] and Flag.POSTCOPY not in flags:
         raise click.UsageError("--timeout-postcopy needs --postcopy: both hosts must be ready for the switch")
     return Timeout(after_s, *chosen)
+
+
+def why_not_postcopy(job: JobInfo | None, error: VmferryError) -> str:
+    """What to say when the source has refused to go on to post-copy; `job` is what it says afterwards, if it does."""
+    states = {job.state, *(change.state for change in job.changes)} if job is not None else set[str]()
+    if states & {SourceState.SERVING, SourceState.SERVING_FAILED}:
+        return "post-copy had begun already"
+    if states & {SourceState.RELEASED, SourceState.CONFIRMED}:
+        return "post-copy was not needed: all memory had been copied before it could begin"
+    if SourceState.CANCELLED in states:
+        return "post-copy did not begin: the migration had ended before"
+    return f"post-copy could not be started, and the migration goes on: {error}"
 
 
 def _key(action: Action) -> str:

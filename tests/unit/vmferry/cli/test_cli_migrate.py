@@ -3,9 +3,10 @@
 import asyncio
 import json
 import signal
+from dataclasses import replace
 
 import pytest
-from cli_fakes import DESTINATION, ID, MIB, SOURCE, Hosts
+from cli_fakes import DESTINATION, ID, JOB, MIB, SOURCE, Hosts
 
 from vmferry import errors
 from vmferry.cli.conduct import Conductor, Interrupts, Order
@@ -16,7 +17,16 @@ from vmferry.cli.options import FILES, NOT_AVAILABLE, read
 from vmferry.cli.progress import Tracker
 from vmferry.combinations import Fact, Place, broken
 from vmferry.flags import FLAGS, Flag
-from vmferry.model import GuestLocation, HostCapabilities, Outcome, Phase, Progress, Statistics
+from vmferry.model import (
+    GuestLocation,
+    HostCapabilities,
+    JobChange,
+    JobChangeKind,
+    Outcome,
+    Phase,
+    Progress,
+    Statistics,
+)
 from vmferry.params import PARAMETERS, Kind, MigrationParams
 
 
@@ -261,6 +271,33 @@ async def test_an_abort_that_cannot_be_asked_for_is_said_and_the_migration_goes_
     conducting.interrupts.interrupt()
     assert (await conducting.conduct()).migration_id == ID
     assert "the source could not be asked to end it: no answer" in conducting.display.lines
+
+
+REFUSED = "post-copy could not be started, and the migration goes on: it is not being sent"
+
+
+@pytest.mark.parametrize(
+    ("state", "earlier", "said"),
+    [
+        ("released", "performing", "post-copy was not needed: all memory had been copied before it could begin"),
+        ("confirmed", "released", "post-copy was not needed: all memory had been copied before it could begin"),
+        ("confirmed", "serving", "post-copy had begun already"),
+        ("cancelled", "performing", "post-copy did not begin: the migration had ended before"),
+        ("performing", "begun", REFUSED),
+        ("", "", REFUSED),
+    ],
+)
+async def test_post_copy_that_is_refused_is_said_to_be_what_it_was(state: str, earlier: str, said: str) -> None:
+    """Too late is no failure; and a source that says nothing more is not guessed about."""
+    hosts = Hosts()
+    hosts.source.fails["start_postcopy web"] = errors.InvalidState("it is not being sent")
+    change = JobChange(1, JobChangeKind.STATE, 0.0, earlier, Phase.PERFORM)
+    hosts.source.changes = [replace(JOB, state=state, changes=(change,))]
+    if not state:
+        hosts.source.fails[f"job {ID}"] = errors.PeerUnreachable("no answer")
+    conducting = conductor(hosts)
+    await conducting._start_postcopy()
+    assert [said] == conducting.display.lines
 
 
 async def test_the_second_interrupt_leaves_and_says_how_to_find_it_again():
