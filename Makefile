@@ -39,8 +39,8 @@ containers: ## the same between two hosts in containers; needs Docker and its Co
 	$(COMPOSE) run --rm client demo
 	@echo "The hosts and their guest go on. To end them: $(COMPOSE) down -v"
 
-test: $(VENV)/.ready packages $(BUF) ## every test; what cannot run here is skipped, with its reason
-	$(BIN)/python -m pytest
+test: $(VENV)/.ready packages $(BUF) ## every test, or TESTS=tests/unit; what cannot run here is skipped, with its reason
+	$(BIN)/python -m pytest $(TESTS)
 
 contract: $(VENV)/.ready packages ## the drivers' contract on a newer QEMU than the system's, where one can be had
 	PYTHONPATH=tests VMFERRY_TEST_EMULATOR="$$(PYTHONPATH=tests $(BIN)/python -m support.emulators)" \

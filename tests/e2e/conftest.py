@@ -36,9 +36,12 @@ def short_directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def two_hosts(short_directory: Path) -> AsyncIterator[tuple[Host, Host]]:
-    """Two hosts whose daemons answer; afterwards nothing of them is left."""
-    async with hosts(short_directory, "a", "b") as (first, second):
+async def two_hosts(short_directory: Path, request: pytest.FixtureRequest) -> AsyncIterator[tuple[Host, Host]]:
+    """Two hosts whose daemons answer; afterwards nothing of them is left. `request.param` is `limits` of their own."""
+    limits = getattr(request, "param", {})
+    configuration = short_directory / "vmferryd.toml"
+    configuration.write_text("\n".join(["[limits]", *(f"{name} = {value}" for name, value in limits.items())]))
+    async with hosts(short_directory, "a", "b", options=[f"--config={configuration}"]) as (first, second):
         yield first, second
 
 

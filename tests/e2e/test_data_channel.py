@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hosts import Host, connections
+from support.hosts import IMPATIENT, Host, connections
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
 from vmferry.client import Connection
@@ -66,9 +66,9 @@ async def _underway(connection: Connection) -> bool:
 async def test_ends_in_mid_transfer(two_hosts: tuple[Host, Host], traveller: Traveller, end: str) -> None:
     """The destination's daemon or QEMU dies, or a user changes his mind: the guest runs on at the source, unharmed."""
     second = two_hosts[1]
-    async with connections(*two_hosts) as (source, _):
+    async with connections(two_hosts[0], bounds=IMPATIENT) as (source,):
         await traveller.start(source)
-        async with connections(second) as (destination,):
+        async with connections(second, bounds=IMPATIENT) as (destination,):
             moving = asyncio.create_task(traveller.move(source, destination, bandwidth_mib_per_s=SLOW_MIB_PER_S))
             await eventually(lambda: _underway(source), END_S, what="the transfer is under way")
             if end == "daemon":

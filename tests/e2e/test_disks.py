@@ -12,7 +12,7 @@ import pytest
 
 from support.disk_images import digest, run
 from support.guest.build import GuestSettings
-from support.hosts import Host, connections
+from support.hosts import IMPATIENT, Host, connections
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
 from vmferry.client import Connection
@@ -157,10 +157,10 @@ async def test_a_copy_that_ends_midway_leaves_nothing(
     """The guest runs on with its own disk, as whole as it was; at the destination no image and no guest is left."""
     first, second = two_hosts
     images = Images(short_directory, "qcow2")
-    async with connections(first) as (source,):
+    async with connections(first, bounds=IMPATIENT) as (source,):
         await _start(traveller, source, images)
         xml = images.at_destination(await traveller.next_xml(source))
-        async with connections(second) as (destination,):
+        async with connections(second, bounds=IMPATIENT) as (destination,):
             params = MigrationParams(destination_xml=xml, bandwidth_mib_per_s=1)
             moving = asyncio.create_task(source.migrate(NAME, destination, flags=COPIED | way, params=params))
             await eventually(lambda: _copying(source), END_S, what="the disk is being copied")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.hosts import Host, connections
+from support.hosts import IMPATIENT, Host, connections
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
 from vmferry.client import Connection
@@ -35,12 +35,13 @@ async def program(host: Host, *arguments: str) -> tuple[int, dict[str, Any]]:
     return process.returncode, json.loads(said)
 
 
+@pytest.mark.parametrize("two_hosts", [{"doubt_s": 3.0}], indirect=True, ids=["doubt soon"])
 @pytest.mark.parametrize("traveller", [512], indirect=True)
 async def test_a_guest_in_doubt_is_kept(two_hosts: tuple[Host, Host], traveller: Traveller) -> None:
     """The destination burns down after the release: the guest in doubt is kept, runs on unharmed, and is the only one."""
     first, second = two_hosts
     both = f"{first.uri},{second.uri}"
-    async with connections(first, second) as (source, destination):
+    async with connections(first, second, bounds=IMPATIENT) as (source, destination):
         await traveller.start(source)
         code, found = await program(first, "where", NAME, "--hosts", both)
         assert (SAFE, "runs", "a") == (code, found["verdict"], found["host"])

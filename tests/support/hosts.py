@@ -8,11 +8,15 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from support.waiting import eventually
+from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.client import Connection, connect
+
+IMPATIENT = replace(DEFAULTS, patience_s=2.0)
+"""The bounds of a client whose daemon is not coming back: it need not be waited for as long as usually."""
 
 START_S = 30.0
 STOP_S = 10.0
@@ -124,10 +128,10 @@ async def alive(*made: Host) -> AsyncIterator[list[Host]]:
 
 
 @asynccontextmanager
-async def connections(*made: Host) -> AsyncIterator[list[Connection]]:
+async def connections(*made: Host, bounds: Bounds = DEFAULTS) -> AsyncIterator[list[Connection]]:
     """A connection to each host."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(connect(host.uri)) for host in made]
+        yield [await stack.enter_async_context(connect(host.uri, bounds=bounds)) for host in made]
 
 
 def _processes() -> list[int]:
