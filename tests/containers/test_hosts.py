@@ -62,27 +62,40 @@ def test_the_demo_goes_there_and_back_in_each_way(compose: Compose) -> None:
 
 @pytest.mark.parametrize("compose", ["2"], indirect=True)
 def test_a_host_that_is_cut_off_in_mid_migration_costs_no_guest(compose: Compose) -> None:
-    """The guest runs on at the source alone, before and after the network is back, and can be moved then."""
-    command = compose.command("run", "--rm", "-T", "client", "migrate", "--live", "--bandwidth", SLOW_MIB_PER_S, NAME)
+    """The guest runs on at the source alone, before and after the network is back, and can be moved then.
+
+    So it is when the client calls the phases, and on the way back, when the source goes through them alone.
+    """
     asyncio.run(eventually(lambda: bool(heard(compose).beats), BOOT_S))
-    with compose.docker.begun([*command, "vmferry+tls://host-b"]) as moving:
+    for source, destination, options in (("host-a", "host-b", []), ("host-b", "host-a", ["--p2p"])):
+        _cut_off_in_mid_migration(compose, source, destination, options)
+        compose.client(*_migrate(source, destination, *options))
+        assert {"verdict": "runs", "safe": True, "host": destination} == where(compose)
+        assert {source: 0, destination: 1} == hypervisors(compose)
+    assert [] == heard(compose).faults()
+
+
+def _cut_off_in_mid_migration(compose: Compose, source: str, destination: str, options: list[str]) -> None:
+    """The destination was off the network while the guest went there, and is on it again; the guest is at the source."""
+    words = _migrate(source, destination, *options, "--bandwidth", SLOW_MIB_PER_S)
+    with compose.docker.begun(compose.command("run", "--rm", "-T", "client", *words)) as moving:
         assert moving.stdout is not None
         told = []
         for line in moving.stdout:
             told.append(line)
             if "sending memory, round 1" in line:
                 break
-        away = compose.container("host-b")
+        away = compose.container(destination)
         compose.docker("network", "disconnect", compose.network, away)
         told += moving.stdout.readlines()
     compose.said += ["$ docker network disconnect, in the middle of a migration", *told]
-    assert (3, True) == (moving.returncode, "guest: at the source" in "".join(told))
-    assert {"verdict": "runs", "safe": True, "host": "host-a"} == where(compose)
-    compose.docker("network", "connect", "--alias", "host-b", compose.network, away)
-    compose.client("migrate", "--live", NAME, "vmferry+tls://host-b")
-    assert {"verdict": "runs", "safe": True, "host": "host-b"} == where(compose)
-    assert {"host-a": 0, "host-b": 1} == hypervisors(compose)
-    assert [] == heard(compose).faults()
+    assert (3, True) == (moving.returncode, "guest: at the source" in "".join(told)), told
+    assert {"verdict": "runs", "safe": True, "host": source} == where(compose)
+    compose.docker("network", "connect", "--alias", destination, compose.network, away)
+
+
+def _migrate(source: str, destination: str, *options: str) -> list[str]:
+    return ["-c", f"vmferry+tls://{source}", "migrate", "--live", *options, NAME, f"vmferry+tls://{destination}"]
 
 
 def test_the_image_does_not_know_how_it_was_built(docker: Docker, build_arguments: dict[str, str]) -> None:
