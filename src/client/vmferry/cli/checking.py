@@ -24,7 +24,7 @@ from vmferry.findings import Finding, Weight, findings_of
 @migration_options
 @asynchronous
 async def check(session: Session, /, name: str, destination_uri: str, **given: Any) -> ExitCode:
-    r"""Everything that would keep the guest from moving, of both hosts, all at once.
+    """Find all that would keep a guest from moving.
 
     Takes the options of `migrate`, and asks both daemons what that migration would be refused for: definition and devices,
     machine type and hypervisor, disks and their caches, bridges, memory, ports, names, certificates, and whether the two
@@ -34,7 +34,7 @@ async def check(session: Session, /, name: str, destination_uri: str, **given: A
     Exit status:
       0  nothing speaks against it; notes may be worth reading
       2  the migration would be refused
-    """
+    """  # noqa: D301 - click's mark of lines that stay as they are
     flags, params = read(given)
     with render.waiting(f"asking {session.uri} and {destination_uri}"):
         async with session.daemon() as source:

@@ -37,13 +37,15 @@ async def _states(uri: str) -> list[tuple[str, str]]:
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    r"""Print what makes SHELL complete commands, options and the names of domains.
+    """Print what makes SHELL complete commands.
+
+    Their options and the names of domains as well.
 
     \b
     bash: vmferry completion bash >/etc/bash_completion.d/vmferry
     zsh:  vmferry completion zsh >"${fpath[1]}/_vmferry"
     fish: vmferry completion fish >~/.config/fish/completions/vmferry.fish
-    """
+    """  # noqa: D301 - click's mark of lines that stay as they are
     kind = get_completion_class(shell)
     assert kind is not None, shell  # noqa: S101 - click knows these three
     script = kind(context.find_root().command, {}, PROGRAM, VARIABLE).source()

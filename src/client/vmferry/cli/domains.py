@@ -24,7 +24,7 @@ INACTIVE = tuple(state for state in DomainState if not state.active)
 @click.argument("file", type=click.File("rb"))
 @asynchronous
 async def define(session: Session, file: IO[bytes]) -> None:
-    """The domain XML in FILE is stored.
+    """Store the domain XML in FILE.
 
     `-` is standard input. A definition that is refused is refused with every finding.
     """
@@ -38,7 +38,7 @@ async def define(session: Session, file: IO[bytes]) -> None:
 @NAME
 @asynchronous
 async def undefine(session: Session, name: str) -> None:
-    """The stored definition is gone.
+    """Forget the stored definition.
 
     An active domain goes on, and becomes transient.
     """
@@ -52,7 +52,7 @@ async def undefine(session: Session, name: str) -> None:
 @NAME
 @asynchronous
 async def start(session: Session, name: str, paused: bool) -> None:  # noqa: FBT001 - click's spelling of an option
-    """The guest runs."""
+    """Start the guest."""
     async with session.daemon() as daemon:
         domain = await (daemon.start_paused(name) if paused else daemon.start(name))
     _done(session, domain.name, "started, and stands paused" if paused else "started", domain)
@@ -62,7 +62,7 @@ async def start(session: Session, name: str, paused: bool) -> None:  # noqa: FBT
 @NAME
 @asynchronous
 async def shutdown(session: Session, name: str) -> None:
-    """The guest has been asked to shut down.
+    """Ask the guest to shut down.
 
     Whether it obeys is its own business.
     """
@@ -75,7 +75,7 @@ async def shutdown(session: Session, name: str) -> None:
 @NAME
 @asynchronous
 async def destroy(session: Session, name: str) -> None:
-    """The guest is gone at once, as if its power had been cut."""
+    """End the guest at once, as if its power were cut."""
     async with session.daemon() as daemon:
         await daemon.destroy(name)
     _done(session, name, "destroyed")
@@ -85,7 +85,7 @@ async def destroy(session: Session, name: str) -> None:
 @NAME
 @asynchronous
 async def suspend(session: Session, name: str) -> None:
-    """The guest's CPUs stand still."""
+    """Stop the guest's CPUs; its memory stays."""
     async with session.daemon() as daemon:
         await daemon.suspend(name)
     _done(session, name, "suspended")
@@ -95,7 +95,7 @@ async def suspend(session: Session, name: str) -> None:
 @NAME
 @asynchronous
 async def resume(session: Session, name: str) -> None:
-    """The guest's CPUs run."""
+    """Let a suspended guest go on."""
     async with session.daemon() as daemon:
         await daemon.resume(name)
     _done(session, name, "resumed")
@@ -106,7 +106,7 @@ async def resume(session: Session, name: str) -> None:
 @click.option("--inactive", "which", flag_value="inactive", help="Inactive domains.")
 @asynchronous
 async def list_domains(session: Session, which: str | None) -> None:
-    """The active domains, by name."""
+    """List the active domains."""
     states = {"all": (), "inactive": INACTIVE}.get(which or "", ACTIVE)
     async with session.daemon() as daemon:
         known = await daemon.domains(*states)
@@ -120,7 +120,7 @@ async def list_domains(session: Session, which: str | None) -> None:
 @NAME
 @asynchronous
 async def info(session: Session, name: str) -> None:
-    """What the host knows of one domain.
+    """Show what the host knows of one domain.
 
     An active one comes with what the host allotted to its devices: pty paths, the VNC port.
     """
@@ -140,7 +140,7 @@ async def info(session: Session, name: str) -> None:
 @NAME
 @asynchronous
 async def dumpxml(session: Session, name: str, inactive: bool) -> None:  # noqa: FBT001 - click's spelling of an option
-    """The definition as XML.
+    """Print the definition as XML.
 
     It is the running guest's if there is one, else the stored one.
     """

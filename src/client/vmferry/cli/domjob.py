@@ -45,7 +45,7 @@ async def domjobinfo(
     anystats: bool,  # noqa: FBT001
     rawstats: bool,  # noqa: FBT001
 ) -> None:
-    """The figures of a domain's job, under libvirt's names.
+    """Show the figures of a domain's job, as virsh does.
 
     A job that failed has figures too. `vmferry job history` shows all past jobs, however often they were read.
     """

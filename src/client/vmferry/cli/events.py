@@ -15,9 +15,9 @@ from vmferry.model import DomainEvent
 @click.argument("name", required=False, shell_complete=domain_names)
 @asynchronous
 async def events(session: Session, name: str | None) -> None:
-    """What happens to the domains from now on, or to the one named.
+    """Watch what happens to the domains, or to one.
 
-    One line each, until Ctrl-C.
+    From now on; one line each, until Ctrl-C.
     """
     async with session.daemon() as daemon:
         async for event in daemon.watch_domains():

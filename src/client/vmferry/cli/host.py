@@ -24,7 +24,7 @@ def client_version() -> str:
 @click.command()
 @asynchronous
 async def version(session: Session) -> None:
-    """Who answers: versions and the host's name."""
+    """Show who answers: versions and the host's name."""
     async with session.daemon() as daemon:
         answer = await daemon.version()
     known = {
@@ -44,7 +44,7 @@ async def version(session: Session) -> None:
 @click.command()
 @asynchronous
 async def capabilities(session: Session) -> None:
-    """What the host can do.
+    """Show what the host can do.
 
     Its drivers, those that do not work with the reason, and the features that the daemon announces.
     """

@@ -45,7 +45,7 @@ ABORTED = {
 @click.command()
 @asynchronous
 async def jobs(session: Session) -> None:
-    """All migrations that the host remembers, newest first."""
+    """List the migrations that the host remembers."""
     async with session.daemon() as daemon:
         known = await daemon.jobs()
     if session.json:
@@ -60,7 +60,7 @@ class JobGroup(AliasGroup):
 
 @click.group(cls=JobGroup)
 def job() -> None:
-    """One migration: look, watch, abort; and those of the past.
+    """Look at one migration, watch it, or end it.
 
     It is named by its id, or by the domain whose newest it is.
     """
@@ -70,7 +70,7 @@ def job() -> None:
 @WHICH
 @asynchronous
 async def info(session: Session, which: str) -> None:
-    """What the host knows of one migration."""
+    """Show what the host knows of one migration."""
     async with session.daemon() as daemon:
         found = await find(daemon, which)
     show(session, found)
@@ -81,7 +81,7 @@ async def info(session: Session, which: str) -> None:
 @click.argument("which", metavar="ID|NAME", required=False, shell_complete=domain_names)
 @asynchronous
 async def watch(session: Session, which: str | None, everything: bool) -> ExitCode | None:  # noqa: FBT001 - click's option
-    """Progress until the migration has ended; the exit status says how.
+    """Show progress until the end; the exit status says which.
 
     Any number of programs may watch; what has happened before is told first. Ctrl-C ends the watching, never the migration.
     """
@@ -110,7 +110,10 @@ async def _watch_all(session: Session, daemon: Connection) -> None:
 @NAME
 @asynchronous
 async def history(session: Session, name: str, limit: int) -> None:
-    """The migrations of one domain that the host remembers, newest first: how far each came, and how it ended."""
+    """List the migrations of one domain, newest first.
+
+    How far each came, and how it ended.
+    """
     async with session.daemon() as daemon:
         known = await daemon.jobs(name, limit=limit)
     if session.json:
@@ -132,7 +135,7 @@ async def history(session: Session, name: str, limit: int) -> None:
 )
 @asynchronous
 async def abort(session: Session, which: str, at_once: bool, postcopy: bool) -> ExitCode:  # noqa: FBT001 - click's option
-    """The migration has ended if it still could; says what holds.
+    """End the migration if it still can be; say what holds.
 
     Until the source has let the guest's last part go it can be ended. After that the destination's journal decides, and
     the answer is "too late" if the guest lives there.

@@ -51,7 +51,7 @@ async def migrate(
     verbose: bool,  # noqa: ARG001, FBT001
     **given: Any,
 ) -> None:
-    """The guest lives at another host.
+    """Move a guest to another host.
 
     DESTINATION_URI names the daemon there; the source gives its copy up. With --p2p it is the source's daemon that connects
     there, so the URI is what leads there from the source's host, and the migration goes on when this program ends. With
@@ -139,10 +139,10 @@ async def _move(session: Session, source: Connection, destination: Connection | 
 @NAME
 @asynchronous
 async def receiver(session: Session, name: str, uri: str, paused: bool, file: IO[bytes] | None, directory: str) -> None:  # noqa: FBT001
-    """The command line of a hypervisor that receives the guest where no daemon is.
+    """Print how to start a receiver for `--direct`.
 
-    Start it there, then call `vmferry migrate --direct NAME --migrateuri URI`. A guest that stands still now does so on
-    arrival, too, and then needs --suspend.
+    It is the command line of one that receives the guest where no daemon is. Start it there, then call `vmferry migrate
+    --direct NAME --migrateuri URI`. A guest that stands still now does so on arrival, too, and then needs --suspend.
     """
     xml = text_of(file) if file else ""
     async with session.daemon() as daemon:

@@ -47,7 +47,7 @@ CODES: Mapping[Verdict, ExitCode] = {
 )  # fmt: skip
 @asynchronous
 async def where(session: Session, name: str, hosts: str | None) -> ExitCode:
-    r"""Where the guest is, whether that is safe, and what to do now.
+    """Find out where a guest is, and what to do now.
 
     Asks every host at once and changes nothing; it is safe at any time, also during a migration. Without --hosts it asks the
     daemon of --connect, and the hosts that its journal names for this guest.
@@ -58,7 +58,7 @@ async def where(session: Session, name: str, hosts: str | None) -> ExitCode:
       4  in doubt, or something that may run could not be seen
       5  ALARM: two copies run, or two hosts claim the guest
       6  no copy exists
-    """
+    """  # noqa: D301 - click's mark of lines that stay as they are
     asked = [str(uri) for uri in read_hosts(hosts, parse_uri(session.uri))]
     with render.waiting(f"asking {', '.join(asked)}"):
         seen = await looks(session.other_daemon, asked, name, session.bounds.look_s)
@@ -154,7 +154,7 @@ async def resolve(
     migration_id: str | None,
     although_peer_answers: bool,  # noqa: FBT001
 ) -> None:
-    """Decide about a guest in doubt whose other host is gone for good.
+    """Decide about a guest whose other host is gone.
 
     Look first with `vmferry where`, and fence the other host: cut its power, or take its storage away. The decision is
     written to the journal with who, when and why; a host that comes back obeys it.

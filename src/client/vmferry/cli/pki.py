@@ -40,7 +40,7 @@ _renew = click.option("--renew", is_flag=True, help="Replace what was issued und
 
 @click.group(cls=AliasGroup)
 def pki() -> None:
-    """Certificates for daemons, clients and QEMU's own TLS."""
+    """Make and examine certificates."""
 
 
 @pki.command()
@@ -106,9 +106,9 @@ def client(name: str, directory: Path, days: int, *, renew: bool) -> None:
 @_directory
 @click.pass_context
 def show(context: click.Context, folders: tuple[Path, ...], directory: Path) -> None:
-    """Show the certificates in each FOLDER, or all of the authority's, and what is wrong with them.
+    """Show certificates, and what is wrong with them.
 
-    Exits with 1 when something is.
+    Those in each FOLDER, or all of the authority's. Exits with 1 when something is wrong.
     """
     session = context.ensure_object(Session)
     moment = authorities.now()

@@ -44,10 +44,10 @@ VERDICTS = {
 @click.argument("which", metavar="ID|NAME", shell_complete=domain_names)
 @asynchronous
 async def report_command(session: Session, which: str, page: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's
-    """What one migration did on both hosts: when, how long, in which rounds, and what each host waited for.
+    """Tell what one migration did, on both hosts.
 
-    It is named by its id, or by the domain whose newest it is. Either host can be asked; the other one is asked as well if it
-    answers. It may still go on.
+    When, how long, in which rounds, and what each host waited for. It is named by its id, or by the domain whose newest it
+    is. Either host can be asked; the other one is asked as well if it answers. It may still go on.
     """
     found = await _told(session, which)
     if page is not None:

@@ -26,9 +26,9 @@ POSTCOPY = click.option("--postcopy", is_flag=True, help="After the switch to po
 )
 @asynchronous
 async def setmaxdowntime(session: Session, name: str, downtime_ms: int) -> None:
-    """The guest's switch to another host may take so many milliseconds.
+    """Set how long the switch may take, in ms.
 
-    A migration that goes on obeys at once, and forgets it when it ends.
+    While it lasts the guest stands still. A migration that goes on obeys at once, and forgets it when it ends.
     """
     async with session.daemon() as daemon:
         await daemon.set_max_downtime(name, downtime_ms)
@@ -39,7 +39,7 @@ async def setmaxdowntime(session: Session, name: str, downtime_ms: int) -> None:
 @DOMAIN
 @asynchronous
 async def getmaxdowntime(session: Session, name: str) -> None:
-    """How long the guest's switch to another host may take, in milliseconds."""
+    """Show how long the switch may take, in ms."""
     async with session.daemon() as daemon:
         downtime_ms = await daemon.max_downtime_ms(name)
     click.echo(render.as_json({"name": name, "max_downtime_ms": downtime_ms}) if session.json else downtime_ms)
@@ -58,9 +58,10 @@ async def getmaxdowntime(session: Session, name: str) -> None:
 )
 @asynchronous
 async def setspeed(session: Session, name: str, mib_per_s: int, postcopy: bool) -> None:  # noqa: FBT001 - click's option
-    """Migrations of the domain send no more than so many MiB/s, unless they name a bandwidth. 0 is unlimited.
+    """Set what migrations may send at most, in MiB/s.
 
-    Kept with the domain, also while it is off. A migration that goes on obeys at once, and forgets it when it ends.
+    0 is unlimited; a migration that names a bandwidth obeys that. Kept with the domain, also while it is off. A migration
+    that goes on obeys at once, and forgets it when it ends.
     """
     async with session.daemon() as daemon:
         await (daemon.set_max_postcopy_speed if postcopy else daemon.set_max_speed)(name, mib_per_s)
@@ -72,7 +73,10 @@ async def setspeed(session: Session, name: str, mib_per_s: int, postcopy: bool) 
 @DOMAIN
 @asynchronous
 async def getspeed(session: Session, name: str, postcopy: bool) -> None:  # noqa: FBT001 - click's option
-    """What migrations of the domain send at most, in MiB/s; 8796093022207 is unlimited."""
+    """Show what migrations may send at most, in MiB/s.
+
+    8796093022207 is unlimited.
+    """
     async with session.daemon() as daemon:
         mib_per_s = await (daemon.max_postcopy_speed_mib_per_s if postcopy else daemon.max_speed_mib_per_s)(name)
     click.echo(render.as_json({"name": name, "max_speed_mib_per_s": mib_per_s}) if session.json else mib_per_s)
@@ -83,7 +87,10 @@ async def getspeed(session: Session, name: str, postcopy: bool) -> None:  # noqa
 @DOMAIN
 @asynchronous
 async def compcache(session: Session, name: str, cache_bytes: int | None) -> None:
-    """The size of the cache with which xbzrle finds what has changed of a page."""
+    """Show or set the size of xbzrle's cache.
+
+    With it xbzrle finds what has changed of a page.
+    """
     async with session.daemon() as daemon:
         if cache_bytes is not None:
             await daemon.set_compression_cache(name, cache_bytes)
@@ -104,9 +111,10 @@ def _done(session: Session, facts: Mapping[str, object]) -> None:
 @DOMAIN
 @asynchronous
 async def startpostcopy(session: Session, name: str) -> None:
-    """The guest runs at the destination as soon as it can, and its pages follow.
+    """Switch a migration that goes on to post-copy.
 
-    For a migration that was begun with --postcopy, while it sends memory.
+    The guest runs at the destination as soon as it can, and its pages follow. For a migration that was begun with
+    --postcopy, while it sends memory.
     """
     async with session.daemon() as daemon:
         await daemon.start_postcopy(name)

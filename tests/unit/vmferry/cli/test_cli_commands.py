@@ -58,6 +58,9 @@ def test_help_needs_no_daemon(path):
     result = Hosts().run(*path, "--help")
     assert result.exit_code == 0
     assert result.output.startswith("Usage: ")
+    assert "\\b" not in result.output
+    commands = result.output.partition("Commands:")[2].partition("Exit status:")[0]
+    assert "..." not in commands, "a summary does not fit on its line"
 
 
 @pytest.mark.parametrize("arguments", [["--bad"], ["list", "--bad"], ["nonsense"], ["start"], ["-o", "xml", "list"], ["job"]])
