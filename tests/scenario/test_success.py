@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.daemons import NAME, TwoHosts
+from vmferry.errors import InvalidState
 from vmferry.flags import NONE, Flag
 from vmferry.model import DomainState, StateReason
 from vmferry.params import MigrationParams
@@ -80,6 +81,16 @@ async def test_definition_stays_at_the_source(two_hosts: TwoHosts) -> None:
     await two_hosts.migrate()
     domain = await two_hosts.source.connection.domain(NAME)
     assert (DomainState.SHUTOFF, StateReason.MIGRATED, True) == (domain.state, domain.reason, domain.persistent)
+
+
+async def test_nobody_is_told_to_start_a_guest_that_has_left(two_hosts: TwoHosts) -> None:
+    """Whoever wants something of it at its old host hears where to look, and not that it could be started there."""
+    await two_hosts.migrate()
+    with pytest.raises(InvalidState) as refused:
+        await two_hosts.source.connection.suspend(NAME)
+    assert "migrated to another host" in str(refused.value)
+    assert f"vmferry where {NAME}" in refused.value.remedy
+    assert "vmferry start" not in refused.value.remedy
 
 
 async def test_transient_guest(two_hosts: TwoHosts) -> None:

@@ -234,7 +234,7 @@ class Domains:
                 remedy="the log says why (domain_unreachable); it is tried again, and can be used when the cause is gone",
             )
         if entry.guest is None:
-            raise InvalidState(f"domain {entry.name} is not active", remedy=f"start it with `vmferry start {entry.name}`")
+            raise _not_active(entry)
         return entry.guest
 
     def hold(self, entry: Entry, migration_id: MigrationId) -> None:
@@ -371,6 +371,16 @@ def check(connection: sqlite3.Connection) -> None:
                     f"the stored definition of domain {stored.name} cannot be understood: {error}",
                     remedy="run the vmferryd that wrote it; the file is left untouched",
                 ) from None
+
+
+def _not_active(entry: Entry) -> InvalidState:
+    if entry.reason is not StateReason.MIGRATED:
+        remedy = f"if `vmferry where {entry.name}` finds it nowhere: `vmferry start {entry.name}`"
+        return InvalidState(f"domain {entry.name} is not active", remedy=remedy)
+    return InvalidState(
+        f"domain {entry.name} is not active here: it was migrated to another host",
+        remedy=f"`vmferry where {entry.name}` says where it runs; started here as well it would run twice",
+    )
 
 
 async def refuse_violations(driver: Driver, definition: DomainDefinition) -> None:
