@@ -33,7 +33,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, Keep, Outcome, Phase, Resolution, SourceState, StateReason, Statistics
+from vmferry.model import DomainState, Outcome, Phase, SourceState, StateReason, Statistics
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, RunState, SendSettings, Tuning
@@ -42,7 +42,6 @@ from vmferryd.jobs.decisions import (
     source_ends,
     source_outcome,
     source_performed,
-    source_proved,
 )
 from vmferryd.jobs.job import Cargo, SourceEffect, SourceEvent, cargo, source_table
 from vmferryd.jobs.journal import Record
@@ -55,8 +54,8 @@ from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.sending import Sending
 from vmferryd.phases.serving import Serving
 from vmferryd.phases.settings import disk_copies
+from vmferryd.phases.settling import Settling
 from vmferryd.phases.source_words import RECEIVER_REMEDY, copied_targets
-from vmferryd.phases.watching import first
 from vmferryd.phases.wishes import Wishes
 from vmferryd.phases.word import give_word
 from vmferryd.transfer import tickets
@@ -66,7 +65,7 @@ from vmferryd.transfer.routes import Carrier, Route
 log = structlog.get_logger()
 
 
-class SourceMigration:
+class SourceMigration(Settling):
     """One migration away from this host.
 
     Args:
@@ -108,16 +107,6 @@ class SourceMigration:
         self._pages_follow = False
 
         self.wishes = Wishes(context, self.machine, entry, self._paused_by_user)
-
-    @property
-    def record(self) -> Record:
-        """What is durable."""
-        return self.machine.record
-
-    @property
-    def state(self) -> SourceState:
-        """The durable state."""
-        return self.machine.state
 
     @property
     def outcome(self) -> Outcome:
@@ -249,103 +238,6 @@ class SourceMigration:
         if self.state is SourceState.RELEASED:
             self._context.tasks.spawn(self.hear_alone(), f"word of {self.record.migration_id}")
         return self.record.proof_secret
-
-    async def prove(self, outcome: Outcome) -> None:
-        """The destination's own word is known."""
-        await self.machine.decide(lambda state: source_proved(state, outcome), f"prove {outcome}")
-
-    async def hear(self) -> None:
-        """The destination's own word is known, and was acted upon. It is asked for and never hurried, for ever.
-
-        For protocols without Confirm. Who has waited long enough leaves, and lets `settle` ask for an end.
-        """
-        while await self._is_undecided():
-            await self._context.clock.sleep(self._context.limits.resolver_first_s)
-
-    async def hear_alone(self) -> None:
-        """As `hear`, for a coordinator that is silent: it may be gone, and the destination can tell what it was to tell."""
-        await self._ended_or(self._context.limits.coordinator_silence_s)
-        for pause_s in Backoff(self._context.limits):
-            if not await self._is_undecided():
-                return
-            await self._ended_or(pause_s)
-
-    async def _ended_or(self, pause_s: float) -> None:
-        await first(self.machine.ended(), self._context.clock.sleep(pause_s))
-
-    async def _is_undecided(self) -> bool:
-        """The destination was asked, and has said nothing that decides."""
-        if self.state is not SourceState.RELEASED:
-            return False
-        try:
-            async with asyncio.timeout(self._context.limits.peer_call_s):
-                outcome = (await self._context.peers.at(self.record.peer_uri).outcome(self.record.migration_id)).outcome
-            if outcome is Outcome.ABORTED:
-                self._fail(MigrationAborted("the destination did not take the guest", remedy="see its log for the reason"))
-            if outcome is not Outcome.PENDING:
-                await self.prove(outcome)
-        except (VmferryError, OSError) as error:  # a silence too
-            log.info("no_word", migration_id=self.record.migration_id, error=str(error))
-        return self.state is SourceState.RELEASED
-
-    async def settle(self) -> None:
-        """The migration has ended; asks the peer with growing pauses until it answers, for ever (handover rule 5).
-
-        While another call does that already, this one only asks once more.
-        """
-        if self._resolving:
-            await self._ask_again()
-            return
-        self._resolving = True
-        try:
-            for pause_s in Backoff(self._context.limits):
-                await self._ask_again()
-                if self.state is not SourceState.RELEASED or self._asking.is_vain:
-                    return
-                log.warning("in_doubt", migration_id=self.record.migration_id, peer=self.record.peer_uri, next_s=pause_s)
-                await self._context.clock.sleep(pause_s)
-        finally:
-            self._resolving = False
-
-    async def _ask_again(self) -> None:
-        if self.state is SourceState.RELEASED:
-            try:
-                await self.machine.decide(source_ends, "ask")
-            except (VmferryError, OSError) as error:
-                log.warning("not_settled", migration_id=self.record.migration_id, error=str(error))
-
-    async def resolve(self, resolution: Resolution) -> None:
-        """What an operator decided is durable, and was acted upon (handover rule 6).
-
-        Raises:
-            PhaseOutOfOrder: the record is not in doubt any more.
-            StorageFailed: nothing was decided.
-        """
-        here = resolution.keep is Keep.HERE
-        error = f"an operator kept the guest here: {resolution.why}" if here else ""
-        await self.machine.drive_with(
-            SourceEvent.OPERATOR_KEEPS_HERE if here else SourceEvent.OPERATOR_KEEPS_THERE,
-            resolution=resolution,
-            error=error,
-            error_reason=MigrationCancelled.reason if here else "",
-        )
-
-    async def watch_lease(self) -> None:
-        """The migration has ended. When its coordinator's lease runs out, the source settles it alone."""
-        while not self.state.final:
-            await self.machine.ended_or(self.lease)
-            if self.lease.left_s > 0 or self.state.final:
-                continue
-            if self.record.receiver_uri:
-                break  # this daemon has coordinated it, and left it in doubt: nobody can be asked
-            log.warning("coordinator_gone", migration_id=self.record.migration_id, state=self.state)
-            self.lease.renew()
-            try:
-                await self.abort("the coordinator of the migration is gone")
-            except VmferryError as error:
-                log.warning("not_ended", migration_id=self.record.migration_id, error=str(error))
-            await self.settle()
-        await self.machine.ended()
 
     # -- the effects ------------------------------------------------------------------------------------------------
 
