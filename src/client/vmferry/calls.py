@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -40,8 +40,8 @@ class Caller:
             raise translated(error, silence, str(self.uri)) from None
 
 
-def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "") -> VmferryError:
-    """The error that the daemon raised; `silence` when it is the transport that speaks.
+def translated(error: aio.AioRpcError, silence: Callable[..., VmferryError], whose: str = "the daemon") -> VmferryError:
+    """The error that the daemon raised; `silence` when it is the transport that speaks. `whose` names it, or its URI.
 
     A daemon's own error always carries details; a transport's never does. So nothing is decided by text.
     """
@@ -51,6 +51,6 @@ def translated(error: aio.AioRpcError, silence: type[VmferryError], uri: str = "
             if known is not None:
                 return known
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return NotSupported(f"the daemon {uri} does not know this call", remedy="use daemons of the same version")
+        return NotSupported(f"{whose} does not know this call", remedy="use daemons of the same version")
     said = error.details() or error.code().name
-    return silence(f"no answer from {uri or 'the daemon'}", remedy="check that vmferryd runs there", detail=said)
+    return silence(f"no answer from {whose}", remedy="check that vmferryd runs there", detail=said)

@@ -39,7 +39,11 @@ def frame(console: Console, subject: Subject, view: View) -> ConsoleRenderable:
     signs, cut = (_ASCII_SIGNS, _CROP) if ascii_only else (_SIGNS, _ELLIPSIS)
     parts: list[ConsoleRenderable] = [_heading(subject, view, cut), _phases(view, signs, cut)]
     if view.round is not None:
-        parts += [Text(), _bar(view.round, cut), _indented(", ".join([_round(view.round), *figures(view)]), "dim")]
+        parts += [
+            Text(),
+            _bar(view.round, cut),
+            _indented(", ".join(filter(None, [_round(view.round), *figures(view)])), "dim"),
+        ]
         parts += [_indented(text, "dim") for text in parts_of_the_whole(view)]
         if expected := remaining(view):
             parts.append(_indented(expected, ""))
@@ -95,7 +99,7 @@ def spoken(view: View) -> str:
     parts = [f"{view.phase or 'end'}: {harmless(view.step)}".rstrip(": ")]
     if view.round is not None:
         number, fraction = view.round.number, percent(view.round.fraction).strip()
-        parts += [f"round {number} {fraction}", _round(view.round), *figures(view), *filter(None, [remaining(view)])]
+        parts += filter(None, [f"round {number}", fraction, _round(view.round), *figures(view), remaining(view)])
     if view.diagnosis:
         parts += [view.diagnosis, *(f"helps: {remedy}" for remedy in view.remedies)]
     return f"[{clock(view.elapsed_ms)}] {', '.join(parts)}"
@@ -137,6 +141,9 @@ def _rounded(span_s: float | None) -> float | None:
 
 
 def _round(around: RoundView) -> str:
+    """How far it is; nothing of one in which nothing was left to send."""
+    if not around.size_bytes:
+        return ""
     return f"{size(around.done_bytes)} of {size(around.size_bytes)}, {size(around.left_bytes)} left"
 
 

@@ -18,6 +18,9 @@ from vmferryd.transfer import frames, tunnel
 
 CARRY = "/vmferry.api.v1.TransferService/Carry"
 MAIN = "main"
+_DESTINATION = "the destination's daemon"
+_SAYS_NOTHING = "Internal error from Core"
+"""What gRPC says of a call whose connection has broken."""
 """The channel that every migration has."""
 
 
@@ -98,12 +101,17 @@ async def open_tunnel(
 
 def _explained(error: BaseException) -> BaseException:
     if isinstance(error, aio.AioRpcError):
-        return translated(error, TransferFailed)
+        return translated(error, TransferFailed, _DESTINATION)
     if isinstance(error, TimeoutError):
         return TransferFailed(
             "the destination did not open the data channel in time", remedy="check the network between the hosts"
         )
     return error
+
+
+def _lost(_: str, *, remedy: str, detail: str) -> TransferFailed:
+    said = "" if detail == _SAYS_NOTHING else detail
+    return TransferFailed(f"lost the connection to {_DESTINATION}", remedy=remedy, detail=said)
 
 
 class _ClientStream:
@@ -130,6 +138,6 @@ class _ClientStream:
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             return error
         if isinstance(error, aio.AioRpcError):
-            known: VmferryError = translated(error, TransferFailed)
+            known: VmferryError = translated(error, _lost, _DESTINATION)
             return known if isinstance(known, TransferFailed) else TransferFailed(known.message, detail=known.detail)
         return TransferFailed("the data channel to the destination broke", detail=str(error))

@@ -155,9 +155,9 @@ def test_lines_come_at_most_every_second():
     """Lines come at most every second."""
     lines = displayed(LineDisplay, (0.0, 1, 90), (0.5, 1, 60), (0.9, 1, 50), (1.0, 1, 40), (1.9, 1, 30), (2.1, 2, 5))
     assert lines == [
-        "[0:00:00] perform: sending, round 1 10 %, 10.0 MiB of 100.0 MiB, 90.0 MiB left",
-        "[0:00:01] perform: sending, round 1 60 %, 60.0 MiB of 100.0 MiB, 40.0 MiB left",
-        "[0:00:02] perform: sending, round 2 0 %, 0 B of 5.0 MiB, 5.0 MiB left",
+        "[0:00:00] perform: sending, round 1, 10 %, 10.0 MiB of 100.0 MiB, 90.0 MiB left",
+        "[0:00:01] perform: sending, round 1, 60 %, 60.0 MiB of 100.0 MiB, 40.0 MiB left",
+        "[0:00:02] perform: sending, round 2, 0 %, 0 B of 5.0 MiB, 5.0 MiB left",
     ]
 
 
