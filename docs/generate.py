@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import api_reference
 from crash import table
-from support import virsh
+from support import data_plane, virsh
 from vmferry import bounds, combinations, errors, features, flags, negotiation, params, protocol, statistics
 from vmferry.channel import Uri
 from vmferry.cli.options import NOT_AVAILABLE
@@ -147,6 +147,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "virsh-own": virsh.own_table,
     "failures": table.failures,
     "failure-bounds": table.bounds,
+    "data-plane": data_plane.as_markdown,
 }
 
 MARKS = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

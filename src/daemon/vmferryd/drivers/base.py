@@ -51,6 +51,7 @@ from vmferry.model import Statistics
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.copies import DiskCopy
 from vmferryd.drivers.fate import Fate
+from vmferryd.drivers.settings import Parallel as Parallel  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import ReceiveSettings as ReceiveSettings  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import SendSettings as SendSettings  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import Tuning as Tuning  # noqa: PLC0414 - one of a driver's words
@@ -73,6 +74,9 @@ class DriverFeature(StrEnum):
     POSTCOPY = "post-copy"
     PAGES_ON_DEMAND = "pages-on-demand"
     COPIES_DISKS = "copies-disks"
+    PARALLEL = "parallel"
+    PARALLEL_ZLIB = "parallel-zlib"
+    PARALLEL_ZSTD = "parallel-zstd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +195,11 @@ class OutgoingGuest(Protocol):
         """
         ...
 
-    async def send(self, channel: socket.socket, settings: SendSettings) -> None:
+    async def send(self, channel: socket.socket | Path, settings: SendSettings) -> None:
         """The transfer has begun and goes on by itself; the driver owns `channel`.
+
+        With `settings.parallel` the channel is the path of a UNIX socket that the hypervisor connects to by itself, once for
+        each connection that it needs.
 
         Raises:
             DriverRefused: the guest is as it was; `channel` stays the caller's.
@@ -358,6 +365,8 @@ class IncomingGuest(Protocol):
 
     async def receive(self, channel: socket.socket) -> None:
         """The guest reads its state from `channel`, which the driver owns from now on.
+
+        One that is sent in parallel has listened since it was accepted: see `landings`.
 
         Raises:
             DriverRefused: nothing was read; `channel` stays the caller's.

@@ -8,6 +8,15 @@ from vmferryd.drivers.copies import CopyMode
 
 
 @dataclass(frozen=True, slots=True)
+class Parallel:
+    """Memory travels over several connections. Both hypervisors need the same; `compression` is a method, or nothing."""
+
+    connections: int = 2
+    compression: str = ""
+    level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SendSettings:
     """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
 
@@ -28,6 +37,7 @@ class SendSettings:
     postcopy: bool = False
     postcopy_bandwidth_bytes_per_s: int | None = None
     copy_mode: CopyMode = CopyMode.BACKGROUND
+    parallel: Parallel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +62,4 @@ class ReceiveSettings:
     xbzrle_cache_bytes: int | None = None
     postcopy: bool = False
     disks: tuple[str, ...] = ()
+    parallel: Parallel | None = None

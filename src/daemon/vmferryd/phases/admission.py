@@ -100,6 +100,9 @@ DRIVER_NEEDS: tuple[DriverNeed, ...] = (
     DriverNeed("NON_SHARED_DISK", DriverFeature.COPIES_DISKS, _BOTH, flag=Flag.NON_SHARED_DISK, unless=Flag.OFFLINE),
     DriverNeed("NON_SHARED_INC", DriverFeature.COPIES_DISKS, _BOTH, flag=Flag.NON_SHARED_INC, unless=Flag.OFFLINE),
     DriverNeed("xbzrle", DriverFeature.XBZRLE, _BOTH, method="xbzrle"),
+    DriverNeed("PARALLEL", DriverFeature.PARALLEL, _BOTH, flag=Flag.PARALLEL),
+    DriverNeed("zlib", DriverFeature.PARALLEL_ZLIB, _BOTH, method="zlib"),
+    DriverNeed("zstd", DriverFeature.PARALLEL_ZSTD, _BOTH, method="zstd"),
 )
 
 

@@ -48,6 +48,7 @@ class Lanes:
 
     `route` is the way that they take, and `warning` says why that is not the one that was meant; `error` is what a lane that
     was lost ended with, which explains more than what a hypervisor says of its socket.
+    `chosen`: the way is known, or the first lane has failed.
     """
 
     context: Context
@@ -56,6 +57,7 @@ class Lanes:
     opening: Opening
     warning: str = ""
     error: VmferryError | None = None
+    chosen: asyncio.Event = field(default_factory=asyncio.Event)
     _opened: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -92,6 +94,8 @@ class Lanes:
         except BaseException:
             near.close()
             raise
+        finally:
+            self.chosen.set()
         relay = Relay(near, connection)
         self._go_on(relay.run(), channel, relay.abandon)
 

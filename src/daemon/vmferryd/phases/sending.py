@@ -26,12 +26,15 @@ from vmferry.model import JobType, Statistics
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.drivers.copies import DiskCopy, disk_channel
 from vmferryd.phases.context import Context
-from vmferryd.phases.lanes import Lanes
+from vmferryd.phases.lanes import MEMORY, Lanes
 from vmferryd.phases.watching import Cancellation, first, stalled
 from vmferryd.transfer.outgoing import Opening
 from vmferryd.transfer.routes import Route
 
 log = structlog.get_logger()
+
+_DEPARTURES = "mem-out"
+"""Where the source's hypervisor connects to by itself, in its guest's folder."""
 
 
 @dataclass(slots=True)
@@ -154,13 +157,7 @@ class Sending:
     async def _send(self, route: Route, peer: Connection | None, opening: Opening) -> None:
         lanes = self.lanes = Lanes(self.context, route, peer, opening)
         await self._copy_disks(lanes)
-        channel = await lanes.open()
-        try:
-            await self.outgoing.send(channel, self.settings)
-        except BaseException:
-            channel.close()
-            lanes.close()
-            raise
+        await (self._send_over_one(lanes) if self.settings.parallel is None else self._send_over_several(lanes))
         self.told(lanes.route, lanes.warning)
         self._copied = True
         if self._postcopy_wished:
@@ -169,6 +166,26 @@ class Sending:
         if self._silence is not None:
             # Who lets go now may have to wait for that daemon with a guest that stands still.
             raise self._gone()
+
+    async def _send_over_one(self, lanes: Lanes) -> None:
+        channel = await lanes.open()
+        try:
+            await self.outgoing.send(channel, self.settings)
+        except BaseException:
+            channel.close()
+            lanes.close()
+            raise
+
+    async def _send_over_several(self, lanes: Lanes) -> None:
+        """The hypervisor makes its connections by itself; which way they take is known with the first."""
+        path = self.guest.plan.directory / _DEPARTURES
+        lanes.listen(MEMORY, path)
+        try:
+            await self.outgoing.send(path, self.settings)
+        except BaseException:
+            lanes.close()
+            raise
+        await lanes.chosen.wait()
 
     async def _copy_disks(self, lanes: Lanes) -> None:
         """The disks are at the destination but for what the guest goes on writing; each has a channel of its own."""

@@ -12,7 +12,7 @@ from vmferry.combinations import methods
 from vmferry.endpoint import Request
 from vmferry.flags import STORAGE, Flag
 from vmferry.params import MigrationParams
-from vmferryd.drivers.base import ReceiveSettings, SendSettings
+from vmferryd.drivers.base import Parallel, ReceiveSettings, SendSettings
 from vmferryd.drivers.copies import CopyExtent, CopyMode, DiskCopy
 
 HONOURED = (
@@ -30,6 +30,7 @@ HONOURED = (
     | Flag.OFFLINE
     | Flag.POSTCOPY
     | Flag.POSTCOPY_RESUME
+    | Flag.PARALLEL
     | STORAGE
     | Flag.NON_SHARED_SYNCHRONOUS_WRITES
 )
@@ -46,6 +47,9 @@ HONOURED_PARAMS = frozenset(
         "postcopy_bandwidth_mib_per_s",
         "compression",
         "compression_xbzrle_cache_bytes",
+        "compression_zlib_level",
+        "compression_zstd_level",
+        "parallel_connections",
         "auto_converge_initial_percent",
         "auto_converge_increment_percent",
         "migrate_disks",
@@ -62,6 +66,8 @@ MAX_MIB_PER_S = ((1 << 63) - 1) >> 20
 """libvirt's greatest bandwidth: unlimited."""
 
 _MEBIBYTE = 1 << 20
+_USUAL_CONNECTIONS = 2
+"""QEMU's own."""
 
 
 def asked(request: Request) -> MigrationParams:
@@ -95,6 +101,7 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
         postcopy=Flag.POSTCOPY in flags,
         postcopy_bandwidth_bytes_per_s=bytes_per_s(params.postcopy_bandwidth_mib_per_s),
         copy_mode=CopyMode.SYNCHRONOUS if Flag.NON_SHARED_SYNCHRONOUS_WRITES in flags else CopyMode.BACKGROUND,
+        parallel=_parallel(flags, params),
     )
 
 
@@ -104,7 +111,17 @@ def receive_settings(flags: Flag, params: MigrationParams) -> ReceiveSettings:
         xbzrle=_xbzrle(flags, params),
         xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes,
         postcopy=Flag.POSTCOPY in flags,
+        parallel=_parallel(flags, params),
     )
+
+
+def _parallel(flags: Flag, params: MigrationParams) -> Parallel | None:
+    """How memory travels over several connections; None where one is enough."""
+    if Flag.PARALLEL not in flags:
+        return None
+    compression = next(iter(params.compression), "")
+    level = {"zlib": params.compression_zlib_level, "zstd": params.compression_zstd_level}.get(compression)
+    return Parallel(params.parallel_connections or _USUAL_CONNECTIONS, compression, level)
 
 
 def disk_copies(flags: Flag, targets: Iterable[str]) -> tuple[DiskCopy, ...]:

@@ -179,8 +179,10 @@ class MemoryOutgoingGuest:
                 {copy.target: (images[copy.target], self.disk_socket(copy.target)) for copy in copies}
             )
 
-    async def send(self, channel: socket.socket, settings: SendSettings) -> None:
+    async def send(self, channel: socket.socket | Path, settings: SendSettings) -> None:
         """See `OutgoingGuest.send`. A refused channel stays its owner's; one that was lost is closed."""
+        if settings.parallel is not None or isinstance(channel, Path):
+            raise DriverRefused("Simulated guests are sent over one connection")
         async with self._monitor.giving(Verb.SEND, channel):
             require_free(self._simulated)
             if settings.xbzrle:

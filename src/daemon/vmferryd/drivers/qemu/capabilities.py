@@ -16,6 +16,7 @@ from vmferryd.clock import Clock
 from vmferryd.drivers.base import DriverCapabilities, DriverFeature
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.monitor import Monitor
+from vmferryd.drivers.qemu.parallel import METHODS
 from vmferryd.drivers.qemu.process import QemuProcess
 
 KVM_DEVICE = Path("/dev/kvm")
@@ -47,6 +48,7 @@ class QemuCapabilities:
         machines: every machine type that it knows, aliases included, and the versioned name of each.
         maximum_vcpus: by versioned machine name.
         migration: names of the migration capabilities.
+        parallel_methods: how it can compress parallel connections.
         has_kvm: it was built with KVM; that this host's KVM is of any use is not said.
         pages_on_demand: it may fetch pages when they are touched, which is userfaultfd's permission.
         cpus: by accelerator, `tcg` or `kvm`; one that does not work here is left out.
@@ -61,6 +63,7 @@ class QemuCapabilities:
     has_kvm: bool
     has_sandbox: bool
     pages_on_demand: bool = False
+    parallel_methods: frozenset[str] = frozenset()
     cpus: Mapping[str, CpuAbilities] = field(default_factory=dict)
 
     @property
@@ -87,6 +90,9 @@ class QemuCapabilities:
             DriverFeature.ACPI_SHUTDOWN: True,
             DriverFeature.BARE_RECEIVER: True,
             DriverFeature.POSTCOPY: "postcopy-ram" in self.migration,
+            DriverFeature.PARALLEL: "multifd" in self.migration,
+            DriverFeature.PARALLEL_ZLIB: "zlib" in self.parallel_methods,
+            DriverFeature.PARALLEL_ZSTD: "zstd" in self.parallel_methods,
             DriverFeature.PAGES_ON_DEMAND: self.pages_on_demand,
             DriverFeature.COPIES_DISKS: self.version >= (5, 2, 0),
         }
@@ -122,6 +128,7 @@ def read_answers(emulator: Path, answers: Mapping[str, Any], by_kvm: Mapping[str
         migration=frozenset(row["capability"] for row in answers["query-migrate-capabilities"]),
         has_kvm=bool(answers["query-kvm"]["present"]),
         has_sandbox="sandbox" in options,
+        parallel_methods=frozenset(answers.get(_PARALLEL, ())),
         pages_on_demand=bool(answers.get(_PAGES_ON_DEMAND)),
         cpus={name: _cpu_abilities(said) for name, said in (("tcg", answers), ("kvm", by_kvm)) if said},
     )
@@ -133,6 +140,7 @@ def _cpu_abilities(answers: Mapping[str, Any]) -> CpuAbilities:
     return CpuAbilities(models, {name: value for name, value in properties.items() if isinstance(value, bool)})
 
 
+_PARALLEL = "multifd-compression"
 _MODELS, _FEATURES = "query-cpu-definitions", "query-cpu-model-expansion"
 
 _QUESTIONS = (
@@ -149,6 +157,7 @@ _Interview = Callable[[Monitor], Awaitable[dict[str, Any]]]
 
 async def _about_all(monitor: Monitor) -> dict[str, Any]:
     answers = {question: await monitor.execute(question) for question in _QUESTIONS}
+    answers[_PARALLEL] = [method for method in METHODS if await _compresses(monitor, method)]
     return answers | await _about_cpus(monitor) | {_PAGES_ON_DEMAND: await _takes_postcopy(monitor)}
 
 
@@ -228,6 +237,15 @@ async def _takes_postcopy(monitor: Monitor) -> bool:
     wanted = [{"capability": _PAGES_ON_DEMAND, "state": True}]
     try:
         await monitor.execute("migrate-set-capabilities", {"capabilities": wanted})
+    except DriverRefused:
+        return False
+    return True
+
+
+async def _compresses(monitor: Monitor, method: str) -> bool:
+    """QEMU takes the method for parallel connections, for it was built with it."""
+    try:
+        await monitor.execute("migrate-set-parameters", {_PARALLEL: method})
     except DriverRefused:
         return False
     return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vmferry.errors import DriverLost, TransferFailed
 from vmferryd.drivers.base import Extent, PagesEnd, ReceiveSettings, TransferState
 from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu import parallel
 from vmferryd.drivers.qemu.flow import COMMON, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.mirrors import Exports
 from vmferryd.drivers.qemu.relay import recover_through
@@ -27,6 +28,7 @@ class QemuIncomingGuest:
     def __init__(self, guest: QemuGuest) -> None:
         self._guest = guest
         self._exports = Exports(guest)
+        self._landings: Mapping[str, Path] = {}
 
     @property
     def guest(self) -> QemuGuest:
@@ -36,7 +38,7 @@ class QemuIncomingGuest:
     @property
     def landings(self) -> Mapping[str, Path]:
         """See `IncomingGuest`."""
-        return self._exports.landings
+        return {**self._exports.landings, **self._landings}
 
     async def prepare(self, settings: ReceiveSettings) -> None:
         """QEMU is ready for a channel, or has one already.
@@ -45,6 +47,8 @@ class QemuIncomingGuest:
             DriverRefused: QEMU cannot do what the sender demands.
         """
         self._exports = Exports(self._guest, settings.disks)
+        path = parallel.arrivals(self._guest.plan.directory)
+        self._landings = {} if settings.parallel is None else {parallel.CHANNEL: path}
         look = TransferLook.of(await self._guest.execute("query-migrate"))
         if look.state is not TransferState.NONE:
             return
@@ -52,11 +56,15 @@ class QemuIncomingGuest:
         wanted = (COMMON - {"pause-before-switchover"}) | {"dirty-bitmaps"}
         wanted |= {"xbzrle"} if settings.xbzrle else set()
         wanted |= {"postcopy-ram"} if settings.postcopy else set()
-        await set_capabilities(self._guest, wanted)
+        await set_capabilities(self._guest, wanted | parallel.capabilities(settings.parallel))
+        chosen = dict(parallel.parameters(settings.parallel))
         if settings.xbzrle_cache_bytes is not None:
-            cache = {"xbzrle-cache-size": settings.xbzrle_cache_bytes}
-            await self._guest.execute("migrate-set-parameters", cache)
+            chosen["xbzrle-cache-size"] = settings.xbzrle_cache_bytes
+        if chosen:
+            await self._guest.execute("migrate-set-parameters", chosen)
         await gates.put_up_at_destination(await self._guest.monitor())
+        if settings.parallel is not None:
+            await self._guest.execute("migrate-incoming", {"uri": parallel.uri(path)})
 
     async def receive(self, channel: socket.socket) -> None:
         """See `IncomingGuest`. A refused channel stays the caller's."""

@@ -21,6 +21,7 @@ from vmferryd.drivers.copies import DiskCopy
 from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.pause import Move
 from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu import parallel
 from vmferryd.drivers.qemu.flow import COMMON, ENDED, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.mirrors import Mirrors
@@ -39,6 +40,7 @@ _REMEMBERED = (
     "cpu-throttle-increment",
     "xbzrle-cache-size",
     "max-postcopy-bandwidth",
+    *parallel.PARAMETERS,
 )
 
 
@@ -61,13 +63,14 @@ class QemuOutgoingGuest:
         """See `OutgoingGuest`."""
         await self._mirrors.copy(copies, settings)
 
-    async def send(self, channel: socket.socket, settings: SendSettings) -> None:
+    async def send(self, channel: socket.socket | Path, settings: SendSettings) -> None:
         """See `OutgoingGuest`. A refused channel stays the caller's."""
         async with self._guest.deciding:  # whoever pauses the guest meanwhile is not forgotten
             await self._send(channel, settings)
-        channel.close()
+        if isinstance(channel, socket.socket):
+            channel.close()  # noqa: ASYNC240 - a socket
 
-    async def _send(self, channel: socket.socket, settings: SendSettings) -> None:
+    async def _send(self, channel: socket.socket | Path, settings: SendSettings) -> None:
         look = await self._look()
         if look.state not in ENDED:
             raise DriverRefused(f"a transfer of this guest is going on already ({look.status})")
@@ -91,7 +94,10 @@ class QemuOutgoingGuest:
             if runs and not settings.live:
                 await self._guest.execute("stop")
                 record.changed(self._directory, sealed=True)
-            await hand_over(self._guest, channel, "migrate", {})
+            if isinstance(channel, Path):
+                await self._guest.execute("migrate", {"uri": parallel.uri(channel)})
+            else:
+                await hand_over(self._guest, channel, "migrate", {})
         except DriverRefused:
             await self._undo(record)
             raise
@@ -262,8 +268,9 @@ class QemuOutgoingGuest:
         wanted |= {"auto-converge"} if settings.auto_converge else set()
         wanted |= {"xbzrle"} if settings.xbzrle else set()
         wanted |= {"postcopy-ram"} if settings.postcopy else set()
-        await set_capabilities(self._guest, wanted)
+        await set_capabilities(self._guest, wanted | parallel.capabilities(settings.parallel))
         chosen = {
+            **parallel.parameters(settings.parallel),
             "max-postcopy-bandwidth": (settings.postcopy_bandwidth_bytes_per_s or 0) if settings.postcopy else None,
             "max-bandwidth": settings.max_bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S,
             "downtime-limit": record.downtime_ms,
