@@ -80,7 +80,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     with pytest.raises(InvalidParameter) as caught:
         refuse(of_request(Side.SOURCE, flags, params, NOTHING))
     named = {violation.subject for violation in caught.value.violations}
-    assert {"bit 40", "POSTCOPY", "graphics_uri", "AUTO_CONVERGE", "compression", "parallel.connections"} <= named
+    assert {"bit 40", "POSTCOPY", "graphics_uri", "AUTO_CONVERGE", "zstd", "parallel.connections"} <= named
 
 
 def test_compression_needs_both_hypervisors() -> None:
