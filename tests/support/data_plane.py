@@ -41,9 +41,14 @@ FEATURES: tuple[Feature, ...] = (
         dict.fromkeys(WAYS, "parallel connections are compressed by zlib or zstd"),
     ),
     Feature(
+        "parallel, post-copy",
+        Flag.PARALLEL | Flag.POSTCOPY,
+        refused=dict.fromkeys(WAYS, "could not be mended after a cut"),
+    ),
+    Feature(
         "zero copy",
         Flag.PARALLEL | Flag.ZEROCOPY,
-        refused=dict.fromkeys(WAYS, "this daemon does not act upon it"),
+        refused=dict.fromkeys(WAYS, "where whatever is sent is copied"),
     ),
 )
 """A new feature is a new row."""

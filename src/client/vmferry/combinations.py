@@ -263,6 +263,11 @@ RULES: tuple[CombinationRule, ...] = (
                     "what is compressed has been copied", "leave out one of the two",
                     flags=Flag.ZEROCOPY, any_fact=_OTHER_METHODS | _PARALLEL_METHODS,
                     differs="libvirt lets QEMU refuse it when memory is to flow; vmferry says so before it starts."),
+    CombinationRule("postcopy-parallel", _SD, "",
+                    "a post-copy whose pages flow over several connections could not be mended after a cut, "
+                    "and QEMU before 10.1 has none", "leave out one of the two",
+                    flags=Flag.POSTCOPY | Flag.PARALLEL,
+                    differs="libvirt lets QEMU refuse it, or runs the risk; vmferry says so before it starts."),
     CombinationRule("storage-tunnelled", _S, "OPERATION_UNSUPPORTED",
                     "the tunnel has no way for disks", "leave out one of the two",
                     flags=Flag.TUNNELLED, any_flag=STORAGE, handling=_LIFTED,

@@ -70,6 +70,7 @@ CASES: list[Case] = [
     ("zerocopy-compressed", S, F.ZEROCOPY | F.PARALLEL, P(compression=("zstd",)), set(), INVALID),
     ("postcopy-without-live", S | D, F.POSTCOPY, P(), set(), UNSUPPORTED),
     ("postcopy-paused", S | D, LIVE_POST | F.PAUSED, P(), set(), UNSUPPORTED),
+    ("postcopy-parallel", S | D, LIVE_POST | F.PARALLEL, P(), set(), INVALID),
     ("resume-without-postcopy", S | D, F.POSTCOPY_RESUME | F.PEER2PEER, P(), set(), UNSUPPORTED),
     ("resume-without-protection", S, LIVE_POST | F.POSTCOPY_RESUME, P(), set(), UNSUPPORTED),
     ("tls-forced", S | D, F.LIVE, P(), {Fact.TLS_FORCED}, INVALID),

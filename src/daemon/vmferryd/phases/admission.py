@@ -120,9 +120,16 @@ def of_request(side: Side, flags: Flag, params: MigrationParams, driver: DriverC
             yield Objection(NotSupported, Violation(need.subject, text, need.remedy))
 
 
+_WHY_NOT: Mapping[Flag, str] = {
+    Flag.ZEROCOPY: "the hypervisor's connections lead through a UNIX socket beside it, where whatever is sent is copied",
+}
+"""Where more can be said than that a flag is not acted upon."""
+
+
 def _not_built(side: Side, flags: Flag, params: MigrationParams) -> Iterator[Violation]:
     missing = [flag for flag in Flag if flag in flags and flag not in HONOURED and side in BY_FLAG[flag].sides]
-    yield from (Violation(names(flag)[0], "this daemon does not act upon it", "leave it out") for flag in missing)
+    for flag in missing:
+        yield Violation(names(flag)[0], _WHY_NOT.get(flag, "this daemon does not act upon it"), "leave it out")
     for row in given(params):
         if side in row.sides and row.attribute not in HONOURED_PARAMS:
             yield Violation(row.name, "this daemon does not act upon it", "leave it out")
