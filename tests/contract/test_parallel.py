@@ -7,6 +7,7 @@ import contextlib
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def place() -> Iterator[Path]:
         yield Path(directory) / "out"
 
 
+async def _relayed(relay: Relay, far: socket.socket, there: Path) -> None:
+    """QEMU from 10.0 on still makes its connections when the transfer has been cancelled, and nobody may listen any more."""
+    with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+        far.connect(str(there))
+        await relay.run()
+
+
+def _abandoned(relay: Relay, _: asyncio.Task[object]) -> None:
+    relay.abandon()
+
+
 @contextlib.asynccontextmanager
 async def led(place: Path, there: Path) -> AsyncIterator[list[asyncio.Task[object]]]:
     """Every connection to `place` leads to `there`, as daemons do it."""
@@ -48,8 +60,8 @@ async def led(place: Path, there: Path) -> AsyncIterator[list[asyncio.Task[objec
             while True:
                 near, _ = await asyncio.get_running_loop().sock_accept(listener)
                 far = socket.socket(socket.AF_UNIX)
-                far.connect(str(there))
-                relays.append(asyncio.create_task(Relay(near, far).run()))
+                relays.append(asyncio.create_task(_relayed(relay := Relay(near, far), far, there)))
+                relays[-1].add_done_callback(partial(_abandoned, relay))
 
         accepting = asyncio.create_task(accept())
         try:
@@ -85,6 +97,7 @@ async def refused(stage: Stage, place: Path) -> None:
     await stage.runs(source)
 
 
+@pytest.mark.option("--parallel", "--parallel-connections", "--comp-zlib-level", "--comp-zstd-level")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("live", [True, False], ids=["live", "not live"])
 async def test_over_several_connections(stage: Stage, place: Path, method: str, *, live: bool) -> None:

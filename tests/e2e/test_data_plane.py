@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.data_plane import FEATURES, WAYS, Feature, note
+from support.data_plane import WAYS, Feature, cells, note
 from support.hosts import Host, connections
 from support.traveller import NAME, Traveller
 from vmferry.errors import VmferryError
@@ -24,8 +24,7 @@ def given(feature: Feature, xml: str) -> MigrationParams:
 
 
 @pytest.mark.parametrize("traveller", [256], indirect=True)
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
+@pytest.mark.parametrize(("feature", "way"), [pytest.param(*cell, id=f"{cell[0].name}-{cell[1]}") for cell in cells()])
 async def test_feature(two_hosts: tuple[Host, Host], traveller: Traveller, feature: Feature, way: str) -> None:
     """No corrupt page, no beat lost or doubled, nothing left behind, by the way asked for; or a refusal with its reason."""
     async with connections(*two_hosts) as (source, destination):
