@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from contract.stage import DIRTY, FAST, Stage
+from support.waiting import eventually
 from vmferry.errors import DriverRefused, TransferFailed
 from vmferryd.drivers.base import (
     DriverFeature,
     Guest,
     IncomingGuest,
+    OutgoingGuest,
     Parallel,
     ReceiveSettings,
     RunState,
@@ -37,7 +39,7 @@ def place() -> Iterator[Path]:
 
 
 async def _relayed(relay: Relay, far: socket.socket, there: Path) -> None:
-    """QEMU from 10.0 on still makes its connections when the transfer has been cancelled, and nobody may listen any more."""
+    """A hypervisor may still connect when the transfer has been cancelled, and nobody listens any more."""
     with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
         far.connect(str(there))
         await relay.run()
@@ -120,6 +122,10 @@ async def test_over_several_connections(stage: Stage, place: Path, method: str, 
     assert "" == await stage.harness.damage(incoming.guest)
 
 
+async def _is_under_way(outgoing: OutgoingGuest) -> bool:
+    return (await outgoing.statistics()).memory_processed_bytes > 0
+
+
 async def test_cancelled(stage: Stage, place: Path) -> None:
     """The guest runs on at the source, and is sent over one connection the next time."""
     if DriverFeature.PARALLEL not in await features(stage):
@@ -130,6 +136,7 @@ async def test_cancelled(stage: Stage, place: Path) -> None:
     async with led(place, incoming.landings["memory"]), asyncio.timeout(stage.harness.patience_s):
         outgoing = source.outgoing()
         await outgoing.send(place, SendSettings(max_bandwidth_bytes_per_s=1 << 20, parallel=parallel))
+        await eventually(lambda: _is_under_way(outgoing), stage.harness.patience_s, what="memory is sent")
         await outgoing.cancel()
         with pytest.raises(TransferFailed):
             await outgoing.held()
