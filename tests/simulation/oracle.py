@@ -15,7 +15,7 @@ from simulation.plan import Attempt
 from simulation.world import NAME, SETTLE_S, UUID, Report, World
 from vmferry import client
 from vmferry.api.v1 import legacy_pb2, migration_pb2
-from vmferry.errors import VmferryError
+from vmferry.errors import InternalError, VmferryError
 from vmferry.flags import Flag
 from vmferry.migrate import Migrated, Patience
 from vmferry.model import DestinationState, DomainState, GuestLocation, MigrationId, Outcome, Side, SourceState
@@ -185,6 +185,8 @@ def _true_words(world: World, truth: Truth) -> Iterator[str]:
             yield f"the client was told that {report.migration_id} succeeded, and it was {outcome}"
         if not isinstance(told, VmferryError):
             continue
+        if isinstance(told, InternalError):
+            yield f"a daemon did not know what to make of it: {_worded(told)}"
         lie = {GuestLocation.SOURCE: committed, GuestLocation.DESTINATION: not committed}.get(told.guest or "", False)  # type: ignore[call-overload]
         if lie:
             yield f"the client was told that the guest is at the {told.guest}, and it was {outcome}: {_worded(told)}"

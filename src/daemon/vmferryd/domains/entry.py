@@ -98,3 +98,8 @@ class Entry:
             id=self.id,
             migration_id=self.holder,
         )
+
+
+def shown(entry: Entry | None) -> DomainInfo | None:
+    """What others may know of it; None if it has come to nothing since it was looked up, as that of a guest that died."""
+    return entry.info() if entry is not None and entry.exists() else None

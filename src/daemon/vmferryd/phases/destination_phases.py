@@ -31,7 +31,7 @@ from vmferry.model import (
     Verdict,
 )
 from vmferry.wish import RunWish
-from vmferryd.domains.entry import Entry, parse
+from vmferryd.domains.entry import Entry, parse, shown
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.jobs.decisions import LOADED, destination_restarted
 from vmferryd.jobs.job import Cargo, DestinationEvent, cargo
@@ -301,7 +301,7 @@ class DestinationPhases:
             record.migration_id,
             cookie=cookies.encode(cookie),
             outcome=outcome,
-            domain=entry.info() if committed and entry is not None else None,
+            domain=shown(entry) if committed else None,
             failure="" if committed else record.error,
             failure_reason="" if committed else record.error_reason,
             statistics=record.statistics,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from vmferry.errors import DomainNotFound, VmferryError
 from vmferry.evidence import CopyEvidence, HostEvidence, ImageEvidence, RecordEvidence
-from vmferryd.domains.entry import Entry, parse
+from vmferryd.domains.entry import Entry, parse, shown
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import Driver, Guest, GuestPlan, Sighting
 from vmferryd.jobs.journal import Record
@@ -74,7 +74,7 @@ class _Examination:
         return HostEvidence(
             self.context.identity.host_name,
             self.context.identity.host_uuid,
-            entry.info() if entry is not None else None,
+            shown(entry),
             tuple(evidence_of(record) for record in records),
             copies,
             await self._images(self._definition(entry, records)),
