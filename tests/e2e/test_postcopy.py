@@ -87,11 +87,12 @@ async def test_a_pause_is_resumed(two_hosts: tuple[Host, Host], traveller: Trave
         await unharmed(traveller, destination, *two_hosts)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("which", ["source", "destination"])
-async def test_a_daemon_dies(two_hosts: tuple[Host, Host], traveller: Traveller, which: str) -> None:
+async def test_a_daemon_dies(two_hosts: tuple[Host, Host], traveller: Traveller, which: str, way: str) -> None:
     """Killed while pages flow, and started again: the daemons mend what was cut, and nobody resumes anything."""
     async with connections(*two_hosts) as (source, destination):
-        moving = await running_there(source, destination, traveller, WAYS["native"])
+        moving = await running_there(source, destination, traveller, WAYS[way])
         host = two_hosts[0] if which == "source" else two_hosts[1]
         await host.kill()
         await host.start()

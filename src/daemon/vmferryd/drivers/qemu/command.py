@@ -28,6 +28,7 @@ from vmferryd.domains.model import (
 )
 from vmferryd.drivers.base import StartMode
 from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu import standing
 from vmferryd.drivers.qemu.arguments import Value, spell, spell_json
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, QemuCapabilities
 from vmferryd.drivers.qemu.devices import device_arguments
@@ -87,6 +88,7 @@ def command_line(definition: DomainDefinition, around: Surroundings) -> tuple[st
         *_power(definition),
         *_boot(definition),
         *_monitor(around.directory),
+        *(standing.arguments(around.directory) if around.incoming == DEFERRED else ()),
         *device_arguments(
             definition,
             directory=around.directory,

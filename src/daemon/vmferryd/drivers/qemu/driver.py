@@ -17,7 +17,7 @@ from vmferryd.domains.addresses import assign_addresses
 from vmferryd.domains.devices import Device, Interface, InterfaceType, LinkState
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import BareReceiver, DriverCapabilities, GuestPlan, ReceiveSettings, Sighting, StartMode
-from vmferryd.drivers.qemu import command, looking
+from vmferryd.drivers.qemu import command, looking, standing
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, CapabilityCache, QemuCapabilities
 from vmferryd.drivers.qemu.check import violations
 from vmferryd.drivers.qemu.config import QemuConfig
@@ -207,6 +207,8 @@ class QemuDriver:
         guest: QemuGuest | None = None
         try:
             (plan.directory / _EMULATOR_NAME).write_text(str(program.emulator))
+            if incoming:
+                standing.make_pipes(plan.directory)
             guest = QemuGuest(plan, _spawn(plan, settled, around), self._config, self._clock)
             guest.capabilities = program
             await guest.connect()

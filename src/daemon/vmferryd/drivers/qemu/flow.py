@@ -42,13 +42,11 @@ async def looks(guest: QemuGuest, *, eager: bool = False) -> AsyncIterator[Trans
         while True:
             woken.clear()
             try:
-                look = TransferLook.of(await guest.execute("query-migrate"))
+                yield TransferLook.of(await guest.execute("query-migrate"))
             except DriverLost:
                 # While the last part is sent QEMU answers nothing, and a slow channel can make that long.
-                if not guest.process.is_alive() or not (await guest.monitor()).is_open:
+                if not await guest.may_answer():
                     raise
-                continue
-            yield look
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(poll_s):
                     await woken.wait()
@@ -112,9 +110,9 @@ async def _heard_cut(guest: QemuGuest) -> None:
     with guest.waking(woken.set):
         while True:
             woken.clear()
-            if guest.said == "postcopy-paused":
+            if guest.is_cut:
                 await guest.clock.sleep(guest.config.yank_after_s)
-                if guest.said == "postcopy-paused":
+                if guest.is_cut:
                     return
             await woken.wait()
 
@@ -126,16 +124,15 @@ async def cut_pages(guest: QemuGuest) -> None:
     except DriverLost:
         # Its main loop waits for a page: what is out of band is answered all the same, and pauses only what is active.
         with contextlib.suppress(DriverRefused):
-            await (await guest.monitor()).execute_urgently("migrate-pause", {})
+            await guest.execute_urgently("migrate-pause", {})
         return
     if not look.state.in_postcopy and look.state is not TransferState.COMPLETED:
         raise DriverRefused(f"no pages flow, for the transfer is {look.status}")
-    monitor = await guest.monitor()
     with contextlib.suppress(DriverRefused):
         if look.state is TransferState.POSTCOPY_ACTIVE:
-            await monitor.execute_urgently("migrate-pause", {})
+            await guest.execute_urgently("migrate-pause", {})
         elif look.state is TransferState.POSTCOPY_RECOVER:
-            await monitor.execute_urgently("yank", {"instances": [{"type": "migration"}]})
+            await guest.execute_urgently("yank", {"instances": [{"type": "migration"}]})
     try:
         async with asyncio.timeout(guest.config.cancel_timeout_s):
             await pages_end(guest)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from vmferryd.drivers.qemu.migration import QemuOutgoingGuest
 from vmferryd.drivers.qemu.monitor import Monitor
 from vmferryd.drivers.qemu.process import QemuProcess
 from vmferryd.drivers.qemu.record import TransferRecord
+from vmferryd.drivers.qemu.relay import listening
+from vmferryd.drivers.qemu.standing import StandingMonitor
 from vmferryd.drivers.qemu.transfer import TransferLook, run_state
 
 _EVENTS = {
@@ -47,6 +50,7 @@ class QemuGuest:
         self._config = config
         self._clock = clock
         self._monitor: Monitor | None = None
+        self._standing: StandingMonitor | None = None
         self._connecting = asyncio.Lock()
         self._listeners: list[Listener] = []
         self._wakers: list[Callable[[], None]] = []
@@ -76,12 +80,18 @@ class QemuGuest:
         return self._clock
 
     async def connect(self) -> None:
-        """The monitor is open, and the process's end will be reported.
+        """The monitor is open, or will be when QEMU has the page that it waits for; the process's end will be reported.
 
         Raises:
             DriverLost: the process ended, or its monitor does not answer.
         """
-        await self.monitor()
+        self._stand()
+        try:
+            await self.monitor()
+            self._stand()  # a QEMU that was starting has its pipes only now
+        except DriverLost:
+            if not await self._waits_for_a_way():
+                raise
         self.process.watch(self._on_end)
 
     async def monitor(self) -> Monitor:
@@ -98,7 +108,7 @@ class QemuGuest:
                     await self._monitor.close()
                 self._monitor = await Monitor.open(
                     self._plan.directory / MONITOR_NAME,
-                    self._config,
+                    replace(self._config, monitor_timeout_s=self._config.yank_after_s) if self.is_cut else self._config,
                     self._clock,
                     handler=self._on_event,
                     is_alive=self.process.is_alive,
@@ -110,6 +120,53 @@ class QemuGuest:
     ) -> Any:
         """See `Monitor.execute`."""
         return await (await self.monitor()).execute(command, arguments, timeout_s=timeout_s)
+
+    async def execute_urgently(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """See `Monitor.execute_urgently`; also answered when no monitor can be opened, if that was agreed upon before."""
+        if self._standing is not None and not self._has_session and await self._standing.is_agreed():
+            return await self._standing.execute_urgently(command, arguments)
+        return await (await self.monitor()).execute_urgently(command, arguments)
+
+    async def agree_for_good(self) -> None:
+        """QEMU answers what is urgent to any later daemon, even while its main loop waits.
+
+        Raises:
+            DriverRefused, DriverLost: it does not.
+        """
+        if self._standing is not None:
+            await self._standing.agree()
+
+    async def may_answer(self) -> bool:
+        """QEMU lives, and has a session with this daemon; or it will have one as soon as a page comes that it waits for."""
+        if not self.process.is_alive():
+            return False
+        if self._standing is not None and self.said.startswith("postcopy"):
+            return True
+        return (await self.monitor()).is_open
+
+    @property
+    def is_cut(self) -> bool:
+        """QEMU has said last that the way of its missing pages is cut."""
+        return self.said == "postcopy-paused"
+
+    @property
+    def _has_session(self) -> bool:
+        return self._monitor is not None and self._monitor.is_open
+
+    def _stand(self) -> None:
+        if self._standing is None:
+            self._standing = StandingMonitor.open(self._plan.directory, self._config, self._on_lasting_event)
+
+    async def _waits_for_a_way(self) -> bool:
+        """QEMU, whose monitor does not answer, waits for a new way of its missing pages, and says so out of band."""
+        if self._standing is None or not await self._standing.is_agreed():
+            return False
+        try:
+            await listening(self)
+        except (DriverLost, DriverRefused):
+            return False
+        self.said = "postcopy-paused"
+        return True
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """See `Guest`."""
@@ -133,13 +190,13 @@ class QemuGuest:
     async def probe(self) -> GuestProbe:
         """See `Guest`."""
         # A device that touches a page which is missing stops the main loop, and with it every answer, until the page comes.
-        is_cut = self.said == "postcopy-paused"
+        is_cut = self.is_cut
         bound_s = self._config.yank_after_s if is_cut else None
         try:
             status = await self.execute("query-status", timeout_s=bound_s)
             look = TransferLook.of(await self.execute("query-migrate", timeout_s=bound_s))
         except DriverLost:
-            if is_cut and self.process.is_alive() and (await self.monitor()).is_open:
+            if is_cut and await self.may_answer():
                 return GuestProbe(RunState.RUNNING, TransferState.POSTCOPY_PAUSED, "a device waits for a page")
             if await self._has_ended():
                 return GuestProbe(RunState.GONE, TransferState.NONE, self.last_words())
@@ -235,6 +292,8 @@ class QemuGuest:
         self._closed = True
         if self._monitor is not None:
             await self._monitor.close()
+        if self._standing is not None:
+            self._standing.close()
         self.process.close()
 
     def last_words(self) -> str:
@@ -244,6 +303,11 @@ class QemuGuest:
     async def _has_ended(self) -> bool:
         """Whether the process is gone; a monitor that was just lost may be ahead of the process's end."""
         return not self.process.is_alive() or await self.process.wait(self._config.settle_timeout_s)
+
+    def _on_lasting_event(self, name: str, data: Mapping[str, Any]) -> None:
+        """What is said in both sessions counts once. Only what the transfer does is of use when there is no monitor."""
+        if name == "MIGRATION" and not self._has_session:
+            self._on_event(name, data)
 
     def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
         kind = _EVENTS.get(name)

@@ -21,6 +21,9 @@ from vmferryd.drivers.qemu.transfer import TransferLook
 if TYPE_CHECKING:
     from vmferryd.drivers.qemu.guest import QemuGuest
 
+_NEW_WAY = "postcopy-recover-setup"
+"""What QEMU from 9.1 on says by itself while it waits for a new way."""
+
 
 class QemuIncomingGuest:
     """A guest that waits for its state. Implements `IncomingGuest`."""
@@ -63,6 +66,8 @@ class QemuIncomingGuest:
         if chosen:
             await self._guest.execute("migrate-set-parameters", chosen)
         await gates.put_up_at_destination(await self._guest.monitor())
+        if settings.postcopy:
+            await self._guest.agree_for_good()
         if settings.parallel is not None:
             await self._guest.execute("migrate-incoming", {"uri": parallel.uri(path)})
 
@@ -109,11 +114,11 @@ class QemuIncomingGuest:
     async def receive_again(self, channel: socket.socket) -> None:
         """See `IncomingGuest`. QEMU says *paused* until it has read the first of the new channel."""
         # What QEMU has said was about the way before; who heard it now would take the new one for cut.
-        before, self._guest.said = self._guest.said, ""
+        before, self._guest.said = self._guest.said, _NEW_WAY
         try:
             await self._receive_again(channel)
         except BaseException:
-            self._guest.said = self._guest.said or before
+            self._guest.said = before if self._guest.said == _NEW_WAY else self._guest.said
             raise
 
     async def _receive_again(self, channel: socket.socket) -> None:

@@ -356,9 +356,8 @@ class QemuOutgoingGuest:
         raise AssertionError("looks never end by themselves")
 
     async def _yank(self) -> None:
-        monitor = await self._guest.monitor()
         with contextlib.suppress(DriverRefused):
-            await monitor.execute_urgently("yank", {"instances": [{"type": "migration"}]})
+            await self._guest.execute_urgently("yank", {"instances": [{"type": "migration"}]})
 
     async def _settle_figures(self, look: TransferLook) -> None:
         """The figures are the final ones; right after the end QEMU may still say that no time has passed."""

@@ -57,12 +57,9 @@ class Monitor:
             client = _Client(handler)
             spare = raw.dup()
             try:
-                async with asyncio.timeout(config.monitor_timeout_s):
-                    await client.connect(raw)
+                await _agree(client, raw, spare, config)
                 return cls(client, spare, config)
             except (TimeoutError, QMPError, OSError, EOFError) as error:
-                raw.close()
-                spare.close()
                 if not (left and _is_disagreement(error) and is_alive()):
                     raise _no_session(path, config, error) from error
         raise AssertionError("the last one returns or raises")
@@ -120,11 +117,7 @@ class Monitor:
             return
         self._closed = True
         self._raw.close()
-        # Whatever ended the session was told to those who waited for an answer; nobody is left to hear it here.
-        # A process that was stopped takes no bytes: its session is not waited for.
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(self._config.stop_timeout_s):
-                await self._client.disconnect()
+        await _end(self._client, self._config)
 
     async def _hand_over(self, channel: socket.socket, name: str) -> None:
         with contextlib.suppress(DriverRefused):
@@ -149,6 +142,26 @@ class Monitor:
             if isinstance(error, TimeoutError):
                 raise
             raise DriverLost(f"QEMU went away while it was asked to {command}", detail=str(error)) from error
+
+
+async def _agree(client: _Client, raw: socket.socket, spare: socket.socket, config: QemuConfig) -> None:
+    """The session stands; or nothing is left of it, also when whoever wanted it has not waited."""
+    try:
+        async with asyncio.timeout(config.monitor_timeout_s):
+            await client.connect(raw)
+    except BaseException:
+        await _end(client, config)
+        raw.close()
+        spare.close()
+        raise
+
+
+async def _end(client: _Client, config: QemuConfig) -> None:
+    # Whatever ended the session was told to those who waited for an answer; nobody is left to hear it here.
+    # A process that was stopped takes no bytes: its session is not waited for.
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(config.stop_timeout_s):
+            await client.disconnect()
 
 
 def _is_disagreement(error: Exception) -> bool:

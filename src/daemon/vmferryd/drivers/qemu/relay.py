@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +29,24 @@ async def recover_through(guest: QemuGuest, channel: socket.socket) -> None:
         DriverRefused: QEMU does not wait for pages; `channel` stays the caller's.
         DriverLost: it does not listen; `channel` stays the caller's.
     """
-    place = guest.plan.directory / "recover"
-    place.unlink(missing_ok=True)
-    await (await guest.monitor()).execute_urgently("migrate-recover", {"uri": f"unix:{place}"})
+    place = await listening(guest)
     theirs = await _connected(place, guest.config.settle_timeout_s)
     channel.setblocking(False)  # noqa: FBT003 - the standard library's own spelling
     task = asyncio.get_running_loop().create_task(_carry(channel, theirs))
     _carrying.add(task)
     task.add_done_callback(_carrying.discard)
+
+
+async def listening(guest: QemuGuest) -> Path:
+    """QEMU waits at this socket for a new way for its pages; at no other one, if it was told to before.
+
+    Raises:
+        DriverRefused: it does not wait for pages.
+        DriverLost: it does not answer.
+    """
+    place = guest.plan.directory / f"r{secrets.token_hex(2)}"
+    await guest.execute_urgently("migrate-recover", {"uri": f"unix:{place}"})
+    return place
 
 
 async def _connected(place: Path, bound_s: float) -> socket.socket:
