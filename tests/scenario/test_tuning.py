@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -184,3 +185,22 @@ async def test_why_a_transfer_does_not_end_is_told_of_its_job(two_hosts: TwoHost
     job = await two_hosts.source.connection.job(migration_id)
     assert "rounds do not shrink: more bandwidth would help" in job.warnings
     await fails(two_hosts, moving, migration_id)
+
+
+@pytest.mark.option("--available-switchover-bandwidth")
+async def test_what_the_rest_is_believed_to_be_sent_at_decides_when_the_guest_is_stopped(two_hosts: TwoHosts) -> None:
+    """A guest that writes all the time does not fit into a pause of 1 ms at the speed that is seen, but at the one believed."""
+    slow = MigrationParams(bandwidth_mib_per_s=1, max_downtime_ms=1)
+    migration_id = new_migration_id()
+    moving = asyncio.create_task(two_hosts.migrate(Flag.LIVE, slow, migration_id=migration_id))
+
+    async def goes_round() -> bool:
+        try:
+            return (await two_hosts.source.connection.job(migration_id)).statistics.memory_iteration >= 4
+        except VmferryError:
+            return False
+
+    await eventually(goes_round)
+    await fails(two_hosts, moving, migration_id)
+    await two_hosts.migrate(Flag.LIVE, replace(slow, switchover_bandwidth_mib_per_s=1 << 20))
+    await two_hosts.lives(two_hosts.destination)

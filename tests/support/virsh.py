@@ -51,7 +51,6 @@ SIBLINGS: Mapping[str, Sequence[str]] = {
 
 AWAITED = frozenset(
     [
-        "--available-switchover-bandwidth",
         "--comp-mt-dthreads",
         "--comp-mt-level",
         "--comp-mt-threads",

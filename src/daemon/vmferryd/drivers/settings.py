@@ -21,11 +21,13 @@ class SendSettings:
     """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
 
     A bandwidth of None is unlimited. With `steady_downtime` no pause shorter than `max_downtime_ms` is tried first.
+    `switchover_bandwidth_bytes_per_s` is what the rest of a guest is believed to be sent at, in place of what was measured.
     `detect_zeroes` are the targets of disks whose zeroes are recognised while they are copied.
     """
 
     live: bool = True
     max_bandwidth_bytes_per_s: int | None = None
+    switchover_bandwidth_bytes_per_s: int | None = None
     max_downtime_ms: int | None = None
     steady_downtime: bool = False
     auto_converge: bool = False

@@ -45,6 +45,7 @@ HONOURED_PARAMS = frozenset(
         "persistent_xml",
         "bandwidth_mib_per_s",
         "postcopy_bandwidth_mib_per_s",
+        "switchover_bandwidth_mib_per_s",
         "compression",
         "compression_xbzrle_cache_bytes",
         "compression_zlib_level",
@@ -90,6 +91,7 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
     return SendSettings(
         live=Flag.LIVE in flags,
         max_bandwidth_bytes_per_s=bytes_per_s(params.bandwidth_mib_per_s or kept_mib_per_s),
+        switchover_bandwidth_bytes_per_s=_MEBIBYTE * (params.switchover_bandwidth_mib_per_s or 0) or None,
         max_downtime_ms=params.fixed_downtime_ms or params.max_downtime_ms,
         steady_downtime=params.fixed_downtime_ms is not None,
         auto_converge=Flag.AUTO_CONVERGE in flags,

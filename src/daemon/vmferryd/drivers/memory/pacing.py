@@ -16,16 +16,18 @@ _BATCHES_PER_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a running transfer obeys. A bandwidth of None is unlimited."""
+    """What a running transfer obeys. A bandwidth of None is unlimited; for the rest at the switch-over it is what was seen."""
 
     bandwidth_bytes_per_s: int | None
     downtime_ms: int
+    switchover_bytes_per_s: int | None = None
 
     @classmethod
     def of(cls, settings: SendSettings, kept_downtime_ms: int = DEFAULT_DOWNTIME_MS) -> Self:
         """What the settings ask for, and what the guest keeps; a bandwidth of 0 is unlimited, as QEMU has it."""
         downtime_ms = settings.max_downtime_ms
-        return cls(settings.max_bandwidth_bytes_per_s or None, kept_downtime_ms if downtime_ms is None else downtime_ms)
+        longest_ms = kept_downtime_ms if downtime_ms is None else downtime_ms
+        return cls(settings.max_bandwidth_bytes_per_s or None, longest_ms, settings.switchover_bandwidth_bytes_per_s)
 
     def tuned(self, bandwidth_bytes_per_s: int | None, downtime_ms: int | None) -> Limits:
         """The same with the values that are given."""

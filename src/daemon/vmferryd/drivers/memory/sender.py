@@ -317,9 +317,10 @@ class Sender:
         self._tally.remaining_pages = left
         if not left:
             return True
+        limits = self._limits_now()
         # A round that took no time was sent at any speed you like.
-        speed = self._tally.bytes_per_s or float("inf")
-        downtime_s = self._limits_now().downtime_ms / 1000
+        speed = limits.switchover_bytes_per_s or self._tally.bytes_per_s or float("inf")
+        downtime_s = limits.downtime_ms / 1000
         return downtime_s > 0 and left * PAGE_BYTES <= speed * downtime_s
 
     def _measure_dirtying(self) -> None:

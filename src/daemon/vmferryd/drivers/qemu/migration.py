@@ -84,6 +84,7 @@ class QemuOutgoingGuest:
             downtime_ms=settings.max_downtime_ms or kept_ms,
             steady=settings.steady_downtime,
             bandwidth_bytes_per_s=settings.max_bandwidth_bytes_per_s,
+            switchover_bytes_per_s=settings.switchover_bandwidth_bytes_per_s,
             emulated=not (await self._guest.execute("query-kvm"))["enabled"],
             postcopy=settings.postcopy,
             parameters=parameters,
@@ -129,7 +130,7 @@ class QemuOutgoingGuest:
     async def _advance(self, last: Round, pace: Pace, look: TransferLook) -> Pace:
         """The guest has been stopped if that was due; else the transfer goes on at the pace that is answered."""
         record, config = self._record(), self._guest.config
-        aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s, record.steady)
+        aim = Aim(record.downtime_ms, record.bandwidth_bytes_per_s, record.steady, record.switchover_bytes_per_s)
         following = pace.next(look, aim, record.gate, config)
         measured = replace(look, bandwidth_bytes_per_s=following.bandwidth_bytes_per_s)
         if self._is_stop_due(last, measured, aim):

@@ -27,6 +27,7 @@ class TransferRecord:
         downtime_ms: the longest pause aimed at.
         steady: no shorter one is tried first.
         bandwidth_bytes_per_s: the bound on the rate of sending; None when there is none.
+        switchover_bytes_per_s: what the rest is believed to be sent at; None: what was measured.
         emulated: the CPUs are TCG's, which before 9.0 does not notice what is written right after a look at the dirty bitmap.
         parameters: QEMU's own migration parameters from before.
         postcopy: the CPUs may start at the destination before all pages are there.
@@ -37,6 +38,7 @@ class TransferRecord:
     gate: Gate
     downtime_ms: int
     bandwidth_bytes_per_s: int | None = None
+    switchover_bytes_per_s: int | None = None
     sealed: bool = False
     let_go: bool = False
     emulated: bool = False

@@ -113,12 +113,15 @@ class Round:
 class Aim:
     """What the sender's user wants: a pause of at most `downtime_ms`, and at most this rate (None: any).
 
-    If `steady`, no shorter pause is tried first.
+    If `steady`, no shorter pause is tried first. `switchover_bytes_per_s` is what the user believes the rest to be sent at,
+    in place of what was measured. QEMU's own parameter for that (8.2) is left alone: it is the driver who stops the guest, and
+    behind a gate QEMU would only look for new dirty pages the more often.
     """
 
     downtime_ms: int
     bandwidth_bytes_per_s: int | None = None
     steady: bool = False
+    switchover_bytes_per_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +169,14 @@ def after_round(last: Round, look: TransferLook, aim: Aim, limit_ms: int, config
     now = last.after(look)
     # A guest that has little to send shows a low bandwidth, whatever the channel could carry.
     sure_bytes = config.idle_remaining_bytes
-    if aim.bandwidth_bytes_per_s is not None:
-        sure_bytes = min(sure_bytes, aim.bandwidth_bytes_per_s * aim.downtime_ms // 1000)
+    for rate in (aim.bandwidth_bytes_per_s, aim.switchover_bytes_per_s):
+        if rate is not None:
+            sure_bytes = min(sure_bytes, rate * aim.downtime_ms // 1000)
     first_ms = aim.downtime_ms if aim.steady else config.eager_downtime_ms
     policy = PausePolicy(first_ms, config.stalled_ratio, sure_bytes)
     # The round that is beginning is named by QEMU's count; what is left is what the one before it left.
-    seen = RoundEnd(now.number - 1, now.remaining_bytes, now.previous_bytes, look.bandwidth_bytes_per_s)
+    believed = aim.switchover_bytes_per_s or look.bandwidth_bytes_per_s
+    seen = RoundEnd(now.number - 1, now.remaining_bytes, now.previous_bytes, believed)
     return decide(limit_ms, seen, aim.downtime_ms, policy)
 
 

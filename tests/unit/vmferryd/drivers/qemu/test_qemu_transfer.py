@@ -88,6 +88,16 @@ def test_a_rate_limit_bounds_what_counts_as_little() -> None:
     assert stops_at([512 * MIB, *[512 << 10] * 5], Aim(1, 256 << 10), mbps=2.0) is None
 
 
+def test_what_the_user_believes_of_the_channel_counts_and_not_what_was_measured() -> None:
+    """A rest that seems too much is taken, and one that seems little enough is not."""
+    dirtying = [512 * MIB, *[200 * MIB] * 10]
+    assert stops_at(dirtying, Aim(300)) is None
+    assert stops_at(dirtying, Aim(300, switchover_bytes_per_s=1 << 30)) is not None
+    calm = [512 * MIB, *[512 << 10] * 5]
+    assert stops_at(calm, Aim(300)) == 2
+    assert stops_at(calm, Aim(300, switchover_bytes_per_s=256 << 10)) is None
+
+
 def test_within_a_round_nothing_is_decided() -> None:
     """A rest that shrinks because it is being sent says nothing of what was written meanwhile."""
     last = Round(2, 400 * MIB, 512 * MIB)
