@@ -162,6 +162,29 @@ async def test_either_daemon_may_be_restarted(hosts: TwoHosts, which: str) -> No
     await moved(hosts, migration_id)
 
 
+async def test_a_guest_that_a_new_daemon_does_not_reach_at_first_gets_its_pages(hosts: TwoHosts) -> None:
+    """Its hypervisor does not answer while the daemon starts: it is looked after as soon as it does."""
+    migration_id, moving = await running_there(hosts)
+    await hosts.destination.stop()
+    hosts.destination.machine.faults.always(Verb.ATTACH, FaultKind.LOSE_BEFORE)
+    await hosts.destination.start()
+    hosts.source.machine.faults.release()
+    hosts.destination.machine.faults.clear()
+    await asyncio.wait([moving])
+    moving.exception()
+    await moved(hosts, migration_id)
+
+
+async def test_a_guest_whose_start_was_not_heard_runs_when_it_has_all_pages(two_hosts: TwoHosts) -> None:
+    """Its hypervisor waits for a page when it is told to start the CPUs, and they never start: they do in the end."""
+    two_hosts.destination.machine.faults.once(Verb.RESUME, FaultKind.LOSE_BEFORE)
+    migration_id, moving = await running_there(two_hosts)
+    assert not two_hosts.destination.guest().cpu.running
+    two_hosts.source.machine.faults.release()
+    await moving
+    await moved(two_hosts, migration_id)
+
+
 async def test_a_pause_lasts_until_it_is_taken_up_again(hosts: TwoHosts) -> None:
     """A user's pause makes both sides wait; nobody mends it but the user, under the same id."""
     migration_id, moving = await running_there(hosts)

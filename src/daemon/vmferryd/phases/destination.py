@@ -82,6 +82,7 @@ class DestinationMigration:
         entry: the domain, held by this migration; None when it never came that far.
 
     `contradicted`: the commit was not carried out, because the source's journal says the opposite.
+    `owes_start`: the CPUs of a guest that misses pages were perhaps never started; they are when it has them all.
     """
 
     def __init__(self, context: Context, record: Record, entry: Entry | None) -> None:
@@ -98,6 +99,7 @@ class DestinationMigration:
         self._ends_as = StateReason.FAILED
         self._stopped_s: float | None = None
         self._resolving = False
+        self.owes_start = False
         self.machine: Machine[DestinationState, DestinationEvent, DestinationEffect] = Machine(
             context,
             record,
@@ -365,8 +367,10 @@ class DestinationMigration:
         if guest is None:
             return
         if self.pulling.has_run and self.state is DestinationState.COMMITTED:
-            self._context.domains.mark_as(entry, (await guest.probe()).run_state, StateReason.MIGRATED)
-            return
+            run_state = (await guest.probe()).run_state
+            if not (self.owes_start and run_state is RunState.PAUSED):
+                self._context.domains.mark_as(entry, run_state, StateReason.MIGRATED)
+                return
         if not self.record.wish.applied_to(Flag.PAUSED not in Flag(self.record.flags)):
             self._context.domains.mark(entry, DomainState.PAUSED, StateReason.USER)
             return
@@ -389,6 +393,7 @@ class DestinationMigration:
             if self.state is not DestinationState.POSTCOPY:
                 raise  # only its monitor is gone: the guest is asked again
             log.warning("waits_for_a_page", migration_id=self.record.migration_id)
+            self.owes_start = True
         return True
 
     async def _pull(self) -> None:

@@ -33,7 +33,7 @@ from vmferry.model import (
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry, parse, shown
 from vmferryd.domains.model import DomainDefinition
-from vmferryd.jobs.decisions import LOADED, destination_restarted
+from vmferryd.jobs.decisions import LOADED, PULLS, destination_restarted
 from vmferryd.jobs.job import Cargo, DestinationEvent, cargo
 from vmferryd.jobs.journal import Record
 from vmferryd.phases import admission, checking, preparing
@@ -44,6 +44,7 @@ from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.destination_words import prepared, recorded, tombstone
 from vmferryd.phases.disk_receiving import IncomingDisks
 from vmferryd.phases.preparing import Preparation, Sender, sender_of
+from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.settings import receive_settings
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
@@ -355,12 +356,29 @@ class DestinationPhases:
         self._adopt(migration)
         if await self._contradicted(migration):
             return
-        await migration.machine.drive(destination_restarted(migration.state, alive=alive))
+        try:
+            await migration.machine.drive(destination_restarted(migration.state, alive=alive))
+        except VmferryError:
+            if migration.state in PULLS:
+                self._context.tasks.spawn(self._take_up(migration), f"pages of {record.migration_id}")
+            raise
         if migration.state in LOADED:
             self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
         if migration.state is DestinationState.POSTCOPY_FAILED:
-            migration.pulling.has_run = True
+            migration.pulling.has_run = migration.owes_start = True  # nobody here knows whether its CPUs have ever run
             migration.pulling.watch()
+
+    async def _take_up(self, migration: DestinationMigration) -> None:
+        """A guest that misses pages, and could not be reached when the daemon started, is looked after."""
+        for pause_s in Backoff(self._context.limits):
+            await self._context.clock.sleep(pause_s)
+            try:
+                await migration.machine.drive(DestinationEvent.RESTARTED)
+            except (VmferryError, OSError) as error:
+                log.warning("not_taken_up", migration_id=migration.record.migration_id, error=str(error), next_s=pause_s)
+            else:
+                migration.pulling.watch()
+                return
 
     async def _contradicted(self, migration: DestinationMigration) -> bool:
         """A commit that was never carried out, while an operator kept the guest at the source: it must not start now.
