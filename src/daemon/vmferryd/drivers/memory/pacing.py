@@ -16,7 +16,7 @@ _BATCHES_PER_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a running transfer obeys. A bandwidth of None is unlimited; for the rest at the switch-over it is what was seen."""
+    """What a running transfer obeys. A bandwidth of None is unlimited, and at the switch-over it is the one that was seen."""
 
     bandwidth_bytes_per_s: int | None
     downtime_ms: int

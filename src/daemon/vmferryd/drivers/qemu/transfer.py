@@ -114,8 +114,8 @@ class Aim:
     """What the sender's user wants: a pause of at most `downtime_ms`, and at most this rate (None: any).
 
     If `steady`, no shorter pause is tried first. `switchover_bytes_per_s` is what the user believes the rest to be sent at,
-    in place of what was measured. QEMU's own parameter for that (8.2) is left alone: it is the driver who stops the guest, and
-    behind a gate QEMU would only look for new dirty pages the more often.
+    in place of what was measured. QEMU's own parameter for that (8.2) is left alone: it is the driver who stops the guest,
+    and behind a gate QEMU would only look for new dirty pages the more often.
     """
 
     downtime_ms: int
