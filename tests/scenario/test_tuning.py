@@ -189,7 +189,7 @@ async def test_why_a_transfer_does_not_end_is_told_of_its_job(two_hosts: TwoHost
 
 @pytest.mark.option("--available-switchover-bandwidth")
 async def test_what_the_rest_is_believed_to_be_sent_at_decides_when_the_guest_is_stopped(two_hosts: TwoHosts) -> None:
-    """A guest that writes all the time fits into a pause of 1 ms at the speed that is believed, not at the one that is seen."""
+    """A guest that writes all the time fits into a pause of 1 ms at the speed that is believed, not at that which is seen."""
     slow = MigrationParams(bandwidth_mib_per_s=1, max_downtime_ms=1)
     migration_id = new_migration_id()
     moving = asyncio.create_task(two_hosts.migrate(Flag.LIVE, slow, migration_id=migration_id))
