@@ -19,8 +19,9 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Protocol
 
-from bench import by_hand, by_vmferry
+from bench import by_hand, by_virsh, by_vmferry
 from bench.figures import HEADINGS, as_markdown, best, rows, share, summaries, targets
 from bench.guests import GuestKind, Mood, Move, Way
 from bench.picture import picture
@@ -28,6 +29,7 @@ from bench.tunnel import Carried, carried
 from support.emulators import truthful_emulator
 from support.guest import GuestImage, build_guest
 from support.tools import GUEST_CACHE
+from support.traveller import Traveller
 
 MEBIBYTE = 1 << 20
 TUNNELS = (("tcp", 1), ("tls", 1), ("tcp", 2), ("tls", 2))
@@ -49,9 +51,9 @@ def plan(given: argparse.Namespace) -> Plan:
     if given.quick:
         return Plan([GuestKind(256, Mood.IDLE)], QUICK_WAYS, 1, 64 * MEBIBYTE)
     moods = [Mood(mood) for mood in given.moods]
-    return Plan(
-        [GuestKind(*one) for one in product(given.sizes, moods)], tuple(Way), given.rounds, given.tunnel_mib * MEBIBYTE
-    )
+    ways = [way for way in map(Way, given.ways) if not way.is_libvirts or by_virsh.is_possible()]
+    kinds = [GuestKind(*one) for one in product(given.sizes, moods)]
+    return Plan(kinds, ways, given.rounds, given.tunnel_mib * MEBIBYTE)
 
 
 async def moves(wanted: Plan) -> list[Move]:
@@ -60,20 +62,36 @@ async def moves(wanted: Plan) -> list[Move]:
     found: list[Move] = []
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmb")))
-        pairs = {
-            False: await stack.enter_async_context(by_vmferry.plain(directory / "plain")),
-            True: await stack.enter_async_context(by_vmferry.encrypted(directory / "tls")),
-        }
+        pairs = await _pairs(wanted.ways, directory, stack)
         for kind, number, way in product(wanted.kinds, range(wanted.rounds), wanted.ways):
             place = directory / str(len(found))
             place.mkdir()
-            move = await _move(kind, way, pairs[way is Way.TUNNEL_TLS], _Guest(emulator, image, place, number))
+            move = await _move(kind, way, pairs.get(way), _Guest(emulator, image, place, number))
             found.append(move)
             _say(
                 f"{move.guest}, {move.way}: total {move.total_ms:.0f} ms, {move.bytes_per_s / 1e6:.0f} MB/s, "
                 f"pause {move.pause_ms:.0f} ms, outside {move.overhead_ms:.0f} ms, load {move.load:.1f} "
                 f"{'; '.join(move.faults)}"
             )
+    return found
+
+
+class _Pair(Protocol):
+    """Two daemons that move guests, whosever they are."""
+
+    async def move(self, kind: GuestKind, way: Way, traveller: Traveller, number: int, /) -> Move:
+        """A fresh guest has moved once; it is gone afterwards."""
+        ...
+
+
+async def _pairs(ways: Sequence[Way], directory: Path, stack: AsyncExitStack) -> dict[Way, _Pair]:
+    """The daemons of each way but raw QEMU's, which has none."""
+    plain = await stack.enter_async_context(by_vmferry.plain(directory / "plain"))
+    encrypted = await stack.enter_async_context(by_vmferry.encrypted(directory / "tls"))
+    found: dict[Way, _Pair] = {way: encrypted if way is Way.TUNNEL_TLS else plain for way in ways if way is not Way.RAW}
+    if any(way.is_libvirts for way in ways):
+        libvirts = await stack.enter_async_context(by_virsh.pair(directory / "libvirt"))
+        found |= {way: libvirts for way in ways if way.is_libvirts}
     return found
 
 
@@ -85,10 +103,11 @@ class _Guest:
     number: int
 
 
-async def _move(kind: GuestKind, way: Way, pair: by_vmferry.Pair, guest: _Guest) -> Move:
-    if way is Way.RAW:
+async def _move(kind: GuestKind, way: Way, pair: _Pair | None, guest: _Guest) -> Move:
+    if pair is None:
         return await by_hand.move(kind, guest.emulator, guest.image, guest.directory, guest.number)
-    async with by_vmferry.traveller(kind, guest.emulator, guest.image, guest.directory) as traveller:
+    emulator = None if way.is_libvirts else guest.emulator  # libvirt knows the system's
+    async with by_vmferry.traveller(kind, emulator, guest.image, guest.directory) as traveller:
         return await pair.move(kind, way, traveller, guest.number)
 
 
@@ -122,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 2048], metavar="MIB")
     parser.add_argument("--moods", nargs="+", default=list(Mood), choices=list(Mood))
+    parser.add_argument("--ways", nargs="+", default=list(Way), choices=list(Way))
     parser.add_argument("--tunnel-mib", type=int, default=2048)
     parser.add_argument("--directory", type=Path, default=Path("build/bench"), help="where the results are written")
     given = parser.parse_args(arguments)
@@ -145,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(as_markdown(("tunnels", "GB/s", "answer p50 ms", "p99 ms"), _of_tunnels(carried_by_tunnels)), end="\n\n")
     met = [(one.what, one.wanted, one.measured, "met" if one.met else "NOT MET") for one in judged]
     print(as_markdown(("target", "wanted", "measured", ""), met))
-    return 1 if any(move.faults for move in moved) else 0
+    return 1 if any(move.faults for move in moved if not Way(move.way).is_libvirts) else 0
 
 
 def _of_tunnels(found: Sequence[Carried]) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.by_hand import BEATS, free_port
-from bench.guests import DEFAULT_LIMIT_MS, GuestKind, Move, Way
+from bench.guests import DEFAULT_LIMIT_MS, GuestKind, Move, Way, cpu_s
 from support.certificates import certificates_of
 from support.guest import GuestImage
 from support.hosts import Host, alive
@@ -24,7 +24,6 @@ from vmferry.model import Statistics
 
 PROGRAM = Path(sys.executable).with_name("vmferry")
 SETTLED_S = 30.0
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,8 @@ class Pair:
     def _cpu_s(self) -> list[float]:
         """Of each daemon so far, and of every client that has ended."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return [*(_cpu_s(host) for host in self.hosts), ended.ru_utime + ended.ru_stime]
+        daemons = [cpu_s(host.process.pid) for host in self.hosts if host.process is not None]
+        return [*daemons, ended.ru_utime + ended.ru_stime]
 
 
 def _words(way: Way, uri: str, definition: Path) -> list[str]:
@@ -99,12 +99,6 @@ async def _forget(source: Connection, destination: Connection) -> None:
     for host in (source, destination):
         if NAME in [domain.name for domain in await host.domains()]:
             await host.undefine(NAME)
-
-
-def _cpu_s(host: Host) -> float:
-    assert host.process is not None
-    fields = Path(f"/proc/{host.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 @asynccontextmanager

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from support.guest.build import GuestSettings
 
 DEFAULT_LIMIT_MS = 300
 """QEMU's own."""
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """What that process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 class Way(StrEnum):
@@ -21,6 +31,8 @@ class Way(StrEnum):
     TUNNEL = "tunnel"
     TUNNEL_FIXED = "tunnel, fixed limit"
     TUNNEL_TLS = "tunnel, TLS"
+    VIRSH = "libvirt"
+    VIRSH_TUNNEL = "libvirt, tunnel"
 
     @property
     def is_fixed(self) -> bool:
@@ -30,7 +42,12 @@ class Way(StrEnum):
     @property
     def is_tunnelled(self) -> bool:
         """The data goes through the daemons."""
-        return self in (Way.TUNNEL, Way.TUNNEL_FIXED, Way.TUNNEL_TLS)
+        return self in (Way.TUNNEL, Way.TUNNEL_FIXED, Way.TUNNEL_TLS, Way.VIRSH_TUNNEL)
+
+    @property
+    def is_libvirts(self) -> bool:
+        """`virsh migrate` moves it."""
+        return self in (Way.VIRSH, Way.VIRSH_TUNNEL)
 
 
 class Mood(StrEnum):

@@ -48,8 +48,7 @@ class Traveller:
 
     async def start(self, host: Connection) -> None:
         """It runs on `host`, its memory is filled, and it beats."""
-        path = await self._new_serial()
-        await host.define(self._xml(path))
+        await host.define(await self.first_definition())
         await host.start(NAME)
         await self.recorders[-1].wait_until_ready(READY_S)
         await self.heard(10)
@@ -63,7 +62,14 @@ class Traveller:
 
     async def next_xml(self, source: Connection) -> str:
         """Its definition for the next stay, which is being listened to from now on."""
-        xml = await source.xml(NAME)
+        return await self.definition_of_next_stay(await source.xml(NAME))
+
+    async def first_definition(self) -> str:
+        """Its definition for the first stay, which is being listened to from now on."""
+        return self._xml(await self._new_serial())
+
+    async def definition_of_next_stay(self, xml: str) -> str:
+        """`xml`, the definition that its host has, for the next stay, which is being listened to from now on."""
         return SERIAL.sub(str(await self._new_serial()), xml)
 
     def serial_in(self, xml: str) -> Path:
