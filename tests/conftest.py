@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +14,11 @@ pytest.register_assert_rewrite("crash.play")
 settings.register_profile("vmferry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vmferry")
 """A busy machine is no finding."""
+
+
+def pytest_configure() -> None:
+    """A run that is ended by SIGTERM ends as by Ctrl-C: its daemons, guests and networks end with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
