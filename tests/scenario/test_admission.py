@@ -231,6 +231,16 @@ async def test_a_peer_that_cannot_compress(two_hosts: TwoHosts) -> None:
     await nothing_happened(two_hosts)
 
 
+@pytest.mark.option("--zerocopy")
+async def test_memory_is_not_said_to_be_sent_without_a_copy(two_hosts: TwoHosts) -> None:
+    """Only a TCP socket of the hypervisor's own could do that, and they lead to the daemon: the refusal says so."""
+    with pytest.raises(NotSupported) as caught:
+        await two_hosts.migrate(Flag.LIVE | Flag.PARALLEL | Flag.ZEROCOPY)
+    reasons = {violation.subject: violation.description for violation in caught.value.violations}
+    assert "through a UNIX socket beside it, where whatever is sent is copied" in reasons["ZEROCOPY"]
+    await nothing_happened(two_hosts)
+
+
 async def test_both_sides_say_what_they_can(two_hosts: TwoHosts) -> None:
     """Begin's and Prepare's cookies name the features of their hosts' hypervisors."""
     walk = await ByHand(two_hosts).up_to(Phase.PREPARE)

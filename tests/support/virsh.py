@@ -56,7 +56,6 @@ AWAITED = frozenset(
         "--comp-mt-threads",
         "--tls",
         "--tls-destination",
-        "--zerocopy",
     ]
 )
 """Rows that no test fills yet. A row that a test fills is taken from here: in the end there are none."""
