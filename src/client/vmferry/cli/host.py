@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from importlib import metadata
 
@@ -74,8 +75,13 @@ def _driver_lines(driver: DriverInfo) -> list[tuple[str, str]]:
         ("version", driver.version),
         ("domain types", ", ".join(driver.domain_types)),
         ("features", ", ".join(driver.features)),
-        ("machines", ", ".join(driver.machines)),
+        ("machines", ", ".join(sorted(driver.machines, key=_by_version))),
     ]
+
+
+def _by_version(name: str) -> list[tuple[int, str]]:
+    """For sorting: 2.10 comes after 2.9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 COMMANDS: tuple[click.Command, ...] = (version, capabilities)

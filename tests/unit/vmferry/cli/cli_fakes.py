@@ -129,7 +129,7 @@ class FakeDaemon(Connection):
 
     async def capabilities(self) -> HostCapabilities:
         self._called("capabilities")
-        works = DriverInfo(name="memory", version="1", domain_types=("test",), features=("precopy",))
+        works = DriverInfo("memory", "1", ("test",), features=("precopy",), machines=("pc-2.10", "pc-2.9", "q35"))
         broken = DriverInfo(name="qemu", unavailable="no qemu-system-x86_64")
         return HostCapabilities(drivers=(works, broken), features=self.features)
 

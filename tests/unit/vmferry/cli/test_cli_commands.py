@@ -159,6 +159,7 @@ def test_version_and_capabilities():
     text = Hosts().run("capabilities").stdout
     assert "unavailable: no qemu-system-x86_64" in text
     assert "MIGRATION_V3, MIGRATION_PARAMS, feature 99" in text
+    assert "pc-2.9, pc-2.10, q35" in text
     assert json.loads(Hosts().run("-o", "json", "capabilities").stdout)["drivers"][0]["domain_types"] == ["test"]
 
 
