@@ -53,6 +53,7 @@ async def pair(tmp_path: Path, certificates: Path) -> AsyncIterator[Pair]:
                 "host_name": name,
                 "qemu": {"enabled": False},
                 "limits": FAST,
+                "data": {"port": 0},
             }
             config = load(None, settings)
             await stack.enter_async_context(app.running(config))

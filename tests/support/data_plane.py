@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from vmferry.flags import NONE, Flag
 from vmferry.params import MigrationParams
 
 RESULTS = Path(__file__).parents[2] / "docs" / "data-plane.jsonl"
-WRITE = "VMFERRY_DATA_PLANE"
+EVERY = "VMFERRY_DATA_PLANE"
 """The environment variable that makes the test play every cell, and write what it sees."""
 
-WAYS: dict[str, Flag] = {"native": NONE, "tunnel": Flag.TUNNELLED}
+
+class Hosts(StrEnum):
+    """How the daemons of two hosts talk to each other."""
+
+    PLAIN = "plain"
+    TLS = "tls"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One column. `route` is how the job's own description of its way begins, and `ends` how it ends."""
+
+    hosts: Hosts
+    flags: Flag
+    route: str
+    ends: str = ""
+
+
+WAYS: Mapping[str, Way] = {
+    "direct": Way(Hosts.PLAIN, NONE, "connection to tcp:127.0.0.1:"),
+    "tunnel": Way(Hosts.PLAIN, Flag.TUNNELLED, "tunnel to vmferry+unix:"),
+    "direct, TLS": Way(Hosts.TLS, NONE, "connection to tcp:127.0.0.1:", "(TLS)"),
+    "tunnel, TLS": Way(Hosts.TLS, Flag.TUNNELLED | Flag.TLS, "tunnel to vmferry+tls:"),
+}
+
+
+class Play(StrEnum):
+    """What is done with the guest."""
+
+    MOVE = "it is moved"
+    POSTCOPY = "it goes on to post-copy on the way"
+    RECOVERY = "the flow of its pages is paused in post-copy, and taken up again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,50 +55,56 @@ class Feature:
     """One row. `refused` is what the refusal says where the feature cannot be had, by way; a way that is not named works."""
 
     name: str
-    flags: Flag = NONE
+    flags: Flag = Flag.LIVE
     params: MigrationParams = field(default_factory=MigrationParams)
-    refused: dict[str, str] = field(default_factory=dict)
+    play: Play = Play.MOVE
+    refused: Mapping[str, str] = field(default_factory=dict)
 
+
+_PARALLEL = Flag.LIVE | Flag.PARALLEL
+_SLOW = MigrationParams(bandwidth_mib_per_s=32, postcopy_bandwidth_mib_per_s=32)
 
 FEATURES: tuple[Feature, ...] = (
-    Feature("memory, one connection"),
-    Feature("xbzrle", Flag.COMPRESSED),
-    Feature("auto-converge", Flag.AUTO_CONVERGE),
-    Feature("parallel", Flag.PARALLEL, MigrationParams(parallel_connections=4)),
-    Feature("parallel, zlib", Flag.PARALLEL, MigrationParams(compression=("zlib",), compression_zlib_level=1)),
-    Feature("parallel, zstd", Flag.PARALLEL, MigrationParams(compression=("zstd",), compression_zstd_level=1)),
+    Feature("live"),
+    Feature("not live", NONE),
+    Feature("bandwidth limit", Flag.LIVE, MigrationParams(bandwidth_mib_per_s=200)),
+    Feature("auto-converge", Flag.LIVE | Flag.AUTO_CONVERGE, MigrationParams(auto_converge_initial_percent=30)),
+    Feature("xbzrle", Flag.LIVE | Flag.COMPRESSED),
+    Feature("parallel", _PARALLEL, MigrationParams(parallel_connections=4)),
+    Feature("parallel, zlib", _PARALLEL, MigrationParams(compression=("zlib",), compression_zlib_level=1)),
+    Feature("parallel, zstd", _PARALLEL, MigrationParams(compression=("zstd",), compression_zstd_level=1)),
+    Feature("post-copy", Flag.LIVE | Flag.POSTCOPY, _SLOW, Play.POSTCOPY),
+    Feature("post-copy, resumed", Flag.LIVE | Flag.POSTCOPY, _SLOW, Play.RECOVERY),
     Feature(
         "parallel, xbzrle",
-        Flag.PARALLEL,
+        _PARALLEL,
         MigrationParams(compression=("xbzrle",)),
-        dict.fromkeys(WAYS, "parallel connections are compressed by zlib or zstd"),
+        refused=dict.fromkeys(WAYS, "parallel connections are compressed by zlib or zstd"),
     ),
-    Feature(
-        "parallel, post-copy",
-        Flag.PARALLEL | Flag.POSTCOPY,
-        refused=dict.fromkeys(WAYS, "could not be mended after a cut"),
-    ),
-    Feature(
-        "zero copy",
-        Flag.PARALLEL | Flag.ZEROCOPY,
-        refused=dict.fromkeys(WAYS, "where whatever is sent is copied"),
-    ),
+    Feature("parallel, post-copy", _PARALLEL | Flag.POSTCOPY, refused=dict.fromkeys(WAYS, "could not be mended after a cut")),
+    Feature("zero copy", _PARALLEL | Flag.ZEROCOPY, refused=dict.fromkeys(WAYS, "where whatever is sent is copied")),
 )
 """A new feature is a new row."""
 
-_OFTEN = {("parallel, zstd", "native"), ("parallel, xbzrle", "native")}
-"""What is played each time; the rest when the results are to be written."""
+_OFTEN = {
+    ("live", "direct, TLS"),
+    ("parallel, zlib", "direct, TLS"),
+    ("parallel, zstd", "tunnel, TLS"),
+    ("post-copy, resumed", "direct, TLS"),
+    ("parallel, post-copy", "direct"),
+}
+"""What is played each time: the cells that say most of the others."""
 
 
 def cells() -> list[tuple[Feature, str]]:
     """What is to be played now."""
-    every = bool(os.environ.get(WRITE))
+    every = bool(os.environ.get(EVERY))
     return [(feature, way) for feature in FEATURES for way in WAYS if every or (feature.name, way) in _OFTEN]
 
 
 def note(feature: str, way: str, seen: str) -> None:
     """What was seen is in the results, if they are to be written."""
-    if not os.environ.get(WRITE):
+    if not os.environ.get(EVERY):
         return
     rows = {(row["feature"], row["way"]): row["seen"] for row in _rows()} | {(feature, way): seen}
     lines = [json.dumps({"feature": name, "way": by, "seen": what}) for (name, by), what in rows.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -112,6 +113,14 @@ async def hosts(directory: Path, *names: str, options: Sequence[str] = ()) -> As
         yield made
 
 
+def speaking_tls(name: str, directory: Path, certificates: Path) -> Host:
+    """A host whose daemon is reached by others over TLS, at a port of the loopback, and by its client as any other."""
+    config = directory / f"{name}.toml"
+    config.write_text("[data]\nport = 0\n")
+    options = (f"--listen=vmferry+tls://127.0.0.1:{_free_port()}", f"--certificates={certificates}", f"--config={config}")
+    return Host(name, directory / name, options)
+
+
 @asynccontextmanager
 async def alive(*made: Host) -> AsyncIterator[list[Host]]:
     """Their daemons answer; afterwards no process of theirs is left, daemons and guests alike."""
@@ -132,6 +141,12 @@ async def connections(*made: Host, bounds: Bounds = DEFAULTS) -> AsyncIterator[l
     """A connection to each host."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(connect(host.uri, bounds=bounds)) for host in made]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _processes() -> list[int]:

@@ -54,6 +54,7 @@ from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.settings import Parallel as Parallel  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import ReceiveSettings as ReceiveSettings  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import SendSettings as SendSettings  # noqa: PLC0414 - one of a driver's words
+from vmferryd.drivers.settings import Tls as Tls  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.settings import Tuning as Tuning  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import EventKind as EventKind  # noqa: PLC0414 - one of a driver's words
 from vmferryd.drivers.words import Extent as Extent  # noqa: PLC0414 - one of a driver's words
@@ -77,6 +78,7 @@ class DriverFeature(StrEnum):
     PARALLEL = "parallel"
     PARALLEL_ZLIB = "parallel-zlib"
     PARALLEL_ZSTD = "parallel-zstd"
+    TLS = "tls"
 
 
 @dataclass(frozen=True, slots=True)

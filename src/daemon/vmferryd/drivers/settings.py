@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from vmferryd.drivers.copies import CopyMode
 
@@ -14,6 +15,18 @@ class Parallel:
     connections: int = 2
     compression: str = ""
     level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The hypervisors encrypt between each other, and each proves itself with a certificate of `directory`.
+
+    The files are those that `vmferry.pki` makes. `hostname` is what the receiver's certificate must name; a receiver has
+    none.
+    """
+
+    directory: Path
+    hostname: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,7 @@ class SendSettings:
     postcopy_bandwidth_bytes_per_s: int | None = None
     copy_mode: CopyMode = CopyMode.BACKGROUND
     parallel: Parallel | None = None
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +79,4 @@ class ReceiveSettings:
     postcopy: bool = False
     disks: tuple[str, ...] = ()
     parallel: Parallel | None = None
+    tls: Tls | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from vmferry.combinations import Place, broken, methods
 from vmferry.errors import (
@@ -100,6 +101,7 @@ DRIVER_NEEDS: tuple[DriverNeed, ...] = (
     DriverNeed("NON_SHARED_DISK", DriverFeature.COPIES_DISKS, _BOTH, flag=Flag.NON_SHARED_DISK, unless=Flag.OFFLINE),
     DriverNeed("NON_SHARED_INC", DriverFeature.COPIES_DISKS, _BOTH, flag=Flag.NON_SHARED_INC, unless=Flag.OFFLINE),
     DriverNeed("xbzrle", DriverFeature.XBZRLE, _BOTH, method="xbzrle"),
+    DriverNeed("TLS", DriverFeature.TLS, _BOTH, flag=Flag.TLS),
     DriverNeed("PARALLEL", DriverFeature.PARALLEL, _BOTH, flag=Flag.PARALLEL),
     DriverNeed("zlib", DriverFeature.PARALLEL_ZLIB, _BOTH, method="zlib"),
     DriverNeed("zstd", DriverFeature.PARALLEL_ZSTD, _BOTH, method="zstd"),
@@ -136,6 +138,13 @@ def _not_built(side: Side, flags: Flag, params: MigrationParams) -> Iterator[Vio
     for method in methods(flags, params):
         if method not in {need.method for need in DRIVER_NEEDS}:
             yield Violation("compression", f"method {method} is not available here", "use xbzrle")
+
+
+def of_certificates(flags: Flag, certificates: Path | None) -> Iterator[Objection]:
+    """What this host lacks to encrypt what it was asked to."""
+    if Flag.TLS in flags and certificates is None:
+        remedy = "set `certificates` in the daemon's configuration to a folder that `vmferry pki issue host` made"
+        yield Objection(NotSupported, Violation("TLS", "this host has no certificates", remedy))
 
 
 def of_peer(peer: Side, capabilities: frozenset[str] | None, flags: Flag, params: MigrationParams) -> Iterator[Objection]:

@@ -20,6 +20,7 @@ from vmferryd.phases.found import Found
 from vmferryd.phases.preparing import Preparation, sender_of
 from vmferryd.transfer import sockets
 from vmferryd.transfer.addresses import Address, Shared
+from vmferryd.transfer.encryption import refusal_at_source
 from vmferryd.transfer.routes import DataOffer, choose
 
 
@@ -77,6 +78,8 @@ async def perform(context: Context, request: Request) -> Reply:
         await _reach(context, request.destination_daemon_uri or cookie.daemon_uri, "the destination's daemon")
         if Flag.OFFLINE not in request.flags:
             route = choose(request.flags, request.uri, cookie.data, cookie.daemon_uri)
+            if refused := refusal_at_source(request.flags, route, context.doors.plain):
+                raise refused
             if route.address is not None:
                 await _connect(context, route.address)
     return Reply(request.migration_id, findings=found.findings(context.identity.host_name))
@@ -96,7 +99,7 @@ async def _offer(context: Context, preparation: Preparation) -> DataOffer:
     """Where data could come in; the place is tried, and closed again."""
     if preparation.arrangement is None:
         return DataOffer()
-    berth = await context.doors.open(preparation.arrangement)
+    berth = await context.doors.open(preparation.arrangement, preparation.encryption)
     offer = berth.offer
     berth.close()
     # A place of one migration's own is closed by now: whoever checks the way to it would be told that nobody listens.

@@ -14,7 +14,7 @@ from vmferry.model import MigrationId
 from vmferryd.clock import Clock
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import Domains
-from vmferryd.drivers.base import DriverCapabilities
+from vmferryd.drivers.base import DriverCapabilities, DriverFeature
 from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.jobs.board import Board
 from vmferryd.jobs.journal import Journal, Record
@@ -22,6 +22,7 @@ from vmferryd.limits import Limits
 from vmferryd.peers import Peers
 from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.transfer.doors import Doors
+from vmferryd.transfer.routes import Encryption
 from vmferryd.transfer.tunnel import ChannelPair, channel_pair
 
 log = structlog.get_logger()
@@ -145,6 +146,11 @@ class Context:
             name=record.original_name or record.domain_name,
             uuid=record.domain_uuid,
         )
+
+    def encryption(self, features: frozenset[DriverFeature]) -> Encryption:
+        """The best that a hypervisor with `features` can do here."""
+        able = self.doors.certificates is not None and DriverFeature.TLS in features
+        return Encryption.TLS if able else Encryption.NONE
 
     def capabilities(self, definition: DomainDefinition) -> DriverCapabilities:
         """What the driver can that runs such a definition here.

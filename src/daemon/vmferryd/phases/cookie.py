@@ -21,7 +21,7 @@ from vmferry.errors import CookieRefused
 from vmferry.model import MigrationId, Outcome, Phase, Statistics
 from vmferry.wish import RunWish
 from vmferryd.domains.copying import ImageFacts
-from vmferryd.transfer.routes import DataOffer, Otherwise
+from vmferryd.transfer.routes import DataOffer, Encryption, Otherwise
 
 ROOT = "vmferry-migration"
 MAX_BYTES = 4_194_304
@@ -202,14 +202,16 @@ def _read_channel(cookie: Cookie, element: etree._Element) -> Cookie:
 def _data(cookie: Cookie) -> etree._Element | None:
     if cookie.data is None:
         return None
-    disks = {"disks": cookie.data.disks} if cookie.data.disks else {}
-    return etree.Element("data", {"uri": cookie.data.uri, "otherwise": cookie.data.otherwise.value, **disks})
+    offer = cookie.data
+    disks = {"disks": offer.disks} if offer.disks else {}
+    secret = {"encryption": offer.encryption.value} if offer.encryption is not Encryption.NONE else {}
+    return etree.Element("data", {"uri": offer.uri, "otherwise": offer.otherwise.value, **disks, **secret})
 
 
 def _read_data(cookie: Cookie, element: etree._Element) -> Cookie:
-    tunnel = element.get("otherwise") == Otherwise.TUNNEL
-    otherwise = Otherwise.TUNNEL if tunnel else Otherwise.FAIL
-    return replace(cookie, data=DataOffer(element.get("uri", ""), otherwise, element.get("disks", "")))
+    otherwise = Otherwise.TUNNEL if element.get("otherwise") == Otherwise.TUNNEL else Otherwise.FAIL
+    encryption = Encryption.TLS if element.get("encryption") == Encryption.TLS else Encryption.NONE
+    return replace(cookie, data=DataOffer(element.get("uri", ""), otherwise, element.get("disks", ""), encryption))
 
 
 def _lanes(cookie: Cookie) -> etree._Element | None:
@@ -373,7 +375,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("channel", Need.OPTIONAL, _PREPARE | _PERFORM,
             "a ticket: Prepare's opens the data channel, an offline Begin's asks for the release", _channel, _read_channel),
     Section("data", Need.OPTIONAL, _PREPARE | _PERFORM,
-            "the sender can do without the tunnel; where a destination waits for data", _data, _read_data),
+            "the sender can do without the tunnel; where a destination waits; TLS that one can or does", _data, _read_data),
     Section("lanes", Need.OPTIONAL, _PREPARE | _PERFORM,
             "the sender knows several data channels; a `lane` for each that it takes but the main one", _lanes, _read_lanes),
     Section("capabilities", Need.OPTIONAL, _PREPARE | _PERFORM,

@@ -64,7 +64,10 @@ async def examined(context: Context, entry: Entry, request: Request, found: Foun
         return await _examined_offline(context, entry, request, found)
     driver = context.domains.driver(entry.definition)
     capabilities = context.drivers.capabilities(driver.name)
-    found.hear(admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities))
+    found.hear(
+        admission.of_request(Side.SOURCE, request.flags, asked(request), capabilities),
+        admission.of_certificates(request.flags, context.doors.certificates),
+    )
     with found.trying():
         probe = await context.domains.active(entry).probe()
         found.hear(admission.of_guest(entry.name, probe, request.flags, capabilities))

@@ -48,6 +48,7 @@ from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.settings import receive_settings
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
+from vmferryd.transfer.routes import Encryption
 from vmferryd.transfer.tickets import Claim
 
 log = structlog.get_logger()
@@ -199,10 +200,12 @@ class DestinationPhases:
         definition, arrangement, for_disks = preparation.definition, preparation.arrangement, preparation.disks_arrangement
         driver = self._context.domains.driver(definition)
         await preparing.make_room(preparation, migration.record.migration_id)
-        migration.reception.berth = None if arrangement is None else await self._context.doors.open(arrangement)
-        migration.reception.disk_berth = None if for_disks is None else await self._context.doors.open(for_disks)
-        settings = replace(receive_settings(request.flags, request.params), disks=preparation.disks.targets)
-        incoming = await driver.accept(plan, definition, settings)
+        doors, encryption = self._context.doors, preparation.encryption
+        migration.reception.berth = None if arrangement is None else await doors.open(arrangement, encryption)
+        migration.reception.disk_berth = None if for_disks is None else await doors.open(for_disks)
+        certificates = doors.certificates if encryption is Encryption.TLS else None
+        settings = receive_settings(request.flags, request.params, certificates)
+        incoming = await driver.accept(plan, definition, replace(settings, disks=preparation.disks.targets))
         self._context.domains.activate(entry, definition, plan, incoming.guest)
         self._context.domains.mark(entry, DomainState.PAUSED, StateReason.MIGRATION)
         migration.wait_with(incoming)

@@ -33,9 +33,10 @@ from vmferryd.phases.context import Context
 from vmferryd.transfer import sockets
 from vmferryd.transfer.addresses import Address, Scheme
 from vmferryd.transfer.doors import remove_socket, unix_listener
+from vmferryd.transfer.encryption import is_secret
 from vmferryd.transfer.outgoing import MAIN, Opening, OutgoingTunnel, open_tunnel
 from vmferryd.transfer.relay import Relay
-from vmferryd.transfer.routes import Otherwise, Route
+from vmferryd.transfer.routes import Encryption, Otherwise, Route
 
 log = structlog.get_logger()
 
@@ -142,9 +143,15 @@ class Lanes:
 
         As long as none was made, the tunnel may take its place.
         """
+        if is_of_disk(channel) and self.route.encryption is Encryption.TLS and not is_secret(self.route.daemon_uri):
+            raise NotSupported(
+                "the disk would travel in the clear: hypervisors encrypt memory alone, the daemons nothing",
+                remedy="name the destination's daemon as vmferry+tls://",
+            )
+        # What is copied of disks the hypervisors do not encrypt; the connection between the daemons is.
         own = self.route.disks if is_of_disk(channel) else None
         address = own or self.route.address
-        if address is None:
+        if address is None or (self.route.encryption is Encryption.TLS and is_of_disk(channel)):
             return None
         try:
             token = b"" if self.peer is None else await self._token(self.peer, channel)

@@ -30,7 +30,9 @@ from vmferryd.phases.found import Found
 from vmferryd.phases.settings import asked
 from vmferryd.transfer.addresses import Arrangement, OwnSocket
 from vmferryd.transfer.doors import refuse_path
+from vmferryd.transfer.encryption import agreed, refusal_at_destination
 from vmferryd.transfer.images import create_blank
+from vmferryd.transfer.routes import Encryption
 
 
 class Sender(NamedTuple):
@@ -39,7 +41,8 @@ class Sender(NamedTuple):
     `daemon_uri` is empty until the source says so itself; `persistent_xml` is what it wants to have stored; `capabilities`
     are its hypervisor's, None when it does not say; `original_name` is the domain's name there. `native`: it can send over a
     connection of its own; a source of protocol 3 that does not say so knows the tunnel alone. `lanes`: None for one that does
-    not say that it knows more channels than one. `disks` are those that it copies; None when it does not say.
+    not say that it knows more channels than one. `encryption`: the best that its hypervisor can. `disks` are those that it
+    copies; None when it does not say.
     """
 
     daemon_uri: str = ""
@@ -49,6 +52,7 @@ class Sender(NamedTuple):
     took_ms: Mapping[Phase, int] = MappingProxyType({})
     native: bool = True
     lanes: frozenset[str] | None = frozenset()
+    encryption: Encryption = Encryption.NONE
     disks: tuple[ImageFacts, ...] | None = None
 
 
@@ -62,6 +66,7 @@ def sender_of(cookie: Cookie, definition: DomainDefinition) -> Sender:
         took_ms=cookie.took_ms,
         native=cookie.data is not None,
         lanes=cookie.lanes,
+        encryption=cookie.data.encryption if cookie.data is not None else Encryption.NONE,
         disks=cookie.disks,
     )
 
@@ -70,14 +75,15 @@ def sender_of(cookie: Cookie, definition: DomainDefinition) -> Sender:
 class Preparation:
     """What is to be had, and in `found` what speaks against it.
 
-    `arrangement` says where the data is to come in, None for the tunnel; `persistent_xml` is stored with the commit, nothing
-    when it is empty; `images` are the paths of those that come.
+    `arrangement` says where the data is to come in, None for the tunnel, and `encryption` what the hypervisors do there;
+    `persistent_xml` is stored with the commit, nothing when it is empty; `images` are the paths of those that come.
     """
 
     definition: DomainDefinition
     persistent_xml: str = ""
     arrangement: Arrangement | None = None
     disks_arrangement: Arrangement | None = None
+    encryption: Encryption = Encryption.NONE
     images: tuple[str, ...] = ()
     disks: GuestArrival = field(default_factory=GuestArrival)
     found: Found = field(default_factory=Found)
@@ -103,10 +109,19 @@ async def for_guest(context: Context, request: Request, sent: DomainDefinition, 
         admission.of_request(Side.DESTINATION, request.flags, asked(request), context.drivers.capabilities(driver.name)),
         admission.of_peer(Side.SOURCE, sender.capabilities, request.flags, request.params),
         admission.of_lanes(Side.SOURCE, sender.lanes, request.flags),
+        admission.of_certificates(request.flags, context.doors.certificates),
+    )
+    best = context.encryption(context.drivers.capabilities(driver.name).features)
+    encryption = agreed(
+        request.flags, sender.encryption, best, context.doors.plain, request.uri or request.params.listen_address or ""
     )
     with found.trying():
-        preparation.arrangement = _arranged(context, request, sender)
-        preparation.disks_arrangement = _arranged_for_disks(context, request, sender)
+        preparation.arrangement = _arranged(context, request, sender, encryption)
+        preparation.encryption = encryption if preparation.arrangement is not None else Encryption.NONE
+        preparation.disks_arrangement = _arranged_for_disks(context, request, sender, preparation.encryption)
+        own_uri = context.identity.daemon_uri
+        if refused := refusal_at_destination(request.flags, sender.encryption, preparation.encryption, own_uri):
+            raise refused
     with found.trying():
         preparation.definition = await driver.settle(definition)
         preparation.disks = await arriving_with_guest(
@@ -198,7 +213,7 @@ def refuse_active(context: Context, entry: Entry) -> None:
         )
 
 
-def _arranged(context: Context, request: Request, sender: Sender) -> Arrangement | None:
+def _arranged(context: Context, request: Request, sender: Sender, encryption: Encryption) -> Arrangement | None:
     """Where the guest's data is to come in; None for the tunnel. Nothing is opened yet.
 
     Raises:
@@ -214,13 +229,13 @@ def _arranged(context: Context, request: Request, sender: Sender) -> Arrangement
                 remedy="leave out the migration URI and the listen address, or use daemons of the same version",
             )
         return None
-    arrangement = context.doors.arrange(uri, listen_address)
+    arrangement = context.doors.arrange(uri, listen_address, encryption)
     if isinstance(arrangement, OwnSocket):
         refuse_path(Path(arrangement.path))
     return arrangement
 
 
-def _arranged_for_disks(context: Context, request: Request, sender: Sender) -> Arrangement | None:
+def _arranged_for_disks(context: Context, request: Request, sender: Sender, encryption: Encryption) -> Arrangement | None:
     """Where disks are to come in, if that is not where the guest's memory does.
 
     Raises:
@@ -232,6 +247,11 @@ def _arranged_for_disks(context: Context, request: Request, sender: Sender) -> A
     if not sender.native:
         text = "the source's daemon sends through the tunnel alone"
         raise NotSupported(text, remedy="leave out disks_port and disks_uri, or use daemons of the same version")
+    if encryption is Encryption.TLS:
+        text = "disks that go to an address of their own would travel in the clear"
+        raise NotSupported(
+            text, remedy="leave out disks_port and disks_uri: the disks then go through the daemons' connection"
+        )
     if params.disks_uri:
         arrangement = context.doors.arrange(params.disks_uri, "")
     else:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from vmferry.combinations import methods
 from vmferry.endpoint import Request
 from vmferry.flags import STORAGE, Flag
 from vmferry.params import MigrationParams
-from vmferryd.drivers.base import Parallel, ReceiveSettings, SendSettings
+from vmferryd.drivers.base import Parallel, ReceiveSettings, SendSettings, Tls
 from vmferryd.drivers.copies import CopyExtent, CopyMode, DiskCopy
 
 HONOURED = (
@@ -31,6 +32,7 @@ HONOURED = (
     | Flag.POSTCOPY
     | Flag.POSTCOPY_RESUME
     | Flag.PARALLEL
+    | Flag.TLS
     | STORAGE
     | Flag.NON_SHARED_SYNCHRONOUS_WRITES
 )
@@ -51,6 +53,7 @@ HONOURED_PARAMS = frozenset(
         "compression_zlib_level",
         "compression_zstd_level",
         "parallel_connections",
+        "tls_destination",
         "auto_converge_initial_percent",
         "auto_converge_increment_percent",
         "migrate_disks",
@@ -107,13 +110,14 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
     )
 
 
-def receive_settings(flags: Flag, params: MigrationParams) -> ReceiveSettings:
-    """How the destination's driver is to receive."""
+def receive_settings(flags: Flag, params: MigrationParams, certificates: Path | None = None) -> ReceiveSettings:
+    """How the destination's driver is to receive; with TLS where there are `certificates`."""
     return ReceiveSettings(
         xbzrle=_xbzrle(flags, params),
         xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes,
         postcopy=Flag.POSTCOPY in flags,
         parallel=_parallel(flags, params),
+        tls=None if certificates is None else Tls(certificates),
     )
 
 

@@ -23,7 +23,7 @@ from vmferry.flags import Flag
 from vmferry.model import GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
-from vmferryd.drivers.base import SendSettings
+from vmferryd.drivers.base import SendSettings, Tls
 from vmferryd.jobs.decisions import SERVES, UNRELEASED, source_confirms
 from vmferryd.jobs.job import Cargo, SourceEvent, cargo
 from vmferryd.jobs.journal import Record
@@ -38,7 +38,8 @@ from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_words import GUEST_AT, copied_targets, first_record, in_doubt, recorded, refuse_another_guest
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
-from vmferryd.transfer.routes import DataOffer, Route, choose
+from vmferryd.transfer.encryption import hostname, refusal_at_source
+from vmferryd.transfer.routes import DataOffer, Encryption, Route, choose
 
 
 class SourcePhases:
@@ -135,10 +136,11 @@ class SourcePhases:
     def _begun(self, record: Record) -> Reply:
         moved = cargo(Flag(record.flags))
         features = self._context.capabilities(parse(record.definition_xml)).features
+        best = self._context.encryption(features)
         cookie = replace(
             self._context.cookie(record),
             persistent_xml=record.persistent_xml,
-            data=DataOffer() if self._context.doors.native and moved is Cargo.GUEST else None,
+            data=DataOffer(encryption=best) if self._context.doors.native and moved is Cargo.GUEST else None,
             capabilities=features if moved is Cargo.GUEST else None,
             lanes=frozenset() if moved is Cargo.GUEST else None,
             ticket=record.ticket if moved is Cargo.DEFINITION else b"",
@@ -205,7 +207,7 @@ class SourcePhases:
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
                 route = await self._ready_or_ended(migration, request)
-                migration.perform(route, self.settings_of(migration.record, request))
+                migration.perform(route, self._settings_over(route, migration.record, request))
             elif Flag.POSTCOPY_RESUME in request.flags and migration.state is SourceState.SERVING_FAILED:
                 await migration.serving.resume()
             async for job in self._until_done(migration):
@@ -248,6 +250,9 @@ class SourcePhases:
         if (request.params.disks_port or request.params.disks_uri) and route.disks is None:
             text = "the destination's daemon has no place of their own for disks"
             raise NotSupported(text, remedy="leave out disks_port and disks_uri, or use daemons of the same version")
+        if refused := refusal_at_source(flags, route, self._context.doors.plain):
+            raise refused
+        self._settings_over(route, migration.record, request)
         took_ms = {**cookie.took_ms, **migration.record.took_ms}
         peer = {"peer_uri": cookie.daemon_uri, "ticket": cookie.ticket}
         await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)
@@ -476,6 +481,18 @@ class SourcePhases:
         """How the guest is to be sent, with what the domain keeps for it where the request is silent."""
         entry = self._context.domains.by_uuid(record.domain_uuid)
         return send_settings(request.flags, request.params, entry.max_speed_mib_per_s if entry is not None else None)
+
+    def _settings_over(self, route: Route, record: Record, request: Request) -> SendSettings:
+        """The same on that way.
+
+        Raises:
+            NotSupported: it is not known which name the destination's certificate must have.
+        """
+        certificates = self._context.doors.certificates
+        settings = self.settings_of(record, request)
+        if route.encryption is Encryption.NONE or certificates is None:
+            return settings
+        return replace(settings, tls=Tls(certificates, hostname(route, request.params.tls_destination)))
 
     def running(self, migration_id: MigrationId) -> SourceMigration | None:
         """The migration away from this host, if it is not over."""

@@ -223,9 +223,13 @@ def is_loopback(host: str) -> bool:
 
 
 class Plain(StrEnum):
-    """Whether a guest's data may travel unencrypted outside the tunnel."""
+    """Whether a guest's data may travel unencrypted outside the tunnel.
+
+    AS_ASKED: to an address that a migration asks for, between daemons that speak TLS.
+    """
 
     NOWHERE = "the daemons speak TLS"
+    AS_ASKED = "the daemons speak TLS, and the operator lets whoever names an address do without"
     THIS_MACHINE = "nothing says that the network may see it"
     ANYWHERE = "the operator has said so"
 
@@ -233,7 +237,7 @@ class Plain(StrEnum):
 def refusal(arrangement: Arrangement, plain: Plain) -> VmferryError | None:
     """Why a guest's data may not travel so; None when it may."""
     far = isinstance(arrangement, OwnPort) and not is_loopback(arrangement.listen)
-    if plain is Plain.ANYWHERE or (plain is Plain.THIS_MACHINE and not far):
+    if plain in (Plain.ANYWHERE, Plain.AS_ASKED) or (plain is Plain.THIS_MACHINE and not far):
         return None
     return NotSupported(
         f"the guest would travel unencrypted, and this host does not allow that: {plain}",
@@ -248,7 +252,7 @@ def refusal_of_bare(address: Address, plain: Plain | None) -> VmferryError | Non
     There is no tunnel that it could take instead; but a socket of this machine may be the end of somebody's own.
     """
     far = address.scheme is Scheme.TCP and not is_loopback(address.host)
-    if plain is Plain.ANYWHERE or not far:
+    if plain in (Plain.ANYWHERE, Plain.AS_ASKED) or not far:
         return None
     return NotSupported(
         f"the guest would travel to {address} unencrypted, and this host does not allow that: "

@@ -27,7 +27,7 @@ def plain(config: Config, reached_at: Uri) -> Plain | None:
     if not config.data.native:
         return None
     if config.data.plain:
-        return Plain.ANYWHERE
+        return Plain.AS_ASKED if reached_at.transport is Transport.TLS else Plain.ANYWHERE
     if reached_at.transport is Transport.TLS:
         return Plain.NOWHERE
     return Plain.ANYWHERE if config.insecure else Plain.THIS_MACHINE
@@ -36,10 +36,16 @@ def plain(config: Config, reached_at: Uri) -> Plain | None:
 def shared_port(config: Config, reached_at: Uri) -> int | None:
     """The port that all migrations share, 0 for any; None where nothing comes in without being asked for.
 
-    Between daemons that speak TLS nothing does, since it would be plain; nor where no source could be told a host name.
+    Between daemons that speak TLS nothing does without certificates, since it would be plain; nor where no source could be
+    told a host name.
     """
     at, allowed = here(config, reached_at), plain(config, reached_at)
-    if allowed is None or reached_at.transport is Transport.TLS or refusal(OwnPort(at.listen, 0, _ANY), allowed):
+    if allowed is None:
+        return None
+    if reached_at.transport is Transport.TLS:
+        if config.certificates is None:
+            return None
+    elif refusal(OwnPort(at.listen, 0, _ANY), allowed):
         return None
     if is_loopback(at.host) and not is_loopback(at.listen):
         return None
@@ -56,7 +62,7 @@ async def opened(config: Config, reached_at: Uri, spawn: Spawn) -> Doors:
         AddressUnavailable: its port is taken, or its address is none of this host.
     """
     ports = Ports(config.data.first_port, config.data.last_port)
-    doors = Doors(here(config, reached_at), plain(config, reached_at), ports, config.limits, spawn)
+    doors = Doors(here(config, reached_at), plain(config, reached_at), ports, config.limits, spawn, config.certificates)
     port = shared_port(config, reached_at)
     if port is not None:
         await doors.open_shared(port)

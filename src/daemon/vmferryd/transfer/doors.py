@@ -22,7 +22,7 @@ from vmferryd.limits import Limits
 from vmferryd.transfer import addresses, hello, tickets
 from vmferryd.transfer.addresses import Arrangement, Here, OwnPort, OwnSocket, Plain, Shared
 from vmferryd.transfer.ports import Ports
-from vmferryd.transfer.routes import DataOffer, Otherwise
+from vmferryd.transfer.routes import DataOffer, Encryption, Otherwise
 from vmferryd.transfer.sockets import harden, read_exactly
 
 log = structlog.get_logger()
@@ -120,7 +120,7 @@ class Berth:
     """Where one migration's data connection comes in.
 
     `uri` is where the source is to send, `uri_out` what Prepare answers, and `otherwise` what a source that cannot connect
-    is to do.
+    is to do. `encryption` is what the hypervisor does with what comes in.
     """
 
     def __init__(self, door: Door, arrangement: Arrangement, port: int, release: Callable[[], None]) -> None:
@@ -128,6 +128,7 @@ class Berth:
         self._release = release
         self._token = b""
         self._lanes: set[bytes] = set()
+        self.encryption = Encryption.NONE
         match arrangement:
             case Shared(uri_out):
                 self.uri, self.uri_out, self.otherwise = uri_out, uri_out, Otherwise.TUNNEL
@@ -139,7 +140,7 @@ class Berth:
     @property
     def offer(self) -> DataOffer:
         """The same, for a cookie."""
-        return DataOffer(self.uri, self.otherwise)
+        return DataOffer(self.uri, self.otherwise, encryption=self.encryption)
 
     def grant(self, take: Take) -> bytes:
         """A token that opens one connection, which is then for `take`. What was granted before opens none any more."""
@@ -175,8 +176,17 @@ def _nothing() -> None:
 class Doors:
     """Every place of this host where data comes in: one that all migrations share, and those of single migrations."""
 
-    def __init__(self, here: Here, plain: Plain | None, ports: Ports, limits: Limits, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        here: Here,
+        plain: Plain | None,
+        ports: Ports,
+        limits: Limits,
+        spawn: Spawn,
+        certificates: Path | None = None,
+    ) -> None:
         self._here = here
+        self.certificates = certificates
         self._plain = plain
         self._ports = ports
         self._limits = limits
@@ -205,7 +215,7 @@ class Doors:
         self._here = Here(self._here.listen, self._here.host, listener.getsockname()[1])
         log.info("data_port", listen=self._here.listen, port=self._here.port)
 
-    def arrange(self, uri: str, listen_address: str) -> Arrangement | None:
+    def arrange(self, uri: str, listen_address: str, encryption: Encryption = Encryption.NONE) -> Arrangement | None:
         """Where a migration that asks for these is to come in; None for the tunnel.
 
         Raises:
@@ -219,7 +229,11 @@ class Doors:
                 )
             return None
         arrangement = addresses.arrange(uri, listen_address, self._here)
-        if arrangement is not None and (refused := addresses.refusal(arrangement, self._plain)):
+        if arrangement is None or encryption is Encryption.TLS:
+            return arrangement
+        if isinstance(arrangement, Shared) and self._plain in (Plain.NOWHERE, Plain.AS_ASKED):
+            return None
+        if refused := addresses.refusal(arrangement, self._plain):
             raise refused
         return arrangement
 
@@ -227,12 +241,17 @@ class Doors:
         """As `arrange`, for the disks of a migration that asks for `port`, and for `uri` and `listen_address` itself."""
         return self.arrange(addresses.disks_uri(port, uri, listen_address, self._here), listen_address)
 
-    async def open(self, arrangement: Arrangement) -> Berth:
+    async def open(self, arrangement: Arrangement, encryption: Encryption = Encryption.NONE) -> Berth:
         """The place is open.
 
         Raises:
             AddressUnavailable: it cannot be had; nothing is left of the try.
         """
+        berth = await self._opened(arrangement)
+        berth.encryption = encryption
+        return berth
+
+    async def _opened(self, arrangement: Arrangement) -> Berth:
         match arrangement:
             case Shared():
                 assert self._shared is not None  # noqa: S101 - only a shared door is arranged for

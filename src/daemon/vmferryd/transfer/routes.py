@@ -28,16 +28,25 @@ class Otherwise(StrEnum):
     TUNNEL = "tunnel"
 
 
+class Encryption(StrEnum):
+    """What the hypervisors do about what travels between them."""
+
+    NONE = "none"
+    TLS = "tls"
+
+
 @dataclass(frozen=True, slots=True)
 class DataOffer:
     """What a daemon can do besides the tunnel, as its cookie says. `uri` is where a destination waits; a source has none.
 
-    `disks` is where it waits for disks alone, when that was asked for.
+    `disks` is where it waits for disks alone, when that was asked for. `encryption` is the best that a source's hypervisor can do,
+    and what a destination's will do.
     """
 
     uri: str = ""
     otherwise: Otherwise = Otherwise.FAIL
     disks: str = ""
+    encryption: Encryption = Encryption.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +62,17 @@ class Route:
     address: Address | None = None
     otherwise: Otherwise = Otherwise.FAIL
     disks: Address | None = None
+    encryption: Encryption = Encryption.NONE
 
     @property
     def tunnel(self) -> Route:
-        """The way to the same daemon through the tunnel."""
-        return Route(Carrier.TUNNEL, self.daemon_uri, disks=self.disks)
+        """The way to the same daemon through the tunnel; what hypervisors encrypt they encrypt there, too."""
+        return Route(Carrier.TUNNEL, self.daemon_uri, disks=self.disks, encryption=self.encryption)
 
     def __str__(self) -> str:
         """For people."""
-        return f"tunnel to {self.daemon_uri}" if self.address is None else f"connection to {self.address}"
+        way = f"tunnel to {self.daemon_uri}" if self.address is None else f"connection to {self.address}"
+        return f"{way} (TLS)" if self.encryption is Encryption.TLS else way
 
 
 def bare(address: Address) -> Route:
@@ -82,7 +93,7 @@ def choose(flags: Flag, uri: str, offer: DataOffer | None, daemon_uri: str) -> R
 
 def _chosen(flags: Flag, uri: str, offer: DataOffer | None, daemon_uri: str) -> Route:
     if uri.startswith(_DAEMON) or (not uri and (offer is None or not offer.uri)):
-        return Route(Carrier.TUNNEL, uri or daemon_uri)
+        return Route(Carrier.TUNNEL, uri or daemon_uri, encryption=Encryption.NONE if offer is None else offer.encryption)
     if Flag.TUNNELLED in flags:
         if uri:
             raise NotSupported(f"a tunnel does not lead to {uri}", remedy="leave out the migration URI, or TUNNELLED")
@@ -93,4 +104,5 @@ def _chosen(flags: Flag, uri: str, offer: DataOffer | None, daemon_uri: str) -> 
             remedy="hand Perform the URI that Prepare answered",
         )
     usual = uri in ("", offer.uri)
-    return Route(Carrier.NATIVE, daemon_uri, addresses.parse(uri or offer.uri), offer.otherwise if usual else Otherwise.FAIL)
+    otherwise = offer.otherwise if usual else Otherwise.FAIL
+    return Route(Carrier.NATIVE, daemon_uri, addresses.parse(uri or offer.uri), otherwise, encryption=offer.encryption)

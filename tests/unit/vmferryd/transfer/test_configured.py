@@ -18,6 +18,7 @@ UNIX = {"listen": "vmferry+unix:///run/d.sock"}
 LOOPBACK = {"listen": "vmferry+tcp://127.0.0.1:700"}
 OPEN = {"listen": ["vmferry+unix:///run/d.sock", "vmferry+tcp://10.0.0.1:700"], "insecure": True}
 TLS = {"listen": "vmferry+tls://10.0.0.1:700", "certificates": "/somewhere"}
+FAR = {"listen": "vmferry+unix:///run/d.sock", "advertise": "vmferry+tls://10.0.0.1:700"}
 ALL = {"listen": "vmferry+tcp://0.0.0.0:65535", "insecure": True}
 
 
@@ -32,9 +33,11 @@ ALL = {"listen": "vmferry+tcp://0.0.0.0:65535", "insecure": True}
         (OPEN, {}, "10.0.0.1", "10.0.0.1", Plain.ANYWHERE, 701),
         (OPEN, {"host": "storage-b", "listen": "10.9.0.1"}, "10.9.0.1", "storage-b", Plain.ANYWHERE, 701),
         (OPEN, {"host": "localhost"}, "10.0.0.1", "localhost", Plain.ANYWHERE, None),
-        (TLS, {}, "10.0.0.1", "10.0.0.1", Plain.NOWHERE, None),
-        (TLS, {"plain": True}, "10.0.0.1", "10.0.0.1", Plain.ANYWHERE, None),
-        (TLS, {"listen": "10.9.0.1"}, "10.9.0.1", "10.0.0.1", Plain.NOWHERE, None),
+        (TLS, {}, "10.0.0.1", "10.0.0.1", Plain.NOWHERE, 701),
+        (TLS, {"plain": True}, "10.0.0.1", "10.0.0.1", Plain.AS_ASKED, 701),
+        (TLS, {"native": False}, "10.0.0.1", "10.0.0.1", None, None),
+        (TLS, {"listen": "10.9.0.1"}, "10.9.0.1", "10.0.0.1", Plain.NOWHERE, 701),
+        (FAR, {}, "127.0.0.1", "10.0.0.1", Plain.NOWHERE, None),
         (ALL, {}, ANY, socket.getfqdn(), Plain.ANYWHERE, 0),
     ],
 )

@@ -98,6 +98,8 @@ class MemoryDriver:
         async with self.host.faults.around(Verb.ACCEPT, plan.domain_uuid, lambda: self.host.find(plan)):
             if settings.parallel is not None:
                 raise DriverRefused("Simulated guests are received over one connection")
+            if settings.tls is not None:
+                raise DriverRefused("Simulated guests are received without TLS")
             if settings.xbzrle:
                 raise DriverRefused("Simulated guests are received without xbzrle")
             found = self.host.find(plan) or self._create(plan, definition, RunState.INCOMING)

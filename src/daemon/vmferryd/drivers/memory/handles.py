@@ -183,6 +183,8 @@ class MemoryOutgoingGuest:
         """See `OutgoingGuest.send`. A refused channel stays its owner's; one that was lost is closed."""
         if settings.parallel is not None or isinstance(channel, Path):
             raise DriverRefused("Simulated guests are sent over one connection")
+        if settings.tls is not None:
+            raise DriverRefused("Simulated guests are sent without TLS")
         async with self._monitor.giving(Verb.SEND, channel):
             require_free(self._simulated)
             if settings.xbzrle:

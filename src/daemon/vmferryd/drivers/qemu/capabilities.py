@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vmferry.errors import DriverLost, DriverRefused
+from vmferry.pki import CA_CERTIFICATE
 from vmferryd.clock import Clock
 from vmferryd.drivers.base import DriverCapabilities, DriverFeature
 from vmferryd.drivers.qemu.config import QemuConfig
@@ -49,6 +50,7 @@ class QemuCapabilities:
         maximum_vcpus: by versioned machine name.
         migration: names of the migration capabilities.
         parallel_methods: how it can compress parallel connections.
+        encrypts: it was built with TLS.
         has_kvm: it was built with KVM; that this host's KVM is of any use is not said.
         pages_on_demand: it may fetch pages when they are touched, which is userfaultfd's permission.
         cpus: by accelerator, `tcg` or `kvm`; one that does not work here is left out.
@@ -64,6 +66,7 @@ class QemuCapabilities:
     has_sandbox: bool
     pages_on_demand: bool = False
     parallel_methods: frozenset[str] = frozenset()
+    encrypts: bool = False
     cpus: Mapping[str, CpuAbilities] = field(default_factory=dict)
 
     @property
@@ -93,6 +96,7 @@ class QemuCapabilities:
             DriverFeature.PARALLEL: "multifd" in self.migration,
             DriverFeature.PARALLEL_ZLIB: "zlib" in self.parallel_methods,
             DriverFeature.PARALLEL_ZSTD: "zstd" in self.parallel_methods,
+            DriverFeature.TLS: self.encrypts,
             DriverFeature.PAGES_ON_DEMAND: self.pages_on_demand,
             DriverFeature.COPIES_DISKS: self.version >= (5, 2, 0),
         }
@@ -129,6 +133,7 @@ def read_answers(emulator: Path, answers: Mapping[str, Any], by_kvm: Mapping[str
         has_kvm=bool(answers["query-kvm"]["present"]),
         has_sandbox="sandbox" in options,
         parallel_methods=frozenset(answers.get(_PARALLEL, ())),
+        encrypts=bool(answers.get(_TLS)),
         pages_on_demand=bool(answers.get(_PAGES_ON_DEMAND)),
         cpus={name: _cpu_abilities(said) for name, said in (("tcg", answers), ("kvm", by_kvm)) if said},
     )
@@ -141,6 +146,7 @@ def _cpu_abilities(answers: Mapping[str, Any]) -> CpuAbilities:
 
 
 _PARALLEL = "multifd-compression"
+_TLS = "tls-creds-x509"
 _MODELS, _FEATURES = "query-cpu-definitions", "query-cpu-model-expansion"
 
 _QUESTIONS = (
@@ -158,6 +164,7 @@ _Interview = Callable[[Monitor], Awaitable[dict[str, Any]]]
 async def _about_all(monitor: Monitor) -> dict[str, Any]:
     answers = {question: await monitor.execute(question) for question in _QUESTIONS}
     answers[_PARALLEL] = [method for method in METHODS if await _compresses(monitor, method)]
+    answers[_TLS] = await _encrypts(monitor)
     return answers | await _about_cpus(monitor) | {_PAGES_ON_DEMAND: await _takes_postcopy(monitor)}
 
 
@@ -249,6 +256,16 @@ async def _compresses(monitor: Monitor, method: str) -> bool:
     except DriverRefused:
         return False
     return True
+
+
+async def _encrypts(monitor: Monitor) -> bool:
+    """QEMU looks for certificates, for it was built with TLS. To be asked for its types it would load every module."""
+    wanted = {"qom-type": _TLS, "id": "probe", "dir": "/nonexistent", "endpoint": "server"}
+    try:
+        await monitor.execute("object-add", wanted)
+    except DriverRefused as error:
+        return CA_CERTIFICATE in f"{error.message} {error.detail}"
+    return False
 
 
 def _stamp(emulator: Path) -> tuple[int, int]:

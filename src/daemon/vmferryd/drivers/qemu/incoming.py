@@ -7,12 +7,12 @@ import contextlib
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, TransferFailed
 from vmferryd.drivers.base import Extent, PagesEnd, ReceiveSettings, TransferState
+from vmferryd.drivers.qemu import encryption, parallel
 from vmferryd.drivers.qemu import gate as gates
-from vmferryd.drivers.qemu import parallel
 from vmferryd.drivers.qemu.flow import COMMON, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.mirrors import Exports
 from vmferryd.drivers.qemu.relay import recover_through
@@ -32,6 +32,7 @@ class QemuIncomingGuest:
         self._guest = guest
         self._exports = Exports(guest)
         self._landings: Mapping[str, Path] = {}
+        self._encrypted = False
 
     @property
     def guest(self) -> QemuGuest:
@@ -60,11 +61,12 @@ class QemuIncomingGuest:
         wanted |= {"xbzrle"} if settings.xbzrle else set()
         wanted |= {"postcopy-ram"} if settings.postcopy else set()
         await set_capabilities(self._guest, wanted | parallel.capabilities(settings.parallel))
-        chosen = dict(parallel.parameters(settings.parallel))
+        secret = await encryption.put_up(self._guest, settings.tls, encryption.Endpoint.SERVER)
+        self._encrypted = settings.tls is not None
+        chosen: dict[str, Any] = {**secret, **parallel.parameters(settings.parallel)}
         if settings.xbzrle_cache_bytes is not None:
             chosen["xbzrle-cache-size"] = settings.xbzrle_cache_bytes
-        if chosen:
-            await self._guest.execute("migrate-set-parameters", chosen)
+        await self._guest.execute("migrate-set-parameters", chosen)
         await gates.put_up_at_destination(await self._guest.monitor())
         if settings.postcopy:
             await self._guest.agree_for_good()
@@ -82,7 +84,7 @@ class QemuIncomingGuest:
             extent = await self._received()
             await self._exports.close()
             if extent is Extent.WHOLE:
-                await gates.take_down(await self._guest.monitor())
+                await self._take_down()
         except DriverLost as error:
             if await self._guest.process.wait(self._guest.config.settle_timeout_s):
                 raise await self._failure(str(error)) from error
@@ -104,8 +106,13 @@ class QemuIncomingGuest:
         """See `IncomingGuest`."""
         end, _ = await pages_end(self._guest)
         if end is PagesEnd.WHOLE:
-            await gates.take_down(await self._guest.monitor())
+            await self._take_down()
         return end
+
+    async def _take_down(self) -> None:
+        await gates.take_down(await self._guest.monitor())
+        if self._encrypted:
+            await encryption.take_down(self._guest)
 
     async def cut(self) -> None:
         """See `IncomingGuest`."""

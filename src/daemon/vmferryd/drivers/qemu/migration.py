@@ -20,8 +20,8 @@ from vmferryd.drivers.base import EventKind, Extent, PagesEnd, SendSettings, Tra
 from vmferryd.drivers.copies import DiskCopy
 from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.pause import Move
+from vmferryd.drivers.qemu import encryption, parallel
 from vmferryd.drivers.qemu import gate as gates
-from vmferryd.drivers.qemu import parallel
 from vmferryd.drivers.qemu.flow import COMMON, ENDED, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.mirrors import Mirrors
@@ -270,7 +270,9 @@ class QemuOutgoingGuest:
         wanted |= {"xbzrle"} if settings.xbzrle else set()
         wanted |= {"postcopy-ram"} if settings.postcopy else set()
         await set_capabilities(self._guest, wanted | parallel.capabilities(settings.parallel))
+        secret = await encryption.put_up(self._guest, settings.tls, encryption.Endpoint.CLIENT)
         chosen = {
+            **secret,
             **parallel.parameters(settings.parallel),
             "max-postcopy-bandwidth": (settings.postcopy_bandwidth_bytes_per_s or 0) if settings.postcopy else None,
             "max-bandwidth": settings.max_bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S,
@@ -291,6 +293,7 @@ class QemuOutgoingGuest:
 
     async def _restore(self, record: TransferRecord) -> None:
         await self._set_parameters(record.parameters)
+        await encryption.take_down(self._guest)
         await gates.take_down(await self._guest.monitor())
 
     async def _set_parameters(self, parameters: Mapping[str, Any]) -> None:

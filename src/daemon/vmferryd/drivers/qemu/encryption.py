@@ -1,0 +1,57 @@
+"""QEMU's own TLS for one transfer: an object with the certificates, and the parameters that name it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from vmferry.errors import DriverRefused
+from vmferryd.drivers.base import Tls
+
+if TYPE_CHECKING:
+    from vmferryd.drivers.qemu.guest import QemuGuest
+
+TYPE = "tls-creds-x509"
+_CREDENTIALS = "vmferry-tls"
+_NONE = {"tls-creds": "", "tls-hostname": ""}
+
+
+class Endpoint(StrEnum):
+    """Which end of a connection QEMU is."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+async def put_up(guest: QemuGuest, tls: Tls | None, endpoint: Endpoint) -> Mapping[str, str]:
+    """QEMU has read the certificates, if there is to be TLS; answers the parameters that it needs, or that keep it away.
+
+    Raises:
+        DriverRefused: the certificates cannot be used.
+    """
+    if tls is None:
+        return _NONE
+    await _forget(guest)
+    wanted = {"qom-type": TYPE, "id": _CREDENTIALS, "dir": str(tls.directory), "endpoint": endpoint, "verify-peer": True}
+    try:
+        await guest.execute("object-add", wanted)
+    except DriverRefused as error:
+        raise DriverRefused(
+            f"QEMU cannot use the certificates in {tls.directory}: {error.message}",
+            remedy="look at them with `vmferry pki show`",
+            detail=error.detail,
+        ) from None
+    return {"tls-creds": _CREDENTIALS, "tls-hostname": tls.hostname}
+
+
+async def take_down(guest: QemuGuest) -> None:
+    """What QEMU sends or receives next is not encrypted unless that is put up again."""
+    await guest.execute("migrate-set-parameters", dict(_NONE))
+    await _forget(guest)
+
+
+async def _forget(guest: QemuGuest) -> None:
+    with contextlib.suppress(DriverRefused):  # there is none
+        await guest.execute("object-del", {"id": _CREDENTIALS})
