@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help bench setup demo containers test contract crash unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man first-ten-minutes docs clean
+.PHONY: help bench setup demo containers test contract crash data-plane unit simulate nights packages check lint types imports fmt proto proto-check proto-lint proof sync man first-ten-minutes docs clean
 
 help: ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ nights: $(VENV)/.ready ## today's own seeds for MINUTES (480)
 
 crash: $(VENV)/.ready packages ## every failure of docs/failures.md, on real guests; needs root, takes an hour or two; CELLS=--missing-failures goes on with it
 	$(BIN)/python -m pytest tests/crash $(or $(CELLS),--every-failure) --failures docs/failures.jsonl
+	$(BIN)/python docs/generate.py
+
+data-plane: $(VENV)/.ready packages ## every cell of docs/data-plane.md, on real guests; takes a quarter of an hour
+	VMFERRY_DATA_PLANE=1 $(BIN)/python -m pytest tests/e2e/test_data_plane.py -k test_feature
 	$(BIN)/python docs/generate.py
 
 check: lint types imports proto-lint proto-check ## everything that is checked without running it

@@ -60,6 +60,7 @@ class Lanes:
     error: VmferryError | None = None
     chosen: asyncio.Event = field(default_factory=asyncio.Event)
     _opened: int = 0
+    _made: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open(self, channel: str = MAIN) -> socket.socket:
@@ -143,27 +144,35 @@ class Lanes:
 
         As long as none was made, the tunnel may take its place.
         """
-        if is_of_disk(channel) and self.route.encryption is Encryption.TLS and not is_secret(self.route.daemon_uri):
-            raise NotSupported(
-                "the disk would travel in the clear: hypervisors encrypt memory alone, the daemons nothing",
-                remedy="name the destination's daemon as vmferry+tls://",
-            )
-        # What is copied of disks the hypervisors do not encrypt; the connection between the daemons is.
         own = self.route.disks if is_of_disk(channel) else None
         address = own or self.route.address
-        if address is None or (self.route.encryption is Encryption.TLS and is_of_disk(channel)):
+        if address is None or self._goes_with_the_daemons(channel):
             return None
         try:
             token = b"" if self.peer is None else await self._token(self.peer, channel)
-            return await sockets.connect(address, token, self.context.limits)
+            connection = await sockets.connect(address, token, self.context.limits)
         except (TransferFailed, NotSupported) as error:
-            if own is not None or self.route.otherwise is not Otherwise.TUNNEL or self._opened > 1:
+            if own is not None or self.route.otherwise is not Otherwise.TUNNEL or self._made:
                 raise
             said = f"{error.message} ({error.detail})" if error.detail else error.message
             log.warning("tunnel_instead", migration_id=self.opening.migration_id, error=said)
             self.route = self.route.tunnel
             self.warning = f"the guest goes through the connection between the daemons, which is slower: {said}"
             return None
+        self._made += 1
+        return connection
+
+    def _goes_with_the_daemons(self, channel: str) -> bool:
+        """Hypervisors encrypt memory alone, and their disks nothing: those go through the daemons' own connection then.
+
+        Raises:
+            NotSupported: it is not encrypted either.
+        """
+        if self.route.encryption is Encryption.NONE or channel in (MAIN, MEMORY):
+            return False
+        if not is_secret(self.route.daemon_uri):
+            raise NotSupported("the disk would travel in the clear", remedy="name the destination's daemon as vmferry+tls://")
+        return True
 
     async def _token(self, peer: Connection, channel: str) -> bytes:
         opening = self.opening

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmferry.channel import Transport, parse_uri
 from vmferry.errors import NotSupported, VmferryError
-from vmferry.flags import Flag
+from vmferry.flags import STORAGE, Flag
 from vmferryd.transfer.addresses import Plain, Scheme, is_loopback
 from vmferryd.transfer.routes import Carrier, Encryption, Route
 
@@ -36,23 +36,28 @@ def refusal_at_destination(flags: Flag, source: Encryption, agreed_upon: Encrypt
 
 def refusal_at_source(flags: Flag, route: Route, plain: Plain | None) -> VmferryError | None:
     """Why a guest may not take `route`, which the destination has offered."""
-    if route.encryption is Encryption.TLS:
+    safe = is_secret(route.daemon_uri)
+    if route.encryption is Encryption.TLS and flags & STORAGE and not safe:
+        text = "disks would travel in the clear: hypervisors encrypt memory alone, and the daemons' connection is not TLS"
+        return NotSupported(text, remedy="name the destination's daemon as vmferry+tls://")
+    if route.encryption is Encryption.TLS or (route.carrier is Carrier.TUNNEL and (safe or Flag.TLS not in flags)):
         return None
     if route.carrier is Carrier.TUNNEL:
-        if Flag.TLS not in flags or is_secret(route.daemon_uri):
-            return None
         text = f"{_PLAIN}: the tunnel to {route.daemon_uri} is not encrypted"
         return NotSupported(text, remedy="name the destination's daemon as vmferry+tls://, or leave out TLS")
     if Flag.TLS in flags:
         return NotSupported(f"{_PLAIN}: the destination does not offer TLS", remedy="give its daemon `certificates`")
+    return _refusal_of_plain(route, plain)
+
+
+def _refusal_of_plain(route: Route, plain: Plain | None) -> VmferryError | None:
     address = route.address
-    far = address is not None and address.scheme is Scheme.TCP and not is_loopback(address.host)
-    if plain is Plain.NOWHERE and far:
-        return NotSupported(
-            f"{_PLAIN} to {address}, and this host does not allow that: {plain}",
-            remedy="let the destination's daemon speak TLS, or set data.plain = true at the source",
-        )
-    return None
+    if plain is not Plain.NOWHERE or address is None or address.scheme is not Scheme.TCP or is_loopback(address.host):
+        return None
+    return NotSupported(
+        f"{_PLAIN} to {address}, and this host does not allow that: {plain}",
+        remedy="let the destination's daemon speak TLS, or set data.plain = true at the source",
+    )
 
 
 def hostname(route: Route, asked: str | None) -> str:

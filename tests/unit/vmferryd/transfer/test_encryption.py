@@ -58,6 +58,8 @@ def test_refused_by_the_destination(flags: Flag, source: Encryption, agreed_upon
         (Flag.TLS, Route(Carrier.TUNNEL, TO_TCP), None, "is not encrypted"),
         (Flag.TLS, Route(Carrier.TUNNEL, TO_TCP, encryption=TLS), None, ""),
         (NONE, Route(Carrier.TUNNEL, TO_TCP), Plain.NOWHERE, ""),
+        (Flag.NON_SHARED_DISK, Route(Carrier.NATIVE, TO_TLS, FAR, encryption=TLS), Plain.NOWHERE, ""),
+        (Flag.NON_SHARED_DISK, Route(Carrier.NATIVE, TO_TCP, FAR, encryption=TLS), None, "disks would travel in the clear"),
         (NONE, Route(Carrier.NATIVE, TO_TCP, FAR), Plain.NOWHERE, "does not allow that"),
         (NONE, Route(Carrier.NATIVE, TO_TCP, FAR), Plain.AS_ASKED, ""),
         (NONE, Route(Carrier.NATIVE, TO_TCP, FAR), Plain.ANYWHERE, ""),
