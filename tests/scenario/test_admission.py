@@ -66,14 +66,14 @@ async def test_the_hypervisors_blockers(two_hosts: TwoHosts) -> None:
 
 
 async def test_everything_at_once(two_hosts: TwoHosts, tmp_path: Path) -> None:
-    """A flag that is not honoured, an unsafe disk, a blocker and another machine are one answer."""
+    """A flag that cannot be honoured, for two reasons, an unsafe disk, a blocker and another machine are one answer."""
     await started_with(two_hosts, with_disk(tmp_path / "a.img"))
     two_hosts.source.guest().blockers = ("it is blocked",)
     other = with_disk(tmp_path / "a.img").replace("<vcpu>1</vcpu>", "<vcpu>2</vcpu>")
     with pytest.raises(NotSupported) as caught:
         await two_hosts.migrate(Flag.LIVE | Flag.TLS, MigrationParams(destination_xml=other))
     subjects = [violation.subject for violation in caught.value.violations]
-    assert ["TLS", NAME, "/domain/vcpu", "disk vda"] == subjects
+    assert ["TLS", "TLS", NAME, "/domain/vcpu", "disk vda"] == subjects
 
 
 async def test_describe_refuses_the_same(two_hosts: TwoHosts) -> None:
