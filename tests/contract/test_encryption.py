@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from contract.stage import DIRTY, FAST, Stage
+from contract.test_parallel import led
+from contract.test_parallel import place as place  # noqa: PLC0414 - a fixture
 from support.certificates import certificates_of
 from vmferry.errors import DriverRefused, TransferFailed
-from vmferryd.drivers.base import DriverFeature, Guest, IncomingGuest, ReceiveSettings, StartMode, Tls
+from vmferryd.drivers.base import DriverFeature, Guest, IncomingGuest, Parallel, ReceiveSettings, StartMode, Tls
 from vmferryd.transfer.sockets import spoken
 
 NAME = "localhost"
@@ -107,6 +109,23 @@ async def test_who_cannot_prove_itself_gets_nothing(stage: Stage, tmp_path: Path
         again = await waiting(stage, None)
         assert HANDSHAKE != await sent(source, again, None)
         await arrives(stage, source, again)
+
+
+async def test_several_connections_are_encrypted(stage: Stage, tmp_path: Path, place: Path) -> None:
+    """Each of them has a handshake of its own."""
+    certificates = certificates_of("vmferry test", tmp_path)
+    both = {DriverFeature.TLS, DriverFeature.PARALLEL}
+    if not both <= (await stage.harness.driver.capabilities()).features:
+        assert not await encrypts(stage, certificates)
+        return
+    source, definition = await running(stage), stage.harness.definition("guest", dirty=DIRTY)
+    there = ReceiveSettings(parallel=Parallel(2), tls=Tls(certificates))
+    incoming = await stage.harness.driver.accept(stage.plan(definition), definition, there)
+    async with led(place, incoming.landings["memory"]) as relays, asyncio.timeout(stage.harness.patience_s):
+        here = replace(FAST, parallel=Parallel(2), tls=Tls(certificates, NAME))
+        await source.outgoing().send(place, here)
+        await arrives(stage, source, incoming)
+        assert len(relays) == 3
 
 
 async def test_certificates_that_are_not_there(stage: Stage, tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from vmferry.combinations import methods
 from vmferry.endpoint import Request
+from vmferry.errors import NotSupported
 from vmferry.flags import STORAGE, Flag
 from vmferry.params import MigrationParams
 from vmferryd.drivers.base import Parallel, ReceiveSettings, SendSettings, Tls
 from vmferryd.drivers.copies import CopyExtent, CopyMode, DiskCopy
+from vmferryd.transfer.encryption import hostname
+from vmferryd.transfer.routes import Encryption, Route
 
 HONOURED = (
     Flag.LIVE
@@ -108,6 +111,19 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
         copy_mode=CopyMode.SYNCHRONOUS if Flag.NON_SHARED_SYNCHRONOUS_WRITES in flags else CopyMode.BACKGROUND,
         parallel=_parallel(flags, params),
     )
+
+
+def encrypted(settings: SendSettings, route: Route, certificates: Path | None, tls_destination: str | None) -> SendSettings:
+    """The same on that way.
+
+    Raises:
+        NotSupported: it is not known which name the destination's certificate must have, or there are none here.
+    """
+    if route.encryption is Encryption.NONE:
+        return settings
+    if certificates is None:
+        raise NotSupported("the destination expects TLS, and this host has no certificates", remedy="set `certificates`")
+    return replace(settings, tls=Tls(certificates, hostname(route, tls_destination)))
 
 
 def receive_settings(flags: Flag, params: MigrationParams, certificates: Path | None = None) -> ReceiveSettings:

@@ -23,7 +23,7 @@ from vmferry.flags import Flag
 from vmferry.model import GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
-from vmferryd.drivers.base import SendSettings, Tls
+from vmferryd.drivers.base import SendSettings
 from vmferryd.jobs.decisions import SERVES, UNRELEASED, source_confirms
 from vmferryd.jobs.job import Cargo, SourceEvent, cargo
 from vmferryd.jobs.journal import Record
@@ -33,13 +33,13 @@ from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.departure import departing, examined
 from vmferryd.phases.found import Found
-from vmferryd.phases.settings import send_settings
+from vmferryd.phases.settings import encrypted, send_settings
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_words import GUEST_AT, copied_targets, first_record, in_doubt, recorded, refuse_another_guest
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
-from vmferryd.transfer.encryption import hostname, refusal_at_source
-from vmferryd.transfer.routes import DataOffer, Encryption, Route, choose
+from vmferryd.transfer.encryption import refusal_at_source
+from vmferryd.transfer.routes import DataOffer, Route, choose
 
 
 class SourcePhases:
@@ -483,16 +483,8 @@ class SourcePhases:
         return send_settings(request.flags, request.params, entry.max_speed_mib_per_s if entry is not None else None)
 
     def _settings_over(self, route: Route, record: Record, request: Request) -> SendSettings:
-        """The same on that way.
-
-        Raises:
-            NotSupported: it is not known which name the destination's certificate must have.
-        """
         certificates = self._context.doors.certificates
-        settings = self.settings_of(record, request)
-        if route.encryption is Encryption.NONE or certificates is None:
-            return settings
-        return replace(settings, tls=Tls(certificates, hostname(route, request.params.tls_destination)))
+        return encrypted(self.settings_of(record, request), route, certificates, request.params.tls_destination)
 
     def running(self, migration_id: MigrationId) -> SourceMigration | None:
         """The migration away from this host, if it is not over."""

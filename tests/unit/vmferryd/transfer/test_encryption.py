@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from vmferry.errors import NotSupported
 from vmferry.flags import NONE, Flag
+from vmferryd.drivers.base import SendSettings, Tls
+from vmferryd.phases.settings import encrypted
 from vmferryd.transfer import addresses
 from vmferryd.transfer.addresses import Plain
 from vmferryd.transfer.encryption import agreed, hostname, refusal_at_destination, refusal_at_source
@@ -90,3 +93,13 @@ def test_a_way_keeps_its_encryption() -> None:
     assert "connection to tcp:10.0.0.2:700 (TLS)" == str(route)
     assert TLS is choose(NONE, TO_TLS, DataOffer("tcp:10.0.0.2:700", encryption=TLS), TO_TLS).encryption
     assert PLAIN is choose(Flag.TUNNELLED, "", None, TO_TLS).encryption
+
+
+def test_a_source_sends_with_tls_or_not_at_all() -> None:
+    """Where the destination expects TLS, nothing is sent by a host without certificates."""
+    way, plain = Route(Carrier.NATIVE, TO_TLS, FAR, encryption=TLS), Route(Carrier.NATIVE, TO_TLS, NEAR)
+    there = Path("/etc/vmferry/pki")
+    assert Tls(there, "host-b") == encrypted(SendSettings(), way, there, None).tls
+    assert encrypted(SendSettings(), plain, there, None).tls is None
+    with pytest.raises(NotSupported, match="no certificates"):
+        encrypted(SendSettings(), way, None, None)

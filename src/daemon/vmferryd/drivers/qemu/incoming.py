@@ -52,6 +52,7 @@ class QemuIncomingGuest:
         """
         self._exports = Exports(self._guest, settings.disks)
         path = parallel.arrivals(self._guest.plan.directory)
+        self._encrypted = settings.tls is not None
         self._landings = {} if settings.parallel is None else {parallel.CHANNEL: path}
         look = TransferLook.of(await self._guest.execute("query-migrate"))
         if look.state is not TransferState.NONE:
@@ -62,7 +63,6 @@ class QemuIncomingGuest:
         wanted |= {"postcopy-ram"} if settings.postcopy else set()
         await set_capabilities(self._guest, wanted | parallel.capabilities(settings.parallel))
         secret = await encryption.put_up(self._guest, settings.tls, encryption.Endpoint.SERVER)
-        self._encrypted = settings.tls is not None
         chosen: dict[str, Any] = {**secret, **parallel.parameters(settings.parallel)}
         if settings.xbzrle_cache_bytes is not None:
             chosen["xbzrle-cache-size"] = settings.xbzrle_cache_bytes
