@@ -146,7 +146,7 @@ class Lanes:
         """
         own = self.route.disks if is_of_disk(channel) else None
         address = own or self.route.address
-        if address is None or self._goes_with_the_daemons(channel):
+        if self._goes_with_the_daemons(channel) or address is None:
             return None
         try:
             token = b"" if self.peer is None else await self._token(self.peer, channel)

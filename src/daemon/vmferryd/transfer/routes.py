@@ -39,8 +39,8 @@ class Encryption(StrEnum):
 class DataOffer:
     """What a daemon can do besides the tunnel, as its cookie says. `uri` is where a destination waits; a source has none.
 
-    `disks` is where it waits for disks alone, when that was asked for. `encryption` is the best that a source's hypervisor can do,
-    and what a destination's will do.
+    `disks` is where it waits for disks alone, when that was asked for. `encryption` is the best that a source's hypervisor
+    can do, and what a destination's will do.
     """
 
     uri: str = ""
