@@ -118,7 +118,9 @@ async def test_several_connections_are_encrypted(stage: Stage, tmp_path: Path, p
     if not both <= (await stage.harness.driver.capabilities()).features:
         assert not await encrypts(stage, certificates)
         return
-    source, definition = await running(stage), stage.harness.definition("guest", dirty=DIRTY)
+    definition = stage.harness.definition("guest", dirty=DIRTY)
+    source = await stage.harness.driver.start(stage.plan(definition), definition, StartMode.RUNNING)
+    await stage.runs(source)
     there = ReceiveSettings(parallel=Parallel(2), tls=Tls(certificates))
     incoming = await stage.harness.driver.accept(stage.plan(definition), definition, there)
     async with led(place, incoming.landings["memory"]) as relays, asyncio.timeout(stage.harness.patience_s):
