@@ -14,7 +14,16 @@ from contract.test_parallel import led
 from contract.test_parallel import place as place  # noqa: PLC0414 - a fixture
 from support.certificates import certificates_of
 from vmferry.errors import DriverRefused, TransferFailed
-from vmferryd.drivers.base import DriverFeature, Guest, IncomingGuest, Parallel, ReceiveSettings, StartMode, Tls
+from vmferryd.drivers.base import (
+    DriverFeature,
+    Guest,
+    IncomingGuest,
+    Parallel,
+    ReceiveSettings,
+    StartMode,
+    Tls,
+    TransferState,
+)
 from vmferryd.transfer.sockets import spoken
 
 NAME = "localhost"
@@ -141,3 +150,61 @@ async def test_certificates_that_are_not_there(stage: Stage, tmp_path: Path) -> 
     with pytest.raises(DriverRefused):
         await waiting(stage, Tls(tmp_path))
     await stage.runs(source)
+
+
+async def test_a_silent_peer_leaves_the_guest_alone(stage: Stage, tmp_path: Path) -> None:
+    """Whoever does not answer the handshake keeps neither the guest nor its hypervisor; the transfer can be cancelled."""
+    certificates = certificates_of("vmferry test", tmp_path)
+    if not await encrypts(stage, certificates):
+        return
+    async with asyncio.timeout(stage.harness.patience_s):
+        source = await running(stage)
+        near, silent = socket.socketpair()
+        silent.setblocking(False)
+        with silent:
+            await source.outgoing().send(near, replace(FAST, tls=Tls(certificates, NAME)))
+            assert await spoken(silent)
+            assert TransferState.ACTIVE is (await source.probe()).transfer_state
+            await stage.runs(source)
+            await source.outgoing().cancel()
+            await ended(silent)
+        assert TransferState.ACTIVE is not (await source.probe()).transfer_state
+        await stage.runs(source)
+        again = await waiting(stage, None)
+        assert HANDSHAKE != await sent(source, again, None)
+        await arrives(stage, source, again)
+
+
+async def test_a_silent_peer_of_several_connections(stage: Stage, tmp_path: Path, place: Path) -> None:
+    """The hypervisor that waits for it is free as soon as the connection is ended, and the guest runs on."""
+    certificates = certificates_of("vmferry test", tmp_path)
+    if not {DriverFeature.TLS, DriverFeature.PARALLEL} <= (await stage.harness.driver.capabilities()).features:
+        assert not await encrypts(stage, certificates)
+        return
+    source = await running(stage)
+    async with asyncio.timeout(stage.harness.patience_s):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place))
+            listener.listen()
+            listener.setblocking(False)
+            here = replace(FAST, parallel=Parallel(2), tls=Tls(certificates, NAME))
+            sending = asyncio.create_task(source.outgoing().send(place, here))
+            silent, _ = await asyncio.get_running_loop().sock_accept(listener)
+            silent.setblocking(False)
+            assert await spoken(silent)
+            assert not sending.done()
+        silent.close()
+        await sending
+        with pytest.raises(TransferFailed):
+            await source.outgoing().held()
+        await source.outgoing().cancel()
+        await stage.runs(source)
+        again = await waiting(stage, None)
+        assert HANDSHAKE != await sent(source, again, None)
+        await arrives(stage, source, again)
+
+
+async def ended(connection: socket.socket) -> None:
+    """The other side has closed it."""
+    while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
+        pass

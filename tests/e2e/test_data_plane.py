@@ -13,7 +13,7 @@ import pytest
 from support.certificates import certificates_of
 from support.data_plane import WAYS, Feature, Hosts, Play, Way, cells, note
 from support.guest.build import GuestImage, GuestSettings
-from support.hosts import Host, connections, running, speaking_tls
+from support.hosts import Host, alive, connections, speaking_tls
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
 from vmferry.client import Connection
@@ -43,7 +43,7 @@ async def hosts_of(way: Way, directory: Path) -> AsyncIterator[list[Host]]:
         made = [speaking_tls(name, directory, certificates) for name in "ab"]
     else:
         made = [Host(name, directory / name) for name in "ab"]
-    async with running(made) as pair:
+    async with alive(*made) as pair:
         yield pair
 
 
@@ -131,7 +131,7 @@ async def test_tls_is_had_or_refused(quiet: Traveller, short_directory: Path) ->
         Host("c", short_directory / "c", (f"--certificates={theirs}",)),
         Host("d", short_directory / "d", (f"--certificates={ours}",)),
     ]
-    async with running(made) as all_of_them, connections(*all_of_them) as (source, bare, strange, trusted):
+    async with alive(*made) as all_of_them, connections(*all_of_them) as (source, bare, strange, trusted):
         await quiet.start(source)
         params = MigrationParams(destination_xml=await quiet.next_xml(source))
         flags = Flag.LIVE | Flag.TLS

@@ -113,13 +113,19 @@ class Sending:
                 watches.append(self._pause())
             await first(self._send(route, peer, opening), *watches)
             self._refuse_disk_error()  # one that came with the last round counts as well (specification 1.13)
-        except TransferFailed as failed:
-            raise self._explained(failed) from None
+        except VmferryError as error:
+            self._free_the_hypervisor()
+            raise (self._explained(error) if isinstance(error, TransferFailed) else error) from None
         finally:
             unsubscribe()
             if peer is not None:
                 # Not waited for: the guest may stand still.
                 self.context.tasks.spawn(peer.channel.close(), f"connection of {opening.migration_id}")
+
+    def _free_the_hypervisor(self) -> None:
+        """One that made its connections by itself may wait at one of them for a silent peer, deaf to all that it is told."""
+        if self.settings.parallel is not None:
+            self.close()
 
     async def start_postcopy(self) -> None:
         """The guest goes on to post-copy as soon as it can; one whose disks are still copied, when they are there.

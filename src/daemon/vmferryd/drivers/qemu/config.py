@@ -20,6 +20,7 @@ class QemuConfig:
         cancel_timeout_s: for a cancelled transfer to reach its end.
         settle_timeout_s: for QEMU to finish its own figures and run state after a transfer's end.
         yank_after_s: for a transfer to react to its cancellation before its channel is shut under it.
+        handshake_timeout_s: for the TLS handshake of a connection that QEMU makes by itself, or takes up again.
         statistics_timeout_s: for fresh figures; after that the last known ones are good enough.
         look_timeout_s: for one look from outside, at processes or at an image; storage that is dead hangs whoever looks.
         poll_s: between two looks at a transfer whose events may have been missed.
@@ -47,6 +48,7 @@ class QemuConfig:
     cancel_timeout_s: float = 30.0
     settle_timeout_s: float = 2.0
     yank_after_s: float = 2.0
+    handshake_timeout_s: float = 10.0
     statistics_timeout_s: float = 1.0
     look_timeout_s: float = 2.0
     poll_s: float = 0.05

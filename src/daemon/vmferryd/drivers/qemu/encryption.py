@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -50,6 +51,27 @@ async def take_down(guest: QemuGuest) -> None:
     """What QEMU sends or receives next is not encrypted unless that is put up again."""
     await guest.execute("migrate-set-parameters", dict(_NONE))
     await _forget(guest)
+
+
+def handshake_begins(guest: QemuGuest, channel: socket.socket) -> None:
+    """`break_off` can end the handshake on `channel`, which QEMU cannot: neither `migrate_cancel` nor `yank` reaches it."""
+    handshake_is_over(guest)
+    guest.handshake = channel.dup()
+
+
+def handshake_is_over(guest: QemuGuest) -> None:
+    """The channel is QEMU's alone, so that its end is seen at the other side."""
+    if guest.handshake is not None:
+        guest.handshake.close()
+        guest.handshake = None
+
+
+def break_off(guest: QemuGuest) -> None:
+    """A handshake that was going on has failed."""
+    if guest.handshake is not None:
+        with contextlib.suppress(OSError):  # the other side may have left
+            guest.handshake.shutdown(socket.SHUT_RDWR)
+        handshake_is_over(guest)
 
 
 async def _forget(guest: QemuGuest) -> None:

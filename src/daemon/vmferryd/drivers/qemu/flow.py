@@ -59,7 +59,8 @@ async def hand_over(guest: QemuGuest, channel: socket.socket, command: str, argu
         DriverRefused: QEMU has nothing of it.
     """
     monitor = await guest.monitor()
-    channel.setblocking(True)  # noqa: FBT003 - the standard library's own spelling
+    # QEMU makes it blocking itself where it wants that; before, a handshake with a silent peer would stop its main loop.
+    channel.setblocking(False)  # noqa: FBT003 - the standard library's own spelling
     await monitor.hand_over(channel, CHANNEL)
     try:
         await monitor.execute(command, {"uri": f"fd:{CHANNEL}", **arguments})

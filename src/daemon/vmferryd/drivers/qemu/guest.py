@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import Clock
 from vmferryd.drivers.base import EventKind, GuestEvent, GuestPlan, GuestProbe, Listener, RunState, TransferState, Tuning
+from vmferryd.drivers.qemu import encryption
 from vmferryd.drivers.qemu import tuning as tunings
 from vmferryd.drivers.qemu.capabilities import MONITOR_NAME, QemuCapabilities
 from vmferryd.drivers.qemu.config import QemuConfig
@@ -56,6 +58,8 @@ class QemuGuest:
         self._wakers: list[Callable[[], None]] = []
         self._last_iteration_s = float("-inf")
         self._closed = False
+        self.handshake: socket.socket | None = None
+        """The channel on which QEMU shakes hands, as long as it does: see `encryption`."""
         self.said = ""
         """The transfer's status as QEMU last reported it by itself."""
 
@@ -290,6 +294,7 @@ class QemuGuest:
     async def close(self) -> None:
         """See `Guest`."""
         self._closed = True
+        encryption.handshake_is_over(self)
         if self._monitor is not None:
             await self._monitor.close()
         if self._standing is not None:

@@ -44,6 +44,10 @@ _REMEMBERED = (
 )
 
 
+_SHAKING_HANDS = frozenset({"setup", "postcopy-paused", "postcopy-recover-setup"})
+"""What QEMU says of a transfer while it shakes hands, and perhaps a little longer."""
+
+
 class QemuOutgoingGuest:
     """A guest that is being sent. Implements `OutgoingGuest`."""
 
@@ -69,6 +73,8 @@ class QemuOutgoingGuest:
             await self._send(channel, settings)
         if isinstance(channel, socket.socket):
             channel.close()  # noqa: ASYNC240 - a socket
+        elif settings.tls is not None:
+            await self._shaken_hands()
 
     async def _send(self, channel: socket.socket | Path, settings: SendSettings) -> None:
         look = await self._look()
@@ -98,10 +104,31 @@ class QemuOutgoingGuest:
             if isinstance(channel, Path):
                 await self._guest.execute("migrate", {"uri": parallel.uri(channel)})
             else:
+                if settings.tls is not None:
+                    encryption.handshake_begins(self._guest, channel)
                 await hand_over(self._guest, channel, "migrate", {})
         except DriverRefused:
+            encryption.handshake_is_over(self._guest)
             await self._undo(record)
             raise
+
+    async def _shaken_hands(self) -> None:
+        """QEMU is done with the handshake, for better or worse.
+
+        Where it made the connection itself its main loop stands still until then, and with it sooner or later the guest.
+
+        Raises:
+            TransferFailed: it takes too long; whoever carries the connection has to end it.
+        """
+        bound_s = self._guest.config.handshake_timeout_s
+        try:
+            async with asyncio.timeout(bound_s):
+                async for look in self._looks():
+                    if look.status not in _SHAKING_HANDS:
+                        return
+        except TimeoutError:
+            encryption.break_off(self._guest)
+            raise TransferFailed(f"the other hypervisor did not end the handshake within {bound_s:g} s") from None
 
     async def held(self) -> None:
         """See `OutgoingGuest`."""
@@ -218,8 +245,16 @@ class QemuOutgoingGuest:
     async def send_again(self, channel: socket.socket) -> None:
         """See `OutgoingGuest`."""
         async with self._guest.deciding:
-            await hand_over(self._guest, channel, "migrate", {"resume": True})
+            encryption.handshake_begins(self._guest, channel)
+            try:
+                await hand_over(self._guest, channel, "migrate", {"resume": True})
+            except DriverRefused:
+                encryption.handshake_is_over(self._guest)
+                raise
         channel.close()
+        # A second way beside one on which QEMU still shakes hands would end the QEMU that has the missing pages.
+        await self._shaken_hands()
+        encryption.handshake_is_over(self._guest)
 
     async def cancel(self) -> None:
         """See `OutgoingGuest`."""
@@ -347,7 +382,9 @@ class QemuOutgoingGuest:
                 await pay_all_pages(self._guest)
             elif look.state not in ENDED:
                 await self._guest.execute("migrate_cancel", timeout_s=config.yank_after_s)
+                encryption.break_off(self._guest)
         except DriverLost:
+            encryption.break_off(self._guest)
             # In the last stage QEMU sends with its main loop locked: a channel that takes no bytes blocks the monitor.
             await self._yank()
         try:
@@ -386,6 +423,8 @@ class QemuOutgoingGuest:
                 self._guest.report(EventKind.TRANSFER, look.status)
             if is_silent and look.passes > passes:
                 self._guest.report(EventKind.ITERATION, str(look.passes))
+            if look.status not in _SHAKING_HANDS:
+                encryption.handshake_is_over(self._guest)
             said, passes = look.status, max(passes, look.passes)
             yield look
 
