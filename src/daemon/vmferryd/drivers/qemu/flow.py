@@ -59,9 +59,10 @@ async def hand_over(guest: QemuGuest, channel: socket.socket, command: str, argu
         DriverRefused: QEMU has nothing of it.
     """
     monitor = await guest.monitor()
-    # QEMU makes it blocking itself where it wants that; before, a handshake with a silent peer would stop its main loop.
-    channel.setblocking(False)  # noqa: FBT003 - the standard library's own spelling
     await monitor.hand_over(channel, CHANNEL)
+    # QEMU has made it blocking, for both of us, and so a handshake with a silent peer would stop its main loop. After the
+    # handshake it chooses by itself again.
+    channel.setblocking(False)  # noqa: FBT003 - the standard library's own spelling
     try:
         await monitor.execute(command, {"uri": f"fd:{CHANNEL}", **arguments})
     except DriverRefused:
