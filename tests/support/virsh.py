@@ -54,8 +54,6 @@ AWAITED = frozenset(
         "--comp-mt-dthreads",
         "--comp-mt-level",
         "--comp-mt-threads",
-        "--tls",
-        "--tls-destination",
     ]
 )
 """Rows that no test fills yet. A row that a test fills is taken from here: in the end there are none."""
