@@ -57,6 +57,7 @@ class QemuGuest:
         self._listeners: list[Listener] = []
         self._wakers: list[Callable[[], None]] = []
         self._last_iteration_s = float("-inf")
+        self._silent_until_s = float("-inf")
         self._closed = False
         self.handshake: socket.socket | None = None
         """The channel on which QEMU shakes hands, as long as it does: see `encryption`."""
@@ -108,16 +109,22 @@ class QemuGuest:
             if self._closed:
                 raise DriverLost("the guest's handle is closed")
             if self._monitor is None or not self._monitor.is_open:
-                if self._monitor is not None:
-                    await self._monitor.close()
-                self._monitor = await Monitor.open(
-                    self._plan.directory / MONITOR_NAME,
-                    replace(self._config, monitor_timeout_s=self._config.yank_after_s) if self.is_cut else self._config,
-                    self._clock,
-                    handler=self._on_event,
-                    is_alive=self.process.is_alive,
-                )
+                self._monitor = await self._opened()
             return self._monitor
+
+    async def _opened(self) -> Monitor:
+        """A new session. While the guest waits for pages each attempt is short, and not every caller makes one."""
+        if self._monitor is not None:
+            await self._monitor.close()
+        config = replace(self._config, monitor_timeout_s=self._config.yank_after_s) if self.is_cut else self._config
+        if self.is_cut and self._clock.monotonic() < self._silent_until_s:
+            raise DriverLost("QEMU's monitor does not answer, for a device waits for a page")
+        path, is_alive = self._plan.directory / MONITOR_NAME, self.process.is_alive
+        try:
+            return await Monitor.open(path, config, self._clock, handler=self._on_event, is_alive=is_alive)
+        except DriverLost:
+            self._silent_until_s = self._clock.monotonic() + config.yank_after_s
+            raise
 
     async def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
