@@ -55,7 +55,7 @@ def test_the_demo_goes_there_and_back_in_each_way(compose: Compose) -> None:
     table = lines[next(n for n, line in enumerate(lines) if re.split(r" {2,}", line) == list(HEADINGS)) + 1 :]
     rows = [re.split(r" {2,}", line)[:4] for line in table if line][: 2 * len(WAYS)]
     hops = [("host-a", "host-b"), ("host-b", "host-a")]
-    data = {"tunnelled": "tunnel", "direct": "connection"}
+    data = {"tunnelled": "tunnel", "direct": "connection (TLS)"}
     assert [[way.name, *hop, data[way.name.partition(", ")[2]]] for way in WAYS for hop in hops] == rows
     assert {"host-a": 1, "host-b": 0} == hypervisors(compose)
 
@@ -67,7 +67,7 @@ def test_a_host_that_is_cut_off_in_mid_migration_costs_no_guest(compose: Compose
     So it is when the client calls the phases, and on the way back, when the source goes through them alone.
     """
     asyncio.run(eventually(lambda: bool(heard(compose).beats), BOOT_S))
-    for source, destination, options in (("host-a", "host-b", []), ("host-b", "host-a", ["--p2p"])):
+    for source, destination, options in (("host-a", "host-b", []), ("host-b", "host-a", ["--p2p", "--tunnelled"])):
         _cut_off_in_mid_migration(compose, source, destination, options)
         compose.client(*_migrate(source, destination, *options))
         assert {"verdict": "runs", "safe": True, "host": destination} == where(compose)

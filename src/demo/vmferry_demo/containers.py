@@ -24,12 +24,12 @@ HOSTS = (Station("host-a", "vmferry+tls://host-a"), Station("host-b", "vmferry+t
 """As docker-compose.yml names them."""
 
 WAYS = (
-    Way("regular, tunnelled"),
-    Way("regular, direct", ("--migrateuri", "tcp://{host}")),
+    Way("regular, tunnelled", ("--tunnelled",)),
+    Way("regular, direct"),
     Way("peer-to-peer, tunnelled", ("--p2p", "--tunnelled")),
-    Way("peer-to-peer, direct", ("--p2p", "--migrateuri", "tcp://{host}")),
+    Way("peer-to-peer, direct", ("--p2p",)),
 )
-"""Between daemons that speak TLS a guest's data takes the tunnel, unless another place is named."""
+"""Between daemons that speak TLS the hypervisors do so too, unless a guest's data is to go through the daemons."""
 
 IMAGE = Path("/usr/share/vmferry-demo")
 """Where the image has the guest: its kernel, its initial file system, its kernel's command line."""

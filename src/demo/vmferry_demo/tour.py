@@ -36,14 +36,10 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to migrate: what `vmferry migrate` is told for it. `{host}` in an option is the destination's name."""
+    """A way to migrate: what `vmferry migrate` is told for it."""
 
     name: str
     options: tuple[str, ...] = ()
-
-    def options_to(self, there: Station) -> list[str]:
-        """What this way is to that host."""
-        return [option.format(host=there.name) for option in self.options]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +113,7 @@ class Tour:
             SystemExit: a command failed.
         """
         for here, there in pairwise((first, second, first)):
-            await self.run("-c", here.uri, "migrate", "--live", *way.options_to(there), NAME, there.uri)
+            await self.run("-c", here.uri, "migrate", "--live", *way.options, NAME, there.uri)
             await self.witness.lives_on(there)
             async with connect(here.uri) as source:
                 self.legs.append(Leg(way, here, there, await source.newest_job(NAME)))
@@ -157,13 +153,19 @@ def rows(legs: Iterable[Leg]) -> list[Sequence[str]]:
     return [_row(leg) for leg in legs]
 
 
+def _way_of_the_data(job: JobInfo) -> str:
+    """`tunnel`, `connection`, or `connection (TLS)` if it is the hypervisors that encrypt."""
+    way, _, place = job.data_channel.partition(" to ")
+    return f"{way} (TLS)" if place.endswith(" (TLS)") else way
+
+
 def _row(leg: Leg) -> Sequence[str]:
     figures = leg.job.statistics
     return (
         leg.way.name,
         leg.here.name,
         leg.there.name,
-        leg.job.data_channel.partition(" to ")[0],
+        _way_of_the_data(leg.job),
         duration(leg.job.elapsed_ms),
         duration(figures.guest_pause_ms),
         size(figures.memory_processed_bytes),
