@@ -12,13 +12,14 @@ import pytest
 
 from support.certificates import certificates_of
 from support.data_plane import WAYS, Feature, Hosts, Play, Way, cells, note
+from support.disk_images import Images
 from support.guest.build import GuestImage, GuestSettings
 from support.hosts import Host, alive, connections, speaking_tls
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
 from vmferry.client import Connection
 from vmferry.errors import VmferryError
-from vmferry.flags import Flag
+from vmferry.flags import STORAGE, Flag
 from vmferry.model import DomainState, GuestLocation, JobStatus
 from vmferry.params import MigrationParams
 
@@ -57,12 +58,14 @@ async def test_feature(quiet: Traveller, feature: Feature, way: str, short_direc
     """No corrupt page, no beat lost or doubled, nothing left behind, by the way asked for; or a refusal with its reason."""
     chosen = WAYS[way]
     async with hosts_of(chosen, short_directory) as pair, connections(*pair) as (source, destination):
+        images = _disk(quiet, short_directory) if STORAGE & feature.flags else None
         await quiet.start(source)
         flags = chosen.flags | feature.flags
-        params = replace(feature.params, destination_xml=await quiet.next_xml(source))
+        xml = await quiet.next_xml(source)
+        params = replace(feature.params, destination_xml=xml if images is None else images.at_destination(xml))
         if way in feature.refused:
             await _is_refused(source, destination, flags, params, feature.refused[way])
-            note(feature.name, way, f"refused: {feature.refused[way]}")
+            note(feature, way)
             return
         if feature.play is Play.MOVE:
             assert () == (await source.migrate(NAME, destination, flags=flags, params=params)).warnings
@@ -70,6 +73,8 @@ async def test_feature(quiet: Traveller, feature: Feature, way: str, short_direc
             await _move_in_postcopy(source, destination, flags, params, feature.play)
         await quiet.heard(50)
         await quiet.verified()
+        if images is not None:
+            await quiet.disk_verified()
         assert [] == quiet.judgement().faults()
         taken = (await source.newest_job(NAME)).data_channel
         assert taken.startswith(chosen.route)
@@ -77,7 +82,15 @@ async def test_feature(quiet: Traveller, feature: Feature, way: str, short_direc
         assert ("(TLS)" in taken) == (chosen.ends != "")
         assert DomainState.RUNNING is (await destination.domain(NAME)).state
         await eventually(lambda: [] == pair[0].leftovers(), END_S, what="nothing is left at the source")
-    note(feature.name, way, "works")
+    note(feature, way)
+
+
+def _disk(traveller: Traveller, directory: Path) -> Images:
+    """It has a disk, to which it writes all the time."""
+    images = Images(directory, "qcow2")
+    traveller.disks = images.disk()
+    traveller.settings = replace(traveller.settings, memory_mib=48, disk_mib=1)
+    return images
 
 
 async def _is_refused(

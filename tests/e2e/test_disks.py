@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from support.disk_images import digest, run
+from support.disk_images import DATA, Images, run
 from support.guest.build import GuestSettings
 from support.hosts import IMPATIENT, Host, connections
 from support.traveller import NAME, Traveller
@@ -23,48 +22,10 @@ from vmferry.params import MigrationParams
 
 pytestmark = [pytest.mark.qemu, pytest.mark.parametrize("traveller", [192], indirect=True)]
 
-SIZE_BYTES = 48 << 20
-DATA = os.urandom(6 << 20)
 COPIED = Flag.LIVE | Flag.NON_SHARED_DISK
 SYNCHRONOUS = COPIED | Flag.NON_SHARED_SYNCHRONOUS_WRITES
 WRITING = GuestSettings(memory_mib=48, dirty_mib_s=20, workset_mib=32, disk_mib=1, disk_writes_s=500)
 END_S = 30.0
-
-
-class Images:
-    """A folder for each host, and the traveller's disk."""
-
-    def __init__(self, directory: Path, form: str) -> None:
-        self.form = form
-        self.here, self.there = directory / "here", directory / "there"
-        for folder in (self.here, self.there):
-            folder.mkdir()
-        source = self.here / "disk"
-        run("qemu-img", "create", "-q", "-f", form, str(source), str(SIZE_BYTES))
-        with tempfile.NamedTemporaryFile(dir=directory) as raw:
-            raw.write(DATA)
-            raw.flush()
-            run("qemu-io", "-f", form, "-c", f"write -s {raw.name} 1M {len(DATA)}", str(source))
-
-    def disk(self) -> str:
-        """The disk at the source, as XML."""
-        return (
-            f"<disk type='file' device='disk'><driver name='qemu' type='{self.form}'/>"
-            f"<source file='{self.here}/disk'/><target dev='vda' bus='virtio'/></disk>"
-        )
-
-    def at_destination(self, xml: str) -> str:
-        """The definition with the destination's image."""
-        assert str(self.here) in xml
-        return xml.replace(str(self.here), str(self.there))
-
-    def digest(self, folder: Path) -> str:
-        """The checksum of what a guest would read."""
-        return digest(folder / "disk", self.form)
-
-    def names(self) -> list[str]:
-        """What is in the destination's folder."""
-        return sorted(path.name for path in self.there.iterdir())
 
 
 async def _start(traveller: Traveller, source: Connection, images: Images) -> None:

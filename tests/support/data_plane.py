@@ -52,7 +52,10 @@ class Play(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One row. `refused` is what the refusal says where the feature cannot be had, by way; a way that is not named works."""
+    """One row; with a disk where that is to be copied.
+
+    `refused` is what the refusal says where the feature cannot be had, by way; a way that is not named works.
+    """
 
     name: str
     flags: Flag = Flag.LIVE
@@ -62,17 +65,21 @@ class Feature:
 
 
 _PARALLEL = Flag.LIVE | Flag.PARALLEL
+_SYNCHRONOUS = Flag.LIVE | Flag.NON_SHARED_DISK | Flag.NON_SHARED_SYNCHRONOUS_WRITES
 _SLOW = MigrationParams(bandwidth_mib_per_s=32, postcopy_bandwidth_mib_per_s=32)
 
 FEATURES: tuple[Feature, ...] = (
     Feature("live"),
     Feature("not live", NONE),
     Feature("bandwidth limit", Flag.LIVE, MigrationParams(bandwidth_mib_per_s=200)),
+    Feature("switch-over bandwidth", Flag.LIVE, MigrationParams(switchover_bandwidth_mib_per_s=400)),
     Feature("auto-converge", Flag.LIVE | Flag.AUTO_CONVERGE, MigrationParams(auto_converge_initial_percent=30)),
     Feature("xbzrle", Flag.LIVE | Flag.COMPRESSED),
     Feature("parallel", _PARALLEL, MigrationParams(parallel_connections=4)),
     Feature("parallel, zlib", _PARALLEL, MigrationParams(compression=("zlib",), compression_zlib_level=1)),
     Feature("parallel, zstd", _PARALLEL, MigrationParams(compression=("zstd",), compression_zstd_level=1)),
+    Feature("disks", Flag.LIVE | Flag.NON_SHARED_DISK),
+    Feature("disks, each write at both", _SYNCHRONOUS, MigrationParams(migrate_disks_detect_zeroes=("vda",))),
     Feature("post-copy", Flag.LIVE | Flag.POSTCOPY, _SLOW, Play.POSTCOPY),
     Feature("post-copy, resumed", Flag.LIVE | Flag.POSTCOPY, _SLOW, Play.RECOVERY),
     Feature(
@@ -91,6 +98,7 @@ _OFTEN = {
     ("parallel, zlib", "direct, TLS"),
     ("parallel, zstd", "tunnel, TLS"),
     ("post-copy, resumed", "direct, TLS"),
+    ("disks", "direct, TLS"),
     ("parallel, post-copy", "direct"),
 }
 """What is played each time: the cells that say most of the others."""
@@ -102,21 +110,32 @@ def cells() -> list[tuple[Feature, str]]:
     return [(feature, way) for feature in FEATURES for way in WAYS if every or (feature.name, way) in _OFTEN]
 
 
-def note(feature: str, way: str, seen: str) -> None:
-    """What was seen is in the results, if they are to be written."""
+def note(feature: Feature, way: str) -> None:
+    """That it is as expected is in the results, if they are to be written."""
     if not os.environ.get(EVERY):
         return
-    rows = {(row["feature"], row["way"]): row["seen"] for row in _rows()} | {(feature, way): seen}
+    rows = seen() | {(feature.name, way): expected(feature, way)}
     lines = [json.dumps({"feature": name, "way": by, "seen": what}) for (name, by), what in rows.items()]
     RESULTS.write_text("\n".join(lines) + "\n")
 
 
+def seen() -> dict[tuple[str, str], str]:
+    """What was seen of each cell, in the order of the table."""
+    known = {(row["feature"], row["way"]): row["seen"] for row in _rows()}
+    return {cell: known[cell] for cell in ((feature.name, way) for feature in FEATURES for way in WAYS) if cell in known}
+
+
+def expected(feature: Feature, way: str) -> str:
+    """What is to be seen of a cell."""
+    return f"refused: {feature.refused[way]}" if way in feature.refused else "works"
+
+
 def as_markdown() -> str:
     """The table."""
-    seen = {(row["feature"], row["way"]): row["seen"] for row in _rows()}
+    found = seen()
     lines = ["| feature | " + " | ".join(WAYS) + " |", "|---|" + "---|" * len(WAYS)]
     for feature in FEATURES:
-        cells = (seen.get((feature.name, way), "not seen yet") for way in WAYS)
+        cells = (found.get((feature.name, way), "not seen yet") for way in WAYS)
         lines.append(f"| {feature.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
