@@ -88,7 +88,7 @@ async def _pairs(ways: Sequence[Way], directory: Path, stack: AsyncExitStack) ->
     """The daemons of each way but raw QEMU's, which has none."""
     plain = await stack.enter_async_context(by_vmferry.plain(directory / "plain"))
     encrypted = await stack.enter_async_context(by_vmferry.encrypted(directory / "tls"))
-    found: dict[Way, _Pair] = {way: encrypted if way is Way.TUNNEL_TLS else plain for way in ways if way is not Way.RAW}
+    found: dict[Way, _Pair] = {way: encrypted if way.is_encrypted else plain for way in ways if way is not Way.RAW}
     if any(way.is_libvirts for way in ways):
         libvirts = await stack.enter_async_context(by_virsh.pair(directory / "libvirt"))
         found |= {way: libvirts for way in ways if way.is_libvirts}

@@ -28,6 +28,7 @@ class Way(StrEnum):
     RAW = "raw QEMU"
     DIRECT = "direct"
     DIRECT_FIXED = "direct, fixed limit"
+    DIRECT_TLS = "direct, TLS"
     TUNNEL = "tunnel"
     TUNNEL_FIXED = "tunnel, fixed limit"
     TUNNEL_TLS = "tunnel, TLS"
@@ -43,6 +44,11 @@ class Way(StrEnum):
     def is_tunnelled(self) -> bool:
         """The data goes through the daemons."""
         return self in (Way.TUNNEL, Way.TUNNEL_FIXED, Way.TUNNEL_TLS, Way.VIRSH_TUNNEL)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """The daemons speak TLS, and so do the hypervisors."""
+        return self in (Way.DIRECT_TLS, Way.TUNNEL_TLS)
 
     @property
     def is_libvirts(self) -> bool:
