@@ -163,13 +163,25 @@ async def test_offline(two_hosts: TwoHosts) -> None:
     assert (await two_hosts.destination.connection.domain(NAME)).state is DomainState.SHUTOFF
 
 
-@pytest.mark.option("--graphicsuri", "--rdma-pin-all")
-@pytest.mark.parametrize("option", [("--graphicsuri", "spice://127.0.0.1:5930"), ("--rdma-pin-all",)], ids=lambda it: it[0])
-async def test_what_no_daemon_can_do_is_refused_before_anything_happens(two_hosts: TwoHosts, option: tuple[str, ...]) -> None:
-    """Guests have no SPICE display, and nothing goes by RDMA: vmferry says so instead of leaving it out."""
+@pytest.mark.option("--graphicsuri", "--rdma-pin-all", "--comp-mt-level", "--comp-mt-threads", "--comp-mt-dthreads")
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        (("--graphicsuri", "spice://127.0.0.1:5930"), "SPICE"),
+        (("--rdma-pin-all",), "RDMA"),
+        (("--comp-methods", "mt", "--comp-mt-level", "3"), "given the method mt up"),
+        (("--comp-methods", "mt", "--comp-mt-threads", "2"), "given the method mt up"),
+        (("--comp-methods", "mt", "--comp-mt-dthreads", "2"), "given the method mt up"),
+    ],
+)
+async def test_what_no_daemon_can_do_is_refused_before_anything_happens(
+    two_hosts: TwoHosts, option: tuple[str, ...], why: str
+) -> None:
+    """The reason is said, and nothing that was asked for is left out."""
     arguments = ("migrate", "--live", *option, NAME, uri(two_hosts.destination))
     code, _, complained = await ended(two_hosts.source, *arguments)
     assert code == ExitCode.REFUSED, complained
+    assert why in complained
     assert "guest: at the source" in complained
     await two_hosts.lives(two_hosts.source)
 

@@ -122,10 +122,17 @@ def of_request(side: Side, flags: Flag, params: MigrationParams, driver: DriverC
             yield Objection(NotSupported, Violation(need.subject, text, need.remedy))
 
 
-_WHY_NOT: Mapping[Flag, str] = {
+_WHY_NOT: Mapping[Flag | str, str] = {
     Flag.ZEROCOPY: "the hypervisor's connections lead through a UNIX socket beside it, where whatever is sent is copied",
+    Flag.RDMA_PIN_ALL: "no guest's memory goes by RDMA",
+    "graphics_uri": "only a SPICE display can be led to another host, and guests here have none",
 }
-"""Where more can be said than that a flag is not acted upon."""
+"""Where more can be said of a flag or a parameter than that it is not acted upon."""
+
+_NO_METHOD: Mapping[str, tuple[str, str]] = {
+    "mt": ("QEMU has given the method mt up (it is gone since 9.1)", "use --parallel with zlib or zstd, or xbzrle"),
+}
+"""Why a method of compression is not to be had, and what is."""
 
 
 def _not_built(side: Side, flags: Flag, params: MigrationParams) -> Iterator[Violation]:
@@ -134,10 +141,11 @@ def _not_built(side: Side, flags: Flag, params: MigrationParams) -> Iterator[Vio
         yield Violation(names(flag)[0], _WHY_NOT.get(flag, "this daemon does not act upon it"), "leave it out")
     for row in given(params):
         if side in row.sides and row.attribute not in HONOURED_PARAMS:
-            yield Violation(row.name, "this daemon does not act upon it", "leave it out")
+            yield Violation(row.name, _WHY_NOT.get(row.name, "this daemon does not act upon it"), "leave it out")
     for method in methods(flags, params):
         if method not in {need.method for need in DRIVER_NEEDS}:
-            yield Violation("compression", f"method {method} is not available here", "use xbzrle")
+            text, remedy = _NO_METHOD.get(method, (f"method {method} is not available here", "use xbzrle"))
+            yield Violation("compression", text, remedy)
 
 
 def of_certificates(flags: Flag, certificates: Path | None) -> Iterator[Objection]:
