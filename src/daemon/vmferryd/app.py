@@ -34,6 +34,7 @@ from vmferryd.database import Database, Thread, Worker
 from vmferryd.domains import registry
 from vmferryd.domains.registry import Domains
 from vmferryd.domains.store import Store
+from vmferryd.drivers.base import Driver
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.driver import QemuDriver
 from vmferryd.drivers.registry import DriverFactory, DriverRegistry
@@ -214,6 +215,7 @@ async def _forget(context: Context) -> None:
 
 
 _DAY_S = 86_400
+_LOOKS = 3
 
 
 @asynccontextmanager
@@ -260,11 +262,28 @@ async def _drivers(config: Config, surroundings: Surroundings) -> tuple[DriverRe
     if not config.qemu.enabled:
         return await DriverRegistry.open(clock), {"qemu": "switched off in the configuration"}
     try:
-        await factory(clock).capabilities()
+        await looked_at(factory(clock))
     except (DriverRefused, DriverLost) as error:
         log.warning("driver_unavailable", driver="qemu", error=str(error))
         return await DriverRegistry.open(clock), {"qemu": f"{error.message}. {error.remedy}".strip()}
     return await DriverRegistry.open(clock, {"qemu": factory}), {}
+
+
+async def looked_at(driver: Driver) -> None:
+    """What it can is known. A QEMU that does not answer is asked again: on a busy machine its start can take too long.
+
+    Raises:
+        DriverRefused: there is none, or it cannot be used.
+        DriverLost: it does not answer, each time.
+    """
+    for _ in range(_LOOKS - 1):
+        try:
+            await driver.capabilities()
+        except DriverLost as error:
+            log.warning("driver_does_not_answer", driver=driver.name, error=str(error))
+        else:
+            return
+    await driver.capabilities()
 
 
 def _qemu(config: Config) -> Callable[[Clock], QemuDriver]:
