@@ -59,6 +59,7 @@ class QemuSection(_Section):
     command_timeout_s: float = Field(30.0, gt=0, description="for the answer to one command of a monitor")
     cancel_timeout_s: float = Field(30.0, gt=0, description="for a cancelled transfer to reach its end")
     yank_after_s: float = Field(2.0, gt=0, description="for a transfer to react before its channel is shut under it")
+    handshake_timeout_s: float = Field(10.0, gt=0, description="for a TLS handshake in which its main loop waits")
     settle_timeout_s: float = Field(2.0, gt=0, description="for a QEMU to settle its own state after a transfer's end")
     statistics_timeout_s: float = Field(1.0, gt=0, description="for fresh figures of a transfer")
     look_timeout_s: float = Field(2.0, gt=0, description="for one look at the processes of the host, or at an image")

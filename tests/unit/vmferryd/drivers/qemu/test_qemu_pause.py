@@ -28,6 +28,7 @@ class Script:
         self.config = QemuConfig(poll_s=0.001)
         self.clock = SystemClock()
         self.deciding = asyncio.Lock()
+        self.handshake = None
         self.heard: list[tuple[EventKind, str]] = []
         self.stopped_in_round = 0
         self._left = left
