@@ -91,8 +91,12 @@ fetched and had booted. The virtual environment was there already; the first `ma
 """
 
 
+SHOWN = ("2 problems: deb would not be moved", "nothing speaks against moving deb", "deb from host-a to host-b: completed")
+"""What is said on the way when the planted problems are found, and the guest moves."""
+
+
 def main() -> int:
-    """The page is written; 1 when a command failed that should not have."""
+    """The page is written; 1, and the page stays as it was, when it would not show what it is there to show."""
     if FOLDER.exists():
         sys.stderr.write(f"{FOLDER} is there already: remove it first\n")
         return 1
@@ -111,9 +115,12 @@ def main() -> int:
     finally:
         shell.stdin.close()  # type: ignore[union-attr]
         shell.wait()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    if missing := [words for words in SHOWN if not any(words in part for part in parts)]:
+        sys.stderr.write("\n".join(parts) + f"\nnobody said: {', '.join(missing)}\n")
+        return 1
     whole = HEAD.format(took=_minutes(sum(took_s)), demo=_minutes(took_s[0]), guest=_minutes(took_s[2]))
     PAGE.write_text(whole + "\n".join(parts) + "<!-- end -->\n", encoding="utf-8")
-    shutil.rmtree(FOLDER, ignore_errors=True)
     return 0
 
 
