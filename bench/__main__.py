@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -145,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tunnel-mib", type=int, default=2048)
     parser.add_argument("--directory", type=Path, default=Path("build/bench"), help="where the results are written")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # daemons and guests end with whoever measures them
     wanted, before = plan(given), machine()
     carried_by_tunnels = asyncio.run(tunnels(wanted))
     moved = asyncio.run(moves(wanted))

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import resource
 import shutil
-import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.by_hand import BEATS, free_port
-from bench.guests import GuestKind, Move, Way, cpu_s
+from bench.guests import GuestKind, Move, Way
+from bench.ordering import ordered, said
 from support.traveller import NAME, READY_S, Traveller
 from support.waiting import eventually
 
@@ -62,7 +61,7 @@ class Daemon:
 
     async def virsh(self, *words: str) -> str:
         """What `virsh` with these words printed."""
-        return await _said("virsh", "-q", "-c", self.uri, *words)
+        return await said("virsh", "-q", "-c", self.uri, *words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +81,9 @@ class Pair:
         words = ["migrate", "--live", NAME, self.destination.uri, "--xml", str(definition), "--verbose"]
         words += ["--bandwidth", str(UNLIMITED_MIB_PER_S)]
         words += ["--p2p", "--tunnelled"] if way.is_tunnelled else ["--migrateuri", f"tcp://127.0.0.1:{free_port()}"]
-        load, before, ordered_s = os.getloadavg()[0], self._cpu_s(), time.monotonic()
-        await self.source.virsh(*words)
-        wall_ms = (time.monotonic() - ordered_s) * 1000
-        spent = [after - earlier for after, earlier in zip(self._cpu_s(), before, strict=True)]
+        order = await ordered(
+            [self.source.process.pid, self.destination.process.pid], "virsh", "-q", "-c", self.source.uri, *words
+        )
         await traveller.heard(BEATS)
         await self.destination.virsh("destroy", NAME)
         said = self.source.log.read_text(errors="replace")
@@ -94,14 +92,14 @@ class Pair:
             guest=kind.name,
             way=way,
             round=number,
-            wall_ms=wall_ms,
+            wall_ms=order.wall_ms,
             total_ms=float(_TOTAL_MS.findall(said)[-1]),
             pause_ms=judgement.hand_overs[0].pause_ms,
             transferred_bytes=int(_TRANSFERRED.findall(said)[-1]),
-            source_cpu_s=spent[0],
-            destination_cpu_s=spent[1],
-            client_cpu_s=spent[2],
-            load=load,
+            source_cpu_s=order.source_cpu_s,
+            destination_cpu_s=order.destination_cpu_s,
+            client_cpu_s=order.client_cpu_s,
+            load=order.load,
             faults=judgement.faults(),
         )
 
@@ -112,11 +110,6 @@ class Pair:
         await self.source.virsh("create", str(definition))
         await traveller.recorders[-1].wait_until_ready(READY_S)
         await traveller.heard(BEATS)
-
-    def _cpu_s(self) -> list[float]:
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        daemons = [cpu_s(daemon.process.pid) for daemon in (self.source, self.destination)]
-        return [*daemons, ended.ru_utime + ended.ru_stime]
 
 
 @asynccontextmanager
@@ -168,12 +161,3 @@ async def _answers(daemon: Daemon) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-async def _said(*command: str) -> str:
-    pipe = asyncio.subprocess.PIPE
-    program = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)
-    said, complaint = await program.communicate()
-    if program.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {program.returncode}: {complaint.decode()}")
-    return said.decode()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import resource
 import sys
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.by_hand import BEATS, free_port
-from bench.guests import DEFAULT_LIMIT_MS, GuestKind, Move, Way, cpu_s
+from bench.guests import DEFAULT_LIMIT_MS, GuestKind, Move, Way
+from bench.ordering import ordered
 from support.certificates import certificates_of
 from support.guest import GuestImage
 from support.hosts import Host, alive
@@ -41,10 +38,8 @@ class Pair:
             definition = traveller.directory / "definition.xml"
             definition.write_text(await traveller.next_xml(source))
             words = _words(way, self.uris[1], definition)
-            load, before, ordered_s = os.getloadavg()[0], self._cpu_s(), time.monotonic()
-            await _run([str(PROGRAM), "-c", self.uris[0], *words])
-            wall_ms = (time.monotonic() - ordered_s) * 1000
-            spent = [after - earlier for after, earlier in zip(self._cpu_s(), before, strict=True)]
+            daemons = [host.process.pid for host in self.hosts if host.process is not None]
+            order = await ordered(daemons, str(PROGRAM), "-c", self.uris[0], *words)
             await traveller.heard(BEATS)
             found = await _figures(source)
             await _forget(source, destination)
@@ -53,36 +48,22 @@ class Pair:
             guest=kind.name,
             way=way,
             round=number,
-            wall_ms=wall_ms,
+            wall_ms=order.wall_ms,
             total_ms=found.elapsed_ms,
             pause_ms=judgement.hand_overs[0].pause_ms,
             transferred_bytes=found.memory_processed_bytes,
-            source_cpu_s=spent[0],
-            destination_cpu_s=spent[1],
-            client_cpu_s=spent[2],
-            load=load,
+            source_cpu_s=order.source_cpu_s,
+            destination_cpu_s=order.destination_cpu_s,
+            client_cpu_s=order.client_cpu_s,
+            load=order.load,
             faults=judgement.faults(),
         )
-
-    def _cpu_s(self) -> list[float]:
-        """Of each daemon so far, and of every client that has ended."""
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        daemons = [cpu_s(host.process.pid) for host in self.hosts if host.process is not None]
-        return [*daemons, ended.ru_utime + ended.ru_stime]
 
 
 def _words(way: Way, uri: str, definition: Path) -> list[str]:
     words = ["migrate", "--live", NAME, uri, "--xml", str(definition)]
     words += ["--tunnelled"] if way.is_tunnelled else []
     return words + (["--fixed-downtime", str(DEFAULT_LIMIT_MS)] if way.is_fixed else [])
-
-
-async def _run(command: Sequence[str]) -> None:
-    pipe = asyncio.subprocess.PIPE
-    program = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
-    said, _ = await program.communicate()
-    if program.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {program.returncode}: {said.decode()}")
 
 
 async def _figures(source: Connection) -> Statistics:
