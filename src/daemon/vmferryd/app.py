@@ -258,15 +258,15 @@ async def _drivers(config: Config, surroundings: Surroundings) -> tuple[DriverRe
     clock = surroundings.clock
     if surroundings.drivers is not None:
         return await DriverRegistry.open(clock, surroundings.drivers), {}
-    factory = _qemu(config)
     if not config.qemu.enabled:
         return await DriverRegistry.open(clock), {"qemu": "switched off in the configuration"}
+    qemu = _qemu(config, clock)
     try:
-        await looked_at(factory(clock))
+        await looked_at(qemu)
     except (DriverRefused, DriverLost) as error:
         log.warning("driver_unavailable", driver="qemu", error=str(error))
         return await DriverRegistry.open(clock), {"qemu": f"{error.message}. {error.remedy}".strip()}
-    return await DriverRegistry.open(clock, {"qemu": factory}), {}
+    return await DriverRegistry.open(clock, {"qemu": lambda _: qemu}), {}
 
 
 async def looked_at(driver: Driver) -> None:
@@ -286,12 +286,12 @@ async def looked_at(driver: Driver) -> None:
     await driver.capabilities()
 
 
-def _qemu(config: Config) -> Callable[[Clock], QemuDriver]:
+def _qemu(config: Config, clock: Clock) -> QemuDriver:
     section = config.qemu
     settings = QemuConfig(**section.model_dump(exclude={"enabled", "emulator"}))
     if section.emulator is not None:
         settings = replace(settings, emulator=section.emulator)
-    return lambda clock: QemuDriver(settings, config.run_directory / "guests", clock)
+    return QemuDriver(settings, config.run_directory / "guests", clock)
 
 
 @contextmanager

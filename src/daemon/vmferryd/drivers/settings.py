@@ -7,6 +7,9 @@ from pathlib import Path
 
 from vmferryd.drivers.copies import CopyMode
 
+MEMORY = "memory"
+"""The name of the channels that `Parallel` asks for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parallel:

@@ -27,6 +27,7 @@ from vmferryd.domains.devices import Disk
 from vmferryd.domains.safety import DiskFacts, judge_disk
 from vmferryd.drivers.base import DriverCapabilities, DriverFeature, GuestProbe, RunState, TransferState
 from vmferryd.drivers.copies import disk_channel
+from vmferryd.drivers.settings import MEMORY
 from vmferryd.phases.settings import HONOURED, HONOURED_PARAMS
 
 
@@ -163,7 +164,7 @@ def of_peer(peer: Side, capabilities: frozenset[str] | None, flags: Flag, params
             yield Objection(NotSupported, Violation(need.subject, f"the {peer}'s hypervisor cannot do it", need.remedy))
 
 
-LANE_NEEDS: Mapping[Flag, str] = {Flag.PARALLEL: "memory"}
+LANE_NEEDS: Mapping[Flag, str] = {Flag.PARALLEL: MEMORY}
 """The flags for which one data channel is not enough, and the one that they need besides."""
 
 

@@ -29,6 +29,7 @@ from vmferry.channel import parse_uri
 from vmferry.client import Connection
 from vmferry.errors import NotSupported, PeerUnreachable, PhaseOutOfOrder, TransferFailed, VmferryError
 from vmferryd.drivers.copies import is_of_disk
+from vmferryd.drivers.settings import MEMORY
 from vmferryd.phases.context import Context
 from vmferryd.transfer import sockets
 from vmferryd.transfer.addresses import Address, Scheme
@@ -39,8 +40,6 @@ from vmferryd.transfer.relay import Relay
 from vmferryd.transfer.routes import Encryption, Otherwise, Route
 
 log = structlog.get_logger()
-
-MEMORY = "memory"
 
 
 @dataclass(slots=True)

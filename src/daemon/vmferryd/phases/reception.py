@@ -18,10 +18,11 @@ from vmferry.errors import NotSupported, PermissionRefused, PhaseOutOfOrder, Tra
 from vmferry.model import DestinationState
 from vmferryd.drivers.base import Extent, IncomingGuest
 from vmferryd.drivers.copies import is_of_disk
+from vmferryd.drivers.settings import MEMORY
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent
 from vmferryd.phases.context import Context
 from vmferryd.phases.disk_receiving import IncomingDisks
-from vmferryd.phases.lanes import MEMORY, Landings
+from vmferryd.phases.lanes import Landings
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.machine import Machine
 from vmferryd.phases.watching import first

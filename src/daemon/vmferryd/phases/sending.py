@@ -25,8 +25,9 @@ from vmferry.flags import NONE, Flag
 from vmferry.model import JobType, Statistics
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.drivers.copies import DiskCopy, disk_channel
+from vmferryd.drivers.settings import MEMORY
 from vmferryd.phases.context import Context
-from vmferryd.phases.lanes import MEMORY, Lanes
+from vmferryd.phases.lanes import Lanes
 from vmferryd.phases.watching import Cancellation, first, stalled
 from vmferryd.transfer.outgoing import Opening
 from vmferryd.transfer.routes import Route
@@ -115,7 +116,9 @@ class Sending:
             self._refuse_disk_error()  # one that came with the last round counts as well (specification 1.13)
         except VmferryError as error:
             self._free_the_hypervisor()
-            raise (self._explained(error) if isinstance(error, TransferFailed) else error) from None
+            if isinstance(error, TransferFailed):
+                raise self._explained(error) from None
+            raise
         finally:
             unsubscribe()
             if peer is not None:

@@ -252,7 +252,7 @@ class SourcePhases:
             raise NotSupported(text, remedy="leave out disks_port and disks_uri, or use daemons of the same version")
         if refused := refusal_at_source(flags, route, self._context.doors.plain):
             raise refused
-        self._settings_over(route, migration.record, request)
+        self._settings_over(route, migration.record, request)  # what speaks against it is said before anything is written
         took_ms = {**cookie.took_ms, **migration.record.took_ms}
         peer = {"peer_uri": cookie.daemon_uri, "ticket": cookie.ticket}
         await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)

@@ -18,10 +18,10 @@ from vmferryd.transfer import frames, tunnel
 
 CARRY = "/vmferry.api.v1.TransferService/Carry"
 MAIN = "main"
+"""The channel that every migration has."""
 _DESTINATION = "the destination's daemon"
 _SAYS_NOTHING = "Internal error from Core"
 """What gRPC says of a call whose connection has broken."""
-"""The channel that every migration has."""
 
 
 @dataclass(frozen=True, slots=True)

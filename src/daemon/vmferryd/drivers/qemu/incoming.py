@@ -17,6 +17,7 @@ from vmferryd.drivers.qemu.flow import COMMON, cut_pages, hand_over, looks, page
 from vmferryd.drivers.qemu.mirrors import Exports
 from vmferryd.drivers.qemu.relay import recover_through
 from vmferryd.drivers.qemu.transfer import TransferLook
+from vmferryd.drivers.settings import MEMORY
 
 if TYPE_CHECKING:
     from vmferryd.drivers.qemu.guest import QemuGuest
@@ -53,7 +54,7 @@ class QemuIncomingGuest:
         self._exports = Exports(self._guest, settings.disks)
         path = parallel.arrivals(self._guest.plan.directory)
         self._encrypted = settings.tls is not None
-        self._landings = {} if settings.parallel is None else {parallel.CHANNEL: path}
+        self._landings = {} if settings.parallel is None else {MEMORY: path}
         look = TransferLook.of(await self._guest.execute("query-migrate"))
         if look.state is not TransferState.NONE:
             return

@@ -43,7 +43,6 @@ _REMEMBERED = (
     *parallel.PARAMETERS,
 )
 
-
 _SHAKING_HANDS = frozenset({"setup", "postcopy-paused", "postcopy-recover-setup"})
 """What QEMU says of a transfer while it shakes hands, and perhaps a little longer."""
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from vmferryd.drivers.base import Parallel
 
-CHANNEL = "memory"
 _ARRIVALS = "mem-in"
 METHODS = ("zlib", "zstd")
 PARAMETERS = ("multifd-channels", "multifd-compression", "multifd-zlib-level", "multifd-zstd-level")
