@@ -12,7 +12,7 @@ import re
 import shutil
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,8 @@ async def _daemon(directory: Path) -> AsyncIterator[Daemon]:
         yield daemon
     finally:
         if process.returncode is None:
+            with suppress(RuntimeError):  # there is no guest any more
+                await daemon.virsh("destroy", NAME)
             process.terminate()
         await process.wait()
 
