@@ -14,15 +14,12 @@ from typing import Any
 
 import pytest
 
-from support.daemons import NAME, Host, TwoHosts, domain_xml
+from support.daemons import NAME, Host, TwoHosts, restless
 from support.waiting import eventually
 from vmferry.cli.exits import ExitCode
 from vmferry.errors import DomainNotFound, MigrationNotFound
 from vmferry.model import DomainState, MigrationId
 from vmferryd.drivers.memory import FaultKind, Verb
-
-DIRTY_PAGES_PER_S = 100_000
-"""More than any pause of a millisecond has room for."""
 
 
 def uri(host: Host) -> str:
@@ -56,16 +53,6 @@ async def migrated(hosts: TwoHosts, *options: str) -> list[dict[str, Any]]:
     code, said, complained = await ended(hosts.source, "-o", "json", "migrate", *options, NAME, uri(hosts.destination))
     assert (code, complained) == (ExitCode.DONE, ""), said
     return [json.loads(line) for line in said.splitlines()]
-
-
-async def restless(hosts: TwoHosts, memory_mib: int = 1) -> None:
-    """A guest that changes its memory faster than a pause of one millisecond can end."""
-    source = hosts.source.connection
-    await source.destroy(NAME)
-    xml = domain_xml(dirty=DIRTY_PAGES_PER_S)
-    await source.define(xml.replace("'MiB'>1<", f"'MiB'>{memory_mib}<"))
-    await source.start(NAME)
-    await source.set_max_downtime(NAME, 1)
 
 
 async def patient(hosts: TwoHosts) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from support.daemons import NAME, TwoHosts
+from support.daemons import NAME, TwoHosts, restless
 from support.waiting import eventually
 from vmferry.errors import DomainNotFound, InvalidParameter, InvalidState, NotSupported, VmferryError
 from vmferry.flags import Flag
@@ -15,6 +15,9 @@ from vmferry.model import JobChangeKind, MigrationId, new_migration_id
 from vmferry.params import MigrationParams
 from vmferryd.drivers.base import EventKind
 from vmferryd.drivers.memory import FaultKind, Verb
+
+LONG_S = 30.0
+"""A migration that takes as long does not end by itself."""
 
 UNLIMITED = 8_796_093_022_207
 DEFAULT_DOWNTIME_MS = 300
@@ -190,6 +193,7 @@ async def test_why_a_transfer_does_not_end_is_told_of_its_job(two_hosts: TwoHost
 @pytest.mark.option("--available-switchover-bandwidth")
 async def test_what_the_rest_is_believed_to_be_sent_at_decides_when_the_guest_is_stopped(two_hosts: TwoHosts) -> None:
     """A guest that writes all the time fits into a pause of 1 ms at the speed that is believed, not at that which is seen."""
+    await restless(two_hosts)
     slow = MigrationParams(bandwidth_mib_per_s=1, max_downtime_ms=1)
     migration_id = new_migration_id()
     moving = asyncio.create_task(two_hosts.migrate(Flag.LIVE, slow, migration_id=migration_id))
@@ -202,5 +206,6 @@ async def test_what_the_rest_is_believed_to_be_sent_at_decides_when_the_guest_is
 
     await eventually(goes_round)
     await fails(two_hosts, moving, migration_id)
-    await two_hosts.migrate(Flag.LIVE, replace(slow, switchover_bandwidth_mib_per_s=1 << 20))
+    async with asyncio.timeout(LONG_S):
+        await two_hosts.migrate(Flag.LIVE, replace(slow, switchover_bandwidth_mib_per_s=1 << 20))
     await two_hosts.lives(two_hosts.destination)

@@ -50,6 +50,8 @@ FAST: dict[str, Any] = {
 """Bounds of a daemon in a test: short, but for the lease, which only some tests want to see run out."""
 
 
+DIRTY_PAGES_PER_S = 100_000
+"""More than any pause of a millisecond has room for."""
 HANG_S = 0.1
 """How long a disk that hangs in a test is waited for; one that is only slow has its usual time."""
 
@@ -337,3 +339,13 @@ async def two_hosts_at(directory: Path) -> AsyncIterator[TwoHosts]:
 
 
 __all__ = ["FAST", "IMPATIENT", "NAME", "NONE", "UUID", "Host", "TwoHosts", "Writes", "domain_xml", "two_hosts_at"]
+
+
+async def restless(hosts: TwoHosts, memory_mib: int = 1) -> None:
+    """A guest that changes its memory faster than a pause of one millisecond can end."""
+    source = hosts.source.connection
+    await source.destroy(NAME)
+    xml = domain_xml(dirty=DIRTY_PAGES_PER_S)
+    await source.define(xml.replace("'MiB'>1<", f"'MiB'>{memory_mib}<"))
+    await source.start(NAME)
+    await source.set_max_downtime(NAME, 1)
