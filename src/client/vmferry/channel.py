@@ -6,7 +6,7 @@ URIs: `vmferry+unix:///path`, `vmferry+tcp://host:port`, `vmferry+tls://host:por
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -165,6 +165,14 @@ def parse_uri(text: str) -> Uri:
     if not parts.hostname:
         raise InvalidParameter(f"{text!r} names no host", remedy=f"for example vmferry+{transport}://host:{DEFAULT_PORT}")
     return Uri(Transport(transport), host=parts.hostname, port=port or DEFAULT_PORT, certificates=certificates)
+
+
+def beside(uri: str, other: str) -> str:
+    """`uri`; with the certificates that `other` names, if it is a TLS one that names none of its own."""
+    this = parse_uri(uri)
+    if this.transport is not Transport.TLS or this.certificates is not None:
+        return uri
+    return str(replace(this, certificates=parse_uri(other).certificates))
 
 
 def _unix(text: str, netloc: str, path: str) -> Uri:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.channel import DEFAULT_PORT, DEFAULT_SOCKET, ChannelOptions, Credentials, Transport, open_channel, parse_uri
+from vmferry.channel import (
+    DEFAULT_PORT,
+    DEFAULT_SOCKET,
+    ChannelOptions,
+    Credentials,
+    Transport,
+    beside,
+    open_channel,
+    parse_uri,
+)
 from vmferry.errors import InvalidParameter
 
 
@@ -89,3 +98,17 @@ async def test_tls_needs_an_authority(monkeypatch: pytest.MonkeyPatch, tmp_path:
     uri = parse_uri(f"vmferry+tls://h:1?certificates={tmp_path}")
     assert Transport.TLS is uri.transport
     await open_channel(uri, ChannelOptions()).close()
+
+
+@pytest.mark.parametrize(
+    ("uri", "other", "found"),
+    [
+        ("vmferry+tls://b:1", "vmferry+tls://a:1?certificates=/c", "vmferry+tls://b:1?certificates=%2Fc"),
+        ("vmferry+tls://b:1?certificates=/d", "vmferry+tls://a:1?certificates=/c", "vmferry+tls://b:1?certificates=/d"),
+        ("vmferry+tls://b:1", "vmferry+tls://a:1", "vmferry+tls://b:1"),
+        ("vmferry+tcp://b:1", "vmferry+tls://a:1?certificates=/c", "vmferry+tcp://b:1"),
+    ],
+)
+def test_certificates_serve_for_the_other_host_too(uri: str, other: str, found: str) -> None:
+    """A journal names the other daemon without certificates, for those are of no use on another machine."""
+    assert beside(uri, other) == found

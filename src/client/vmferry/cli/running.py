@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol
 import click
 
 from vmferry.bounds import DEFAULTS, Bounds
-from vmferry.channel import DEFAULT_SOCKET
+from vmferry.channel import DEFAULT_SOCKET, beside
 from vmferry.cli import render
 from vmferry.cli.exits import ExitCode, exit_code
 from vmferry.client import Connection
@@ -64,8 +64,8 @@ class Session:
         return self.connector(self.uri)
 
     def other_daemon(self, uri: str) -> AbstractAsyncContextManager[Connection]:
-        """A connection to another one."""
-        return self.connector(uri)
+        """A connection to another one, with the same certificates unless it is said which."""
+        return self.connector(beside(uri, self.uri))
 
 
 def asynchronous(
