@@ -70,10 +70,16 @@ def imported() -> Mapping[str, str]:
     """Where each name comes from that the calls may use in their signatures."""
     found = {}
     for module, _ in CLASSES:
-        for node in ast.parse((CLIENT / f"{module}.py").read_text()).body:
+        for node in _at_the_top(ast.parse((CLIENT / f"{module}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 found |= {alias.name: node.module for alias in node.names}
     return found
+
+
+def _at_the_top(module: ast.Module) -> Iterator[ast.stmt]:
+    """The statements of a module, those for type checkers too."""
+    for node in module.body:
+        yield from node.body if isinstance(node, ast.If) else (node,)
 
 
 def method(node: ast.AsyncFunctionDef) -> str:

@@ -6,14 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
-from google.rpc import status_pb2
 from grpc import aio
-from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
 from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.channel import Uri
 from vmferry.errors import NotSupported, PeerUnreachable, VmferryError
-from vmferry.status import from_status
 
 T = TypeVar("T")
 
@@ -45,6 +42,11 @@ def translated(error: aio.AioRpcError, silence: Callable[..., VmferryError], who
 
     A daemon's own error always carries details; a transport's never does. So nothing is decided by text.
     """
+    from google.rpc import status_pb2
+    from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
+
+    from vmferry.status import from_status
+
     for key, value in error.trailing_metadata() or ():
         if key == GRPC_DETAILS_METADATA_KEY and isinstance(value, bytes):
             known = from_status(status_pb2.Status.FromString(value))

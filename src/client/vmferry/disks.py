@@ -1,8 +1,17 @@
-"""What is known of one disk that goes over with its guest. Pure."""
+"""What is known of one disk of a guest. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LockState(StrEnum):
+    """Whether somebody holds an image for writing; unknown when that cannot be seen."""
+
+    FREE = "free"
+    HELD = "held"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

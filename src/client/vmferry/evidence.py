@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from vmferry.disks import LockState as LockState  # noqa: PLC0414 - beside what it is said of
 from vmferry.model import DomainInfo, MigrationId, Resolution, Side
 
 
@@ -43,14 +43,6 @@ class CopyEvidence:
     detail: str = ""
     process_id: int | None = None
     managed: bool = True
-
-
-class LockState(StrEnum):
-    """Whether somebody holds an image for writing; unknown when that cannot be seen."""
-
-    FREE = "free"
-    HELD = "held"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from vmferry.api.v1 import jobs_pb2, jobs_pb2_grpc
 from vmferry.calls import Caller, translated
 from vmferry.errors import FateUnknown, PeerUnreachable
 from vmferry.model import JobEvent, JobInfo, MigrationId, Outcome
-from vmferry.statistics import JobStats
 
 if TYPE_CHECKING:
     from vmferry.api.v1.jobs_pb2_grpc import JobServiceAsyncStub
+    from vmferry.statistics import JobStats
 
 
 class JobCalls(Caller):
@@ -62,7 +62,9 @@ class JobCalls(Caller):
         return await self._stats(jobs_pb2.GetJobStatsRequest(migration_id=migration_id))
 
     async def _stats(self, request: jobs_pb2.GetJobStatsRequest) -> JobStats:
-        return wire.stats_from_wire(await self._ask(self._jobs.GetJobStats(request, timeout=self.bounds.call_s)))
+        from vmferry import statistics_wire
+
+        return statistics_wire.stats_from_wire(await self._ask(self._jobs.GetJobStats(request, timeout=self.bounds.call_s)))
 
     # -- watching -----------------------------------------------------------------------------------------------------
 

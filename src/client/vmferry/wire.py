@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from vmferry.api.v1 import domains_pb2, host_pb2, jobs_pb2, oversight_pb2, params_pb2, types_pb2
-from vmferry.disks import DiskFigures
+from vmferry.disks import DiskFigures, LockState
 from vmferry.errors import InvalidParameter
-from vmferry.evidence import LockState
 from vmferry.findings import Weight
 from vmferry.model import (
     ChangeFigures,
@@ -46,8 +45,6 @@ from vmferry.model import (
     Verdict,
 )
 from vmferry.params import PARAMETERS, Kind, MigrationParams, read_typed, write_typed
-from vmferry.statistics import BY_NAME, Figure, JobStats
-from vmferry.statistics import Kind as StatisticKind
 from vmferry.wish import RunWish
 
 E = TypeVar("E", bound=StrEnum)
@@ -308,36 +305,6 @@ def job_event_from_wire(message: jobs_pb2.WatchJobResponse | jobs_pb2.WatchJobsR
     """An event of either watch."""
     kind = enum_from_wire(JobChangeKind, message.kind)
     return JobEvent(message.sequence, kind, message.at_unix_ms / 1000, job_from_wire(message.job), message.reason)
-
-
-def stats_to_wire(stats: JobStats) -> jobs_pb2.GetJobStatsResponse:
-    """The figures of a job."""
-    return jobs_pb2.GetJobStatsResponse(
-        type=enum_to_wire(stats.type),
-        statistics=[jobs_pb2.JobStatistic(**{"name": name, **_figure(name, value)}) for name, value in stats.figures.items()],
-        job=job_to_wire(stats.job) if stats.job is not None else None,
-    )
-
-
-def _figure(name: str, value: Figure) -> dict[str, Any]:
-    return {_FIELDS[BY_NAME[name].kind]: value}
-
-
-_FIELDS = {
-    StatisticKind.INT: "int_value",
-    StatisticKind.UNSIGNED: "unsigned_long_value",
-    StatisticKind.BOOLEAN: "boolean_value",
-    StatisticKind.STRING: "string_value",
-}
-
-
-def stats_from_wire(message: jobs_pb2.GetJobStatsResponse) -> JobStats:
-    """The figures of a job. A figure that is newer than this client is taken as it comes."""
-    return JobStats(
-        enum_from_wire(JobType, message.type),
-        {row.name: getattr(row, row.WhichOneof("value") or "int_value") for row in message.statistics},
-        job_from_wire(message.job) if message.HasField("job") else None,
-    )
 
 
 def host_from_wire(message: host_pb2.GetVersionResponse) -> HostInfo:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vmferry.attempt import Attempt
+from vmferry.cli import render
 from vmferry.cli.advice import Circumstances
 from vmferry.cli.display import Display
 from vmferry.cli.exits import ExitCode, exit_code
@@ -136,7 +137,7 @@ class Conductor:
             walk = group.create_task(self._walk())
             enough = group.create_task(until)
             meanwhile = [group.create_task(self._abort_when_asked()), group.create_task(self._act_in_time())]
-            meanwhile.append(group.create_task(self._switch_after_precopy()))
+            meanwhile += [group.create_task(self._switch_after_precopy()), group.create_task(self._get_ready_to_tell())]
             await asyncio.wait({walk, enough}, return_when=asyncio.FIRST_COMPLETED)
             for task in (walk, enough, *meanwhile):
                 task.cancel()
@@ -218,6 +219,11 @@ class Conductor:
         await self.passed.wait()
         await self._start_postcopy()
 
+    async def _get_ready_to_tell(self) -> None:
+        """What draws the summary is imported while the destination gets ready, and not when the guest has moved."""
+        await self.begun.wait()
+        await asyncio.to_thread(render.get_ready)
+
     async def _start_postcopy(self) -> None:
         """The source goes on to post-copy as soon as it can; if it does not, the user hears why."""
         try:
@@ -260,7 +266,7 @@ async def circumstances(
     """What the source allows a migration of `domain`; what it does not say is as usual."""
     allowed_ms, limit_mib = USUAL_PAUSE_MS, (params.bandwidth_mib_per_s if params else None) or 0
     with suppress(VmferryError):
-        allowed_ms = _asked_pause_ms(params) or await source.max_downtime_ms(domain) or USUAL_PAUSE_MS
-        kept_mib = await source.max_speed_mib_per_s(domain)
+        kept_ms, kept_mib = await asyncio.gather(source.max_downtime_ms(domain), source.max_speed_mib_per_s(domain))
+        allowed_ms = _asked_pause_ms(params) or kept_ms or USUAL_PAUSE_MS
         limit_mib = limit_mib or (0 if kept_mib >= UNLIMITED_MIB_PER_S else kept_mib)
     return Circumstances(domain, flags, allowed_ms, limit_mib << 20)

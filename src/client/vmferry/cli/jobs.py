@@ -12,10 +12,10 @@ from vmferry.cli import display, render
 from vmferry.cli.completion import domain_names
 from vmferry.cli.conduct import circumstances
 from vmferry.cli.exits import ExitCode
-from vmferry.cli.frame import Subject
 from vmferry.cli.named import NAME, WHICH, NamedArgument, NamedCommand
 from vmferry.cli.progress import Mark, Tracker
 from vmferry.cli.running import AliasGroup, Session, asynchronous
+from vmferry.cli.spoken import Subject
 from vmferry.cli.units import duration, moment
 from vmferry.client import Connection
 from vmferry.errors import InvalidState, MigrationNotFound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
 from typing import IO, Any
@@ -11,11 +12,11 @@ import click
 from vmferry.channel import parse_uri
 from vmferry.cli import display, render
 from vmferry.cli.conduct import Conductor, Order, circumstances
-from vmferry.cli.frame import Subject
 from vmferry.cli.named import DOMAIN, NAME, NamedArgument, NamedCommand
 from vmferry.cli.options import migration_options, read, text_of
 from vmferry.cli.progress import Tracker
 from vmferry.cli.running import Session, asynchronous
+from vmferry.cli.spoken import Subject
 from vmferry.cli.timeouts import Timeout, read_timeout, timeout_options
 from vmferry.client import Connection
 from vmferry.combinations import Fact
@@ -106,18 +107,15 @@ async def _send_off(session: Session, source: Connection, destination: Connectio
 
 
 async def _move(session: Session, source: Connection, destination: Connection | str, order: Order) -> None:
-    source_host = (await source.version()).host_name
-    mode = Mode.REGULAR
-    if not isinstance(destination, str):
-        destination_host = (await destination.version()).host_name
-    elif Flag.PEER2PEER in order.flags:
-        destination_host = parse_uri(destination).host or destination
-    else:
-        destination_host, mode = order.params.migrate_uri or "", Mode.DIRECT
     started_s = time.monotonic()
+    is_direct = isinstance(destination, str) and Flag.PEER2PEER not in order.flags
+    mode = Mode.DIRECT if is_direct else Mode.REGULAR
+    source_host, destination_host, known = await asyncio.gather(
+        _name_of(source), _name_there(destination, order), circumstances(source, order.domain, order.flags, order.params)
+    )
     phases = Path(ProtocolVersion.V3, Spelling.PARAMS, mode, order.flags).profile.phases
     subject = Subject(order.migration_id, f"{order.domain} from {source_host} to {destination_host}")
-    tracker = Tracker(phases, started_s, await circumstances(source, order.domain, order.flags, order.params))
+    tracker = Tracker(phases, started_s, known)
     with display.chosen(subject, tracker, json=session.json) as shown:
         conductor = Conductor(source, destination, order, shown)
         with conductor.interrupts.from_signals():
@@ -127,6 +125,19 @@ async def _move(session: Session, source: Connection, destination: Connection | 
         click.echo(render.as_json(render.summary_facts(done, source_host, destination_host, total_ms)))
     else:
         render.summary(render.stdout(), done, order.domain, destination_host, total_ms)
+
+
+async def _name_of(daemon: Connection) -> str:
+    return (await daemon.version()).host_name
+
+
+async def _name_there(destination: Connection | str, order: Order) -> str:
+    """How the destination is called: by itself, or by whoever names a way to it."""
+    if not isinstance(destination, str):
+        return await _name_of(destination)
+    if Flag.PEER2PEER in order.flags:
+        return parse_uri(destination).host or destination
+    return order.params.migrate_uri or ""
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """Everything that is drawn or printed: text for people, JSON for programs.
 
 Text of a daemon or a guest never steers the terminal: it is taken literally, and control characters are shown, not sent.
-Tables are never cut to a width, so that what a pipe gets is whole.
+Tables are never cut to a width, so that what a pipe gets is whole. What draws is imported when something is drawn: a
+migration is under way by then.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, is_dataclass
-from typing import Any
-
-from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from vmferry.cli.units import counted, duration, rate, size
 from vmferry.errors import VmferryError
 from vmferry.flags import FLAGS, Flag
 from vmferry.migrate import Migrated
 from vmferry.model import GuestLocation, Statistics
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 GUEST_WORDS: Mapping[GuestLocation, str] = {
     GuestLocation.SOURCE: "at the source",
@@ -44,18 +46,28 @@ _STATE_STYLES = {"running": "green", "paused": "yellow", "crashed": "red", "comp
 
 def stdout() -> Console:
     """Where answers go."""
+    from rich.console import Console
+
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def stderr() -> Console:
     """Where progress and errors go."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def get_ready() -> None:
+    """What draws has been imported."""
+    import rich.cells
+    import rich.console
+    import rich.text  # noqa: F401
 
 
 def waiting(text: str) -> AbstractContextManager[object]:
     """Within, a terminal shows that something is waited for."""
-    console = stderr()
-    return console.status(harmless(text)) if console.file.isatty() else nullcontext()
+    return stderr().status(harmless(text)) if sys.stderr.isatty() else nullcontext()
 
 
 def harmless(text: str) -> str:
@@ -79,6 +91,8 @@ def prose(console: Console, *parts: str | tuple[str, str]) -> None:
 
 
 def _text(*parts: str | tuple[str, str]) -> Text:
+    from rich.text import Text
+
     pieces = [(harmless(part[0]), part[1]) if isinstance(part, tuple) else harmless(part) for part in parts]
     return Text.assemble(*pieces)
 
@@ -102,6 +116,9 @@ def _plain(value: Any) -> Any:
 
 def table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns under bold headings; `-` stands for what is empty."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
     cells = [[harmless(cell) or "-" for cell in row] for row in rows]
     widths = [max(cell_len(cell) for cell in column) for column in zip(headings, *cells, strict=True)]
     _row(console, [Text(heading, "bold") for heading in headings], widths)
@@ -110,6 +127,8 @@ def table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str
 
 
 def _row(console: Console, cells: Sequence[Text], widths: Sequence[int]) -> None:
+    from rich.text import Text
+
     gaps = [" " * (width - cell.cell_len + 2) for cell, width in zip(cells, widths, strict=True)]
     whole = Text.assemble(*(part for pair in zip(cells, gaps, strict=True) for part in pair))
     whole.rstrip()
@@ -118,6 +137,8 @@ def _row(console: Console, cells: Sequence[Text], widths: Sequence[int]) -> None
 
 def facts(console: Console, named: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
     """`name:  value` lines with the values aligned; empty ones are left out."""
+    from rich.cells import cell_len
+
     given = [(name, value) for name, value in named if value]
     width = max((cell_len(name) for name, _ in given), default=0) + 3
     for name, value in given:

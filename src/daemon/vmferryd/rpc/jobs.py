@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from grpc import aio
 
-from vmferry import wire
+from vmferry import statistics_wire, wire
 from vmferry.api.v1 import jobs_pb2, jobs_pb2_grpc
 from vmferry.errors import InvalidParameter, MigrationNotFound
 from vmferry.model import JobInfo
@@ -57,7 +57,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         """See jobs.proto."""
         if request.keep_completed and not request.completed:
             raise InvalidParameter("keep_completed has no meaning without completed", remedy="give both, or neither")
-        return wire.stats_to_wire(self._stats(request))
+        return statistics_wire.stats_to_wire(self._stats(request))
 
     def _stats(self, request: jobs_pb2.GetJobStatsRequest) -> JobStats:
         if request.WhichOneof("which") != "domain":

@@ -7,9 +7,10 @@ from cli_fakes import ID, snapshot
 from rich.console import Console
 
 from vmferry.cli.advice import Circumstances
-from vmferry.cli.display import LiveDisplay
-from vmferry.cli.frame import Subject, frame, spoken
+from vmferry.cli.frame import frame
+from vmferry.cli.live import LiveDisplay
 from vmferry.cli.progress import Mark, Tracker
+from vmferry.cli.spoken import Subject, spoken
 from vmferry.disks import DiskFigures
 from vmferry.flags import NONE, Flag
 from vmferry.model import Phase, Progress

@@ -12,9 +12,9 @@ from vmferry import errors
 from vmferry.cli.conduct import Conductor, Interrupts, Order
 from vmferry.cli.display import JsonDisplay, LineDisplay
 from vmferry.cli.exits import ExitCode
-from vmferry.cli.frame import Subject
 from vmferry.cli.options import FILES, NOT_AVAILABLE, read
 from vmferry.cli.progress import Tracker
+from vmferry.cli.spoken import Subject
 from vmferry.combinations import Fact, Place, broken
 from vmferry.flags import FLAGS, Flag
 from vmferry.model import (
