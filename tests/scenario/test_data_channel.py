@@ -423,7 +423,7 @@ async def test_silent_destination_is_given_no_guest(two_hosts: TwoHosts) -> None
     """A source whose peer does not answer does not let go, although the hypervisors are still connected."""
     moving = await hung(two_hosts.source, Verb.ROUND, two_hosts.migrate)
     await two_hosts.destination.stop()
-    sending = next(iter(two_hosts.source.daemon.source._migrations.values()))._sending
+    sending = next(iter(two_hosts.source.daemon.source.migrations.unfinished.values()))._sending
     await eventually(lambda: sending is not None and sending._silence is not None)
     two_hosts.source.machine.faults.release()
     await asyncio.wait([moving])

@@ -87,7 +87,7 @@ async def test_suspended_and_failed(two_hosts: TwoHosts, verb: Verb) -> None:
     await two_hosts.source.connection.suspend(NAME)
     beat = two_hosts.source.guest().beat
     aborting = asyncio.create_task(two_hosts.source.connection.abort_job_of(NAME))
-    (migration,) = two_hosts.source.daemon.source._migrations.values()
+    (migration,) = two_hosts.source.daemon.source.migrations.unfinished.values()
     await eventually(lambda: migration._cancelled)
     two_hosts.source.machine.faults.release()
     assert Outcome.ABORTED is await aborting
@@ -244,7 +244,7 @@ async def test_source_dies_after_the_wish(two_hosts: TwoHosts) -> None:
 async def test_source_dies_between_the_wish_and_its_effect(two_hosts: TwoHosts) -> None:
     """What is written is granted: a guest whose suspend was recorded and not carried out stands still after a restart."""
     _, moving = await sending(two_hosts)
-    (migration,) = two_hosts.source.daemon.source._migrations.values()
+    (migration,) = two_hosts.source.daemon.source.migrations.unfinished.values()
     await migration.machine.write(wish=RunWish.SUSPENDED)
     await two_hosts.source.stop()
     two_hosts.source.machine.faults.release()
@@ -282,8 +282,8 @@ async def test_wish_and_release_at_once(two_hosts: TwoHosts) -> None:
 
 async def _suspended(hosts: TwoHosts) -> bool:
     """Whether the guest was suspended on its way, as near to its release as it gets."""
-    phases = hosts.source.daemon.source
-    await eventually(lambda: any(each.state.value != "begun" for each in phases._migrations.values()))
+    leaving = hosts.source.daemon.source.migrations.unfinished
+    await eventually(lambda: any(each.state.value != "begun" for each in leaving.values()))
     try:
         await hosts.source.connection.suspend(NAME)
     except InvalidState:
@@ -298,7 +298,7 @@ async def test_destroyed_at_the_source(two_hosts: TwoHosts) -> None:
     """A guest that is destroyed on its way is gone on both hosts: its migration ended first."""
     _, moving = await sending(two_hosts)
     destroying = asyncio.create_task(two_hosts.source.connection.destroy(NAME))
-    (migration,) = two_hosts.source.daemon.source._migrations.values()
+    (migration,) = two_hosts.source.daemon.source.migrations.unfinished.values()
     await eventually(lambda: migration._cancelled)
     two_hosts.source.machine.faults.release()
     await destroying

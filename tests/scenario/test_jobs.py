@@ -343,7 +343,7 @@ async def test_abort_of_a_held_guest(two_hosts: TwoHosts) -> None:
     moving = asyncio.create_task(two_hosts.migrate(migration_id=migration_id))
     await eventually(lambda: two_hosts.source.machine.faults.hanging == 1)
     ending = asyncio.create_task(two_hosts.source.connection.abort_job(migration_id))
-    migration = two_hosts.source.daemon.source._migrations[migration_id]
+    migration = two_hosts.source.daemon.source.migrations.unfinished[migration_id]
     await eventually(lambda: migration._cancelled)
     two_hosts.source.machine.faults.release()
     assert Outcome.ABORTED is await ending

@@ -51,12 +51,14 @@ class Figures:
 
 
 def _figures(two_hosts: TwoHosts) -> Figures:
-    phases = [phases for host in two_hosts.hosts for phases in (host.daemon.source, host.daemon.destination)]
+    daemons = [host.daemon for host in two_hosts.hosts]
+    leaving, arriving = [each.source for each in daemons], [each.destination for each in daemons]
     return Figures(
         descriptors=len(os.listdir("/proc/self/fd")),  # noqa: PTH208 - a count
         tasks=len(asyncio.all_tasks()),
         threads=threading.active_count(),
-        migrations=sum(len(side._migrations) + len(side._opening) for side in phases),
+        migrations=sum(len(side.migrations.unfinished) + len(side._opening) for side in leaving)
+        + sum(len(side._migrations) + len(side._opening) for side in arriving),
         channels=sum(len(host.machine.channels) for host in two_hosts.hosts),
         guests=sum(len(host.machine.guests) for host in two_hosts.hosts),
         children=len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()),

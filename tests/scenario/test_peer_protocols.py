@@ -48,7 +48,7 @@ async def test_protocol_2_towards_the_peer(calls: Calls, second: TwoHosts) -> No
     at_the_peer = [call for service, call in calls.heard if service == "MigrationV2Service"]
     assert ["Prepare", "Finish"] == at_the_peer
     assert set(at_the_peer) < set(WALKS["MigrationV2Service"])
-    assert {} == second.source.daemon.source._migrations
+    assert {} == second.source.daemon.source.migrations.unfinished
 
 
 @pytest.mark.parametrize(

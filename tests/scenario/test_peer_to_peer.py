@@ -110,7 +110,7 @@ async def test_live(two_hosts: TwoHosts) -> None:
     assert list(Phase) == list(dict.fromkeys(heard))
     for host in two_hosts.hosts:
         assert [(migration_id, JobType.COMPLETED)] == [(j.migration_id, j.type) for j in await host.connection.jobs()]
-    assert {} == two_hosts.source.daemon.source._migrations
+    assert {} == two_hosts.source.daemon.source.migrations.unfinished
 
 
 async def test_there_and_back(two_hosts: TwoHosts) -> None:

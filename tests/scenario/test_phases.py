@@ -325,12 +325,12 @@ async def test_user_ends_a_transfer(two_hosts: TwoHosts, verb: Verb, side: str) 
 async def test_abort_right_after_perform_was_called(two_hosts: TwoHosts) -> None:
     """An abort that comes while the first record of a transfer is being written ends the transfer all the same."""
     walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
-    phases = two_hosts.source.daemon.source
-    task = phases._migrations[walk.migration_id]
+    migrations = two_hosts.source.daemon.source.migrations
+    task = migrations.unfinished[walk.migration_id]
     two_hosts.source.machine.faults.once(Verb.ROUND, FaultKind.HANG)
     performing = asyncio.create_task(walk.perform())
     await eventually(lambda: task.performing is not None)
-    assert Outcome.ABORTED is await phases.abort(walk.migration_id, "at once")
+    assert Outcome.ABORTED is await migrations.abort(walk.migration_id, "at once")
     two_hosts.source.machine.faults.release()
     with pytest.raises(MigrationCancelled):
         await performing

@@ -82,8 +82,12 @@ def _unsettled(world: World) -> Iterator[str]:
         entry = world.entry(host)
         if entry is not None and entry.migration_id is not None:
             yield f"{host.name}: the domain is held by {entry.migration_id} ({entry.state}, {entry.reason})"
-        for side, phases in (("source", host.daemon.source), ("destination", host.daemon.destination)):
-            for migration in phases._migrations.values():
+        unfinished = (
+            ("source", host.daemon.source.migrations.unfinished),
+            ("destination", host.daemon.destination._migrations),
+        )
+        for side, migrations in unfinished:
+            for migration in migrations.values():
                 yield f"{host.name}: {side} of {migration.record.migration_id} is {migration.state}"
         if tasks := [name for name in _task_names(host) if not _belongs(name)]:
             yield f"{host.name}: tasks run: {tasks}"

@@ -48,6 +48,7 @@ from vmferryd.phases.context import Context, Identity, Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.oversight import Oversight
 from vmferryd.phases.resolver import Backoff
+from vmferryd.phases.source_migrations import SourceMigrations
 from vmferryd.phases.source_phases import SourcePhases
 from vmferryd.rpc import server as rpc_server
 from vmferryd.transfer.configured import opened
@@ -144,14 +145,14 @@ async def _tasks() -> AsyncIterator[Tasks]:
 async def _serving(
     config: Config, context: Context, unavailable: dict[str, str], make: rpc_server.MakeServer
 ) -> AsyncIterator[Daemon]:
-    source, destination = SourcePhases(context), DestinationPhases(context)
+    source, destination = SourcePhases(context, SourceMigrations(context)), DestinationPhases(context)
     await context.domains.load()
     context.tasks.spawn(context.domains.follow_events(), "domain events")
-    await _recover(context, source, destination)
+    await _recover(context, source.migrations, destination)
     await _forget(context)
     context.tasks.spawn(_keep_house(context), "housekeeping")
     context.tasks.spawn(_look_again(context), "unseen domains")
-    oversight = Oversight(context, source, destination)
+    oversight = Oversight(context, source.migrations, destination)
     await oversight.recall()
     served = rpc_server.Served(context, source, destination, PeerToPeer(context, source), oversight, unavailable)
     server = rpc_server.build(served, config, make)
@@ -171,7 +172,7 @@ async def _serving(
         await server.stop(config.limits.shutdown_s)
 
 
-async def _recover(context: Context, source: SourcePhases, destination: DestinationPhases) -> None:
+async def _recover(context: Context, source: SourceMigrations, destination: DestinationPhases) -> None:
     for record in reversed(await context.journal.newest(context.limits.remembered_migrations)):
         context.board.publish(from_journal(record))
     context.board.restarted()

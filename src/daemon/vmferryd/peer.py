@@ -247,7 +247,7 @@ class _Watch:
                 silent_s = clock.monotonic() - heard_s
                 log.warning("peer_silent", migration_id=migration_id, silent_s=silent_s, error=str(silence))
                 if silent_s > limits.peer_silence_s:
-                    await self._source.abort(migration_id, "lost the connection to the destination's daemon")
+                    await self._source.migrations.abort(migration_id, "lost the connection to the destination's daemon")
                     return
 
 

@@ -19,7 +19,7 @@ from vmferry.model import JobInfo, Outcome, Side
 from vmferryd.domains.entry import Entry
 from vmferryd.phases.context import Tasks
 from vmferryd.phases.destination_phases import DestinationPhases
-from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.phases.source_migrations import SourceMigrations
 
 WHY = "a user asked for the end of the migration"
 
@@ -27,7 +27,7 @@ WHY = "a user asked for the end of the migration"
 class Aborts:
     """Ends the migrations of this host."""
 
-    def __init__(self, tasks: Tasks, source: SourcePhases, destination: DestinationPhases) -> None:
+    def __init__(self, tasks: Tasks, source: SourceMigrations, destination: DestinationPhases) -> None:
         self._tasks = tasks
         self._source = source
         self._destination = destination

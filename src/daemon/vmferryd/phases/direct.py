@@ -62,7 +62,7 @@ class Direct:
             return False
         if request.migration_id in self._opening:
             return True
-        known = await self._source.find(request.migration_id)
+        known = await self._source.migrations.find(request.migration_id)
         if known is not None:
             return bool(known.record.receiver_uri)
         return bool(request.domain) and scheme(request.uri) in set(Scheme)
@@ -99,7 +99,7 @@ class Direct:
         return replace(reply, cookie=b"", outcome=Outcome.COMMITTED)
 
     async def _opened(self, request: Request, address: Address) -> SourceMigration:
-        known = await self._source.find(request.migration_id)
+        known = await self._source.migrations.find(request.migration_id)
         if known is not None:
             return known
         try:
@@ -107,7 +107,7 @@ class Direct:
             await self._source.begin(request)
         except VmferryError as error:
             raise error.located(migration_id=request.migration_id, guest=GuestLocation.SOURCE) from None
-        migration = await self._source.get(request.migration_id)
+        migration = await self._source.migrations.get(request.migration_id)
         try:
             await migration.machine.write(receiver_uri=str(address), phase=Phase.PERFORM)
             _refuse_a_guest_that_might_wake(migration, request)

@@ -20,13 +20,13 @@ from vmferryd.domains.entry import Entry
 from vmferryd.domains.holding import busy
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.source import SourceMigration
-from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.phases.source_migrations import SourceMigrations
 
 
 class Held:
     """The domains that migrations of this host hold. Implements `domains.verbs.Holders`."""
 
-    def __init__(self, source: SourcePhases, destination: DestinationPhases) -> None:
+    def __init__(self, source: SourceMigrations, destination: DestinationPhases) -> None:
         self._source = source
         self._destination = destination
 

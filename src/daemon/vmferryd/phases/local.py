@@ -83,14 +83,14 @@ class LocalSource:
 
     async def outcome(self, migration_id: MigrationId) -> Settled:
         """See `vmferry.endpoint.Handover`."""
-        settled = await self.phases.outcome(migration_id)
+        settled = await self.phases.migrations.outcome(migration_id)
         if settled is None:
             raise _unknown(migration_id)
         return settled
 
     async def abort(self, migration_id: MigrationId, why: str) -> Outcome:
         """See `vmferry.endpoint.Handover`."""
-        outcome = await self.phases.abort(migration_id, why)
+        outcome = await self.phases.migrations.abort(migration_id, why)
         if outcome is None:
             raise _unknown(migration_id)
         return outcome

@@ -24,7 +24,7 @@ from vmferryd.phases.destination import DestinationMigration
 from vmferryd.phases.destination_phases import DestinationPhases
 from vmferryd.phases.resolver import Backoff
 from vmferryd.phases.source import SourceMigration
-from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.phases.source_migrations import SourceMigrations
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Decision:
 class Oversight:
     """Decides about migrations in doubt, and follows each decision until the other host has been heard."""
 
-    def __init__(self, context: Context, source: SourcePhases, destination: DestinationPhases) -> None:
+    def __init__(self, context: Context, source: SourceMigrations, destination: DestinationPhases) -> None:
         self._context = context
         self._source = source
         self._destination = destination

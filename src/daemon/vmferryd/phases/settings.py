@@ -113,17 +113,17 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
     )
 
 
-def encrypted(settings: SendSettings, route: Route, certificates: Path | None, tls_destination: str | None) -> SendSettings:
-    """The same on that way.
+def tls_over(route: Route, certificates: Path | None, tls_destination: str | None) -> Tls | None:
+    """How the source's driver is to encrypt on that way; None when it is not to.
 
     Raises:
         NotSupported: it is not known which name the destination's certificate must have, or there are none here.
     """
     if route.encryption is Encryption.NONE:
-        return settings
+        return None
     if certificates is None:
         raise NotSupported("the destination expects TLS, and this host has no certificates", remedy="set `certificates`")
-    return replace(settings, tls=Tls(certificates, hostname(route, tls_destination)))
+    return Tls(certificates, hostname(route, tls_destination))
 
 
 def receive_settings(flags: Flag, params: MigrationParams, certificates: Path | None = None) -> ReceiveSettings:

@@ -7,13 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 
-from vmferry.endpoint import Reply, Request, Settled
+from vmferry.endpoint import Reply, Request
 from vmferry.errors import (
     CookieRefused,
     InternalError,
     InvalidParameter,
     InvalidState,
-    MigrationNotFound,
     NotSupported,
     PhaseOutOfOrder,
     StorageFailed,
@@ -23,7 +22,7 @@ from vmferry.flags import Flag
 from vmferry.model import GuestLocation, JobInfo, MigrationId, Outcome, Phase, Side, SourceState
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.entry import Entry, parse
-from vmferryd.drivers.base import SendSettings
+from vmferryd.drivers.base import SendSettings, Tls
 from vmferryd.jobs.decisions import SERVES, UNRELEASED, source_confirms
 from vmferryd.jobs.job import Cargo, SourceEvent, cargo
 from vmferryd.jobs.journal import Record
@@ -33,8 +32,9 @@ from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.departure import departing, examined
 from vmferryd.phases.found import Found
-from vmferryd.phases.settings import encrypted, send_settings
+from vmferryd.phases.settings import send_settings, tls_over
 from vmferryd.phases.source import SourceMigration
+from vmferryd.phases.source_migrations import SourceMigrations
 from vmferryd.phases.source_words import GUEST_AT, copied_targets, first_record, in_doubt, recorded, refuse_another_guest
 from vmferryd.phases.unheld import end_unheld, refuse_unheld
 from vmferryd.transfer import tickets
@@ -43,12 +43,12 @@ from vmferryd.transfer.routes import DataOffer, Route, choose
 
 
 class SourcePhases:
-    """Every migration away from this host."""
+    """Begin, Perform and Confirm of every migration away from this host."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, migrations: SourceMigrations) -> None:
         self._context = context
         self._host = context.identity.host_name
-        self._migrations: dict[MigrationId, SourceMigration] = {}
+        self.migrations = migrations
         self._opening: dict[MigrationId, asyncio.Future[Reply]] = {}
 
     # -- the phases -------------------------------------------------------------------------------------------------
@@ -80,8 +80,8 @@ class SourcePhases:
     async def _begin(self, request: Request) -> Reply:
         if Flag.POSTCOPY_RESUME in request.flags:
             return await self._begin_again(request)
-        if (known := await self.find(request.migration_id)) is not None:
-            refuse_unheld(known.record, self._migrations)
+        if (known := await self.migrations.find(request.migration_id)) is not None:
+            refuse_unheld(known.record, self.migrations.unfinished)
             return self._begun_before(known.record, request)
         entry = self._context.domains.find(request.domain)
         async with entry.lock:  # nobody starts, stops or pauses the guest meanwhile
@@ -90,7 +90,7 @@ class SourcePhases:
     async def _begin_again(self, request: Request) -> Reply:
         """The domain's migration whose pages are to be sent again, under the id that it has."""
         entry = self._context.domains.find(request.domain)
-        migration = self._migrations.get(entry.holder) if entry.holder is not None else None
+        migration = self.migrations.running(entry.holder) if entry.holder is not None else None
         if migration is None or migration.state not in SERVES:
             raise InvalidState(
                 f"domain {entry.name} has no post-copy migration that could go on",
@@ -122,7 +122,7 @@ class SourcePhases:
             self._context.tasks.spawn(end_unheld(self._context, record), f"end {record.migration_id}")
             raise
         migration.machine.note(took_ms={Phase.BEGIN: round((self._context.clock.monotonic() - begun_s) * 1000)})
-        self._adopt(migration)
+        self.migrations.adopt(migration)
         return self._begun(migration.record)
 
     def _begun_before(self, record: Record, request: Request) -> Reply:
@@ -187,7 +187,7 @@ class SourcePhases:
 
     async def _call_off(self, cookie: Cookie, why: str) -> None:
         """The destination need not wait for a guest that will not come; if it cannot be told, its lease runs out."""
-        migration = await self.find(cookie.migration_id)
+        migration = await self.migrations.find(cookie.migration_id)
         if migration is None or migration.state is SourceState.CANCELLED:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._context.limits.peer_call_s):
@@ -203,11 +203,11 @@ class SourcePhases:
     async def _perform(
         self, request: Request, then: Callable[[SourceMigration], Awaitable[None]]
     ) -> AsyncGenerator[JobInfo | Reply, None]:
-        migration = await self.get(request.migration_id)
+        migration = await self.migrations.get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             if migration.state is SourceState.BEGUN and migration.performing is None:
-                route = await self._ready_or_ended(migration, request)
-                migration.perform(route, self._settings_over(route, migration.record, request))
+                route, tls = await self._ready_or_ended(migration, request)
+                migration.perform(route, replace(self.settings_of(migration.record, request), tls=tls))
             elif Flag.POSTCOPY_RESUME in request.flags and migration.state is SourceState.SERVING_FAILED:
                 await migration.serving.resume()
             async for job in self._until_done(migration):
@@ -225,7 +225,7 @@ class SourcePhases:
             yield job
         yield self._performed(migration)
 
-    async def _ready_or_ended(self, migration: SourceMigration, request: Request) -> Route:
+    async def _ready_or_ended(self, migration: SourceMigration, request: Request) -> tuple[Route, Tls | None]:
         """A Perform that fails has cleaned up the source alone: no Confirm follows it (specification 1.6 step 9)."""
         try:
             return await self._ready(migration, request)
@@ -233,8 +233,8 @@ class SourcePhases:
             await migration.refuse(error)
             raise
 
-    async def _ready(self, migration: SourceMigration, request: Request) -> Route:
-        """What Perform needs is known and durable; answers which way the data is to go."""
+    async def _ready(self, migration: SourceMigration, request: Request) -> tuple[Route, Tls | None]:
+        """What Perform needs is known and durable; answers which way the data is to go, and how it is encrypted there."""
         cookie = self._read(request, Phase.PERFORM, migration.record)
         flags = Flag(migration.record.flags)
         admission.refuse(
@@ -252,11 +252,11 @@ class SourcePhases:
             raise NotSupported(text, remedy="leave out disks_port and disks_uri, or use daemons of the same version")
         if refused := refusal_at_source(flags, route, self._context.doors.plain):
             raise refused
-        self._settings_over(route, migration.record, request)  # what speaks against it is said before anything is written
+        tls = tls_over(route, self._context.doors.certificates, request.params.tls_destination)
         took_ms = {**cookie.took_ms, **migration.record.took_ms}
         peer = {"peer_uri": cookie.daemon_uri, "ticket": cookie.ticket}
         await migration.machine.write(**peer, phase=Phase.PERFORM, took_ms=took_ms)
-        return route
+        return route, tls
 
     async def _until_done(self, migration: SourceMigration) -> AsyncIterator[JobInfo]:
         seen: JobInfo | None = None
@@ -304,7 +304,7 @@ class SourcePhases:
             PhaseOutOfOrder: the guest is on its way, or was never sent although the verdict is to commit.
             InDoubt: the destination does not answer; both copies are kept, and the source goes on asking.
         """
-        migration = await self.get(request.migration_id)
+        migration = await self.migrations.get(request.migration_id)
         with migration.lease.attended(self._context.limits.coordinator_grace_s):
             migration.machine.note(phase=Phase.CONFIRM)
             async with migration.machine.timing(Phase.CONFIRM):
@@ -380,7 +380,7 @@ class SourcePhases:
     @contextmanager
     def coordinated(self, migration_id: MigrationId) -> Iterator[None]:
         """The coordinator is here meanwhile; what it leaves unsettled in the end is settled at once."""
-        migration = self._migrations.get(migration_id)
+        migration = self.migrations.running(migration_id)
         if migration is None:
             yield
             return
@@ -389,7 +389,7 @@ class SourcePhases:
 
     async def call_off(self, migration_id: MigrationId, error: VmferryError) -> None:
         """A migration of this daemon's that has only begun has ended with `error`: no Confirm follows (specification 1.7)."""
-        migration = self._migrations.get(migration_id)
+        migration = self.migrations.running(migration_id)
         if migration is not None and migration.state is SourceState.BEGUN:
             await migration.refuse(error)
 
@@ -402,7 +402,7 @@ class SourcePhases:
             PhaseOutOfOrder: somebody else coordinates it.
             VmferryError: it was ended; the recorded reason.
         """
-        migration = await self.find(request.migration_id)
+        migration = await self.migrations.find(request.migration_id)
         if migration is None:
             return None
         self._begun_before(migration.record, request)
@@ -420,112 +420,12 @@ class SourcePhases:
             case _:
                 raise PhaseOutOfOrder(f"the migration is {migration.state}, and this daemon does not coordinate it")
 
-    # -- the handover -----------------------------------------------------------------------------------------------
-
-    async def outcome(self, migration_id: MigrationId) -> Settled | None:
-        """What this host's journal says as a source; None when it has no record."""
-        migration = await self.find(migration_id)
-        if migration is None:
-            return None
-        return Settled(migration.outcome, migration.state.value, migration.record.wish)
-
-    async def request_release(self, migration_id: MigrationId, ticket: bytes, destination_uri: str) -> bytes:
-        """See `SourceMigration.request_release`."""
-        return await (await self.get(migration_id)).request_release(ticket, destination_uri)
-
-    async def abort(self, migration_id: MigrationId, why: str) -> Outcome | None:
-        """The migration has ended if it still could; None when there is no record.
-
-        Raises:
-            InDoubt: past the point of no return, and the destination does not answer.
-        """
-        migration = await self.find(migration_id)
-        if migration is None:
-            return None
-        outcome = await migration.abort(why)
-        if migration.state is SourceState.RELEASED:
-            self._context.tasks.spawn(migration.settle(), f"settle {migration_id}")
-            raise in_doubt(migration.record, migration.failure, self._host)
-        return outcome
-
-    # -- restart ----------------------------------------------------------------------------------------------------
-
-    async def recover(self, record: Record) -> None:
-        """A migration that an earlier daemon left is settled, or its resolver works on it."""
-        entry = self._context.domains.by_uuid(record.domain_uuid)
-        if entry is not None and not (record.state.final and entry.holder is not None):
-            self._context.domains.hold(entry, record.migration_id)
-        migration = SourceMigration(self._context, record, entry)
-        self._adopt(migration)
-        await migration.machine.drive(SourceEvent.RESTARTED)
-        if migration.state is SourceState.RELEASED:
-            self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
-        if migration.state is SourceState.SERVING_FAILED:
-            migration.serving.look_for_a_way()
-
     # -- small things -----------------------------------------------------------------------------------------------
-
-    def _adopt(self, migration: SourceMigration) -> None:
-        migration_id = migration.record.migration_id
-        self._migrations[migration_id] = migration
-        self._context.tasks.spawn(self._follow(migration), f"lease of {migration_id}")
-
-    async def _follow(self, migration: SourceMigration) -> None:
-        try:
-            await migration.watch_lease()
-        finally:
-            if migration.state.final and migration.record.settled:
-                self._migrations.pop(migration.record.migration_id, None)
 
     def settings_of(self, record: Record, request: Request) -> SendSettings:
         """How the guest is to be sent, with what the domain keeps for it where the request is silent."""
         entry = self._context.domains.by_uuid(record.domain_uuid)
         return send_settings(request.flags, request.params, entry.max_speed_mib_per_s if entry is not None else None)
-
-    def _settings_over(self, route: Route, record: Record, request: Request) -> SendSettings:
-        certificates = self._context.doors.certificates
-        return encrypted(self.settings_of(record, request), route, certificates, request.params.tls_destination)
-
-    def running(self, migration_id: MigrationId) -> SourceMigration | None:
-        """The migration away from this host, if it is not over."""
-        return self._migrations.get(migration_id)
-
-    def sending(self, migration_id: MigrationId) -> SourceMigration | None:
-        """The migration, if its guest is being sent now."""
-        migration = self._migrations.get(migration_id)
-        if migration is None or migration.performing is None or migration.performing.done():
-            return None
-        return migration
-
-    def of_domain(self, domain: str) -> list[SourceMigration]:
-        """The migrations of a domain, by its name or UUID, that are not over."""
-        named = (domain, domain.lower())
-        return [each for each in self._migrations.values() if {each.record.domain_name, each.record.domain_uuid} & {*named}]
-
-    async def settled(self, migration_id: MigrationId) -> None:
-        """The migration is over, or was before."""
-        if migration_id in self._migrations:
-            await self._migrations[migration_id].machine.ended()
-
-    async def find(self, migration_id: MigrationId) -> SourceMigration | None:
-        """The migration of that id, also one that is over; None when there is no record."""
-        if migration_id in self._migrations:
-            return self._migrations[migration_id]
-        record = await self._context.journal.find(migration_id, Side.SOURCE)
-        return None if record is None else SourceMigration(self._context, record, None)
-
-    async def get(self, migration_id: MigrationId) -> SourceMigration:
-        """The migration of that id, also one that is over.
-
-        Raises:
-            MigrationNotFound: there is no record.
-        """
-        migration = await self.find(migration_id)
-        if migration is None:
-            raise MigrationNotFound(
-                f"this host has no migration {migration_id} as its source", remedy="call Begin first, on this daemon"
-            )
-        return migration
 
     def _read(self, request: Request, phase: Phase, record: Record) -> Cookie:
         return cookies.decode(request.cookie, phase, self._context.expected(record))

@@ -22,13 +22,13 @@ from vmferryd.drivers.base import DriverFeature, Guest, Tuning
 from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.phases.settings import MAX_MIB_PER_S, bytes_per_s, mib_per_s
 from vmferryd.phases.source import SourceMigration
-from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.phases.source_migrations import SourceMigrations
 
 
 class Tunings:
     """The values of every domain of this host."""
 
-    def __init__(self, domains: Domains, drivers: DriverRegistry, source: SourcePhases) -> None:
+    def __init__(self, domains: Domains, drivers: DriverRegistry, source: SourceMigrations) -> None:
         self._domains = domains
         self._drivers = drivers
         self._source = source

@@ -11,7 +11,7 @@ from vmferry.api.v1 import handover_pb2, handover_pb2_grpc
 from vmferry.errors import MigrationNotFound
 from vmferry.model import Side
 from vmferryd.phases.destination_phases import DestinationPhases
-from vmferryd.phases.source_phases import SourcePhases
+from vmferryd.phases.source_migrations import SourceMigrations
 from vmferryd.rpc.ids import migration_id
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -20,7 +20,7 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 class HandoverService(handover_pb2_grpc.HandoverServiceServicer):
     """Docstrings are in handover.proto. A host that is the source of a migration answers as its source."""
 
-    def __init__(self, source: SourcePhases, destination: DestinationPhases) -> None:
+    def __init__(self, source: SourceMigrations, destination: DestinationPhases) -> None:
         self._source = source
         self._destination = destination
 

@@ -9,8 +9,8 @@ import pytest
 
 from vmferry.errors import NotSupported
 from vmferry.flags import NONE, Flag
-from vmferryd.drivers.base import SendSettings, Tls
-from vmferryd.phases.settings import encrypted
+from vmferryd.drivers.base import Tls
+from vmferryd.phases.settings import tls_over
 from vmferryd.transfer import addresses
 from vmferryd.transfer.addresses import Plain
 from vmferryd.transfer.encryption import agreed, hostname, refusal_at_destination, refusal_at_source
@@ -99,7 +99,7 @@ def test_a_source_sends_with_tls_or_not_at_all() -> None:
     """Where the destination expects TLS, nothing is sent by a host without certificates."""
     way, plain = Route(Carrier.NATIVE, TO_TLS, FAR, encryption=TLS), Route(Carrier.NATIVE, TO_TLS, NEAR)
     there = Path("/etc/vmferry/pki")
-    assert Tls(there, "host-b") == encrypted(SendSettings(), way, there, None).tls
-    assert encrypted(SendSettings(), plain, there, None).tls is None
+    assert Tls(there, "host-b") == tls_over(way, there, None)
+    assert tls_over(plain, there, None) is None
     with pytest.raises(NotSupported, match="no certificates"):
-        encrypted(SendSettings(), way, None, None)
+        tls_over(way, None, None)
