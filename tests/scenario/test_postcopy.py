@@ -28,6 +28,7 @@ from vmferryd.jobs.decisions import destination_cut
 POSTCOPY = Flag.LIVE | Flag.POSTCOPY
 AGAIN = POSTCOPY | Flag.POSTCOPY_RESUME
 SLOW = MigrationParams(bandwidth_mib_per_s=1)
+END_S = 60.0
 
 
 @pytest.fixture(params=["native", "tunnel"])
@@ -41,9 +42,10 @@ async def hosts(request: pytest.FixtureRequest, two_hosts: TwoHosts) -> TwoHosts
 
 
 async def begun(hosts: TwoHosts, flags: Flag = POSTCOPY) -> tuple[MigrationId, asyncio.Task[object]]:
-    """A migration whose memory is being sent, slowly."""
+    """A migration whose memory is being sent, slowly. Whoever waits for its task does not do so for ever."""
     migration_id = new_migration_id()
-    moving: asyncio.Task[object] = asyncio.create_task(hosts.migrate(flags, SLOW, migration_id=migration_id))
+    asked = asyncio.wait_for(hosts.migrate(flags, SLOW, migration_id=migration_id), END_S)
+    moving: asyncio.Task[object] = asyncio.create_task(asked)
     await eventually(lambda: _sent_bytes(hosts) > 0, what="memory is being sent")
     return migration_id, moving
 
@@ -133,7 +135,7 @@ async def test_a_cut_that_was_none_does_not_last(two_hosts: TwoHosts) -> None:
     assert pulling._watching is not None
     pulling._watching.cancel()  # as one that has said "cut" has ended; from here on its way is looked at anew
     await destination.machine.decide(destination_cut, "cut")
-    await asyncio.wait([pulling._watching])
+    await eventually(pulling._watching.done)
     pulling.watch()
     assert await two_hosts.destination.state(migration_id) == "post-copy-failed"
     two_hosts.source.machine.faults.release()
