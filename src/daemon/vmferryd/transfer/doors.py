@@ -71,8 +71,9 @@ class Door:
                 log.warning("data_connection_lost", error=str(error))
                 await asyncio.sleep(self._limits.progress_s)
                 continue
-            if len(self._strangers) >= self._limits.data_strangers:
+            while len(self._strangers) >= self._limits.data_strangers:
                 next(iter(self._strangers)).cancel()
+                await asyncio.sleep(0)  # until it has left: a crowd that waits is accepted without a pause otherwise
             stranger = self._spawn(self._meet(connection), "data connection")
             self._strangers[stranger] = connection
             stranger.add_done_callback(self._left)

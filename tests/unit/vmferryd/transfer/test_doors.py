@@ -183,6 +183,18 @@ async def test_the_oldest_stranger_makes_room(hall: Hall) -> None:
         held.close()
 
 
+@pytest.mark.parametrize("limits", [Limits(data_hello_s=60.0, data_strangers=2)])
+async def test_a_crowd_is_no_larger_than_its_bound(hall: Hall) -> None:
+    """Strangers who have all come before the first of them was met are turned out but for the newest ones."""
+    address = parse((await hall.berth()).uri)
+    crowd = [socket.create_connection((address.host, address.port)) for _ in range(20)]
+    for stranger in crowd:
+        stranger.setblocking(False)
+    assert [b""] * 18 == [await told(stranger) for stranger in crowd[:18]]
+    for stranger in crowd[18:]:
+        stranger.close()
+
+
 async def test_who_leaves_at_once_does_no_harm(hall: Hall) -> None:
     """Nor does it to those who come after."""
     berth = await hall.berth()
