@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from contract.harness import ONLY_QEMU
-from contract.stage import DIRTY, ENDLESS, Stage
+from contract.stage import DIRTY, ENDLESS, Migration, Stage
 from support.waiting import eventually
 from vmferry.errors import TransferFailed
-from vmferryd.drivers.base import EventKind, GuestEvent, Tuning
+from vmferryd.drivers.base import EventKind, GuestEvent, ReceiveSettings, StartMode, Tuning
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.guest import QemuGuest
 from vmferryd.drivers.qemu.record import TransferRecord
@@ -23,15 +24,58 @@ async def test_what_is_tuned_is_qemus_when_the_command_has_been_answered(stage: 
     migration = await stage.begun(ENDLESS, dirty=DIRTY)
     guest = migration.source
     assert isinstance(guest, QemuGuest)
-    wanted = Tuning(max_downtime_ms=40, max_bandwidth_bytes_per_s=512 * 1024, postcopy_bandwidth_bytes_per_s=768 * 1024)
+    wanted = Tuning(
+        max_downtime_ms=40,
+        max_bandwidth_bytes_per_s=512 * 1024,
+        xbzrle_cache_bytes=32 << 20,
+        postcopy_bandwidth_bytes_per_s=768 * 1024,
+        switchover_bandwidth_bytes_per_s=1 << 20,
+        auto_converge_initial_percent=35,
+        auto_converge_increment_percent=15,
+    )
     await guest.tune(wanted)
+    assert await guest.tuning() == wanted
     shown = await guest.execute("query-migrate-parameters")
+    assert (shown["cpu-throttle-initial"], shown["cpu-throttle-increment"]) == (35, 15)
+    assert shown["xbzrle-cache-size"] == 32 << 20
     assert (shown["max-bandwidth"], shown["max-postcopy-bandwidth"]) == (512 * 1024, 768 * 1024)
     record = TransferRecord.read(guest.plan.directory)
     assert record is not None
     # Behind this gate the limit of QEMU's own is what keeps it shut, and the driver aims at the user's.
     assert (record.downtime_ms if record.gate is Gate.BITMAP else shown["downtime-limit"]) == 40
     await migration.outgoing.cancel()
+
+
+async def test_a_guest_is_slowed_down_by_what_was_tuned_meanwhile(stage: Stage) -> None:
+    """A transfer that never ends slows its guest by so much more, and no more by what it was begun with."""
+    begun = replace(ENDLESS, max_bandwidth_bytes_per_s=4 << 20, auto_converge=True)
+    slowed = replace(begun, auto_converge_initial_percent=1, auto_converge_increment_percent=1)
+    migration = await stage.begun(slowed, dirty=DIRTY)
+    await migration.source.tune(Tuning(auto_converge_initial_percent=60, auto_converge_increment_percent=39))
+
+    async def is_slow() -> bool:
+        return (await migration.outgoing.statistics()).auto_converge_throttle_percent >= 60
+
+    holding = asyncio.create_task(migration.outgoing.held())
+    await eventually(is_slow, timeout_s=60, what="the guest is slowed down as it was wished meanwhile")
+    await migration.outgoing.cancel()
+    with pytest.raises(TransferFailed):
+        await holding
+
+
+async def test_what_is_kept_after_the_switch_is_not_taken_back(stage: Stage) -> None:
+    """A bound of missing pages that was set before a transfer counts for one that names none, and survives its end."""
+    definition = stage.harness.definition("guest", dirty=DIRTY)
+    source = await stage.harness.driver.start(stage.plan(definition), definition, StartMode.RUNNING)
+    assert isinstance(source, QemuGuest)
+    await source.tune(Tuning(postcopy_bandwidth_bytes_per_s=5 << 20))
+    for named, wanted in ((None, 5 << 20), (0, 0)):
+        incoming = await stage.harness.driver.accept(stage.plan(definition), definition, ReceiveSettings(postcopy=True))
+        migration = Migration(definition, source, incoming, stage.harness.patience_s)
+        await migration.begin(replace(ENDLESS, postcopy=True, postcopy_bandwidth_bytes_per_s=named))
+        assert (await source.execute("query-migrate-parameters"))["max-postcopy-bandwidth"] == wanted
+        await migration.outgoing.cancel()
+        assert (await source.execute("query-migrate-parameters"))["max-postcopy-bandwidth"] == 5 << 20
 
 
 async def test_a_transfer_that_does_not_converge_says_once_what_would_help(stage: Stage) -> None:

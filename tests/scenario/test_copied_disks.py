@@ -199,6 +199,38 @@ async def test_post_copy_that_is_asked_for_while_disks_are_copied_waits_for_them
     assert {"a": BEFORE, "b": BEFORE} == disks.arrived()
 
 
+async def test_what_is_tuned_while_disks_are_copied_is_obeyed_by_the_memory(disks: Disks) -> None:
+    """Also where the migration was begun with another value."""
+    faults, ask = disks.hosts.source.machine.faults, disks.hosts.source.connection
+    faults.once(Verb.COPY_DISKS, FaultKind.HANG)
+    moving = asyncio.create_task(disks.migrate(COPIED | Flag.POSTCOPY, max_downtime_ms=70, postcopy_bandwidth_mib_per_s=5))
+    await eventually(lambda: faults.hanging == 1)
+    await ask.set_max_downtime(NAME, 40)
+    await ask.set_max_postcopy_speed(NAME, 3)
+    faults.once(Verb.ROUND, FaultKind.HANG)
+    faults.release()
+    await eventually(lambda: disks.hosts.source.guest().sender is not None and faults.hanging == 1)
+    found = await ask.tune_migration(NAME)
+    assert (found.max_downtime_ms, found.postcopy_bandwidth_mib_per_s) == (40, 3)
+    faults.release()
+    await moving
+
+
+async def test_an_image_that_was_there_is_never_removed(disks: Disks) -> None:
+    """Whatever becomes of the migration: only what it made itself is, also by a daemon that comes back."""
+    faults = disks.hosts.source.machine.faults
+    (disks.there / "a").write_bytes(b"x" * len(BEFORE))
+    faults.once(Verb.SEND, FaultKind.HANG)
+    moving = asyncio.create_task(disks.migrate())
+    await eventually(lambda: faults.hanging == 1)
+    await disks.hosts.destination.restart()
+    with pytest.raises(VmferryError):
+        await moving
+    faults.clear()
+    await eventually(lambda: {"a"} == set(disks.arrived()), what="what was made is gone")
+    await disks.hosts.lives(disks.hosts.source)
+
+
 async def test_an_image_of_another_size_is_refused(disks: Disks) -> None:
     """It stays as it is, and what was asked for besides is not made."""
     (disks.there / "a").write_bytes(b"somebody else's")

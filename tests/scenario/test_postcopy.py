@@ -203,8 +203,10 @@ async def test_a_pause_lasts_until_it_is_taken_up_again(hosts: TwoHosts) -> None
     await hosts.source.restart()
     assert await hosts.source.state(migration_id) == "serving-failed"
     hosts.source.machine.faults.release()
-    done = await hosts.migrate(AGAIN)
+    sender = hosts.source.guest().sender
+    done = await hosts.migrate(AGAIN, MigrationParams(postcopy_bandwidth_mib_per_s=900))
     assert done.migration_id == migration_id
+    assert 900 << 20 == sender.tuning.postcopy_bandwidth_bytes_per_s
     await moved(hosts, migration_id)
 
 
@@ -268,10 +270,26 @@ async def test_the_rate_of_pages_is_changed_while_they_flow(two_hosts: TwoHosts)
     ask = two_hosts.source.connection
     await ask.set_max_postcopy_speed(NAME, 3)
     assert await ask.max_postcopy_speed_mib_per_s(NAME) == 3
+    with pytest.raises(InvalidState) as refused:
+        await ask.set_max_speed(NAME, 7)
+    assert "--postcopy" in refused.value.remedy
     await ask.set_max_postcopy_speed(NAME, 0)
     two_hosts.source.machine.faults.release()
     await moving
     await moved(two_hosts, migration_id)
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [(MigrationParams(), 5), (MigrationParams(postcopy_bandwidth_mib_per_s=3), 3)])
+async def test_a_rate_of_pages_that_is_kept(two_hosts: TwoHosts, asked: MigrationParams, wanted: int) -> None:
+    """One that was set before a migration counts for it, unless the migration names another."""
+    ask = two_hosts.source.connection
+    await ask.set_max_postcopy_speed(NAME, 5)
+    two_hosts.source.machine.faults.once(Verb.ROUND, FaultKind.HANG)
+    moving = asyncio.create_task(two_hosts.migrate(POSTCOPY, asked))
+    await eventually(lambda: two_hosts.source.machine.faults.hanging == 1)
+    assert await ask.max_postcopy_speed_mib_per_s(NAME) == wanted
+    two_hosts.source.machine.faults.release()
+    await moving
 
 
 async def test_what_is_not_in_post_copy_is_refused(two_hosts: TwoHosts) -> None:

@@ -23,11 +23,13 @@ UNLIMITED = 8_796_093_022_207
 DEFAULT_DOWNTIME_MS = 300
 
 
-async def sending(hosts: TwoHosts, params: MigrationParams | None = None) -> tuple[MigrationId, asyncio.Task[object]]:
+async def sending(
+    hosts: TwoHosts, params: MigrationParams | None = None, flags: Flag = Flag.LIVE
+) -> tuple[MigrationId, asyncio.Task[object]]:
     """A migration whose first round has been sent, and which then waits."""
     hosts.source.machine.faults.once(Verb.ROUND, FaultKind.HANG)
     migration_id = new_migration_id()
-    moving = asyncio.create_task(hosts.migrate(Flag.LIVE, params, migration_id=migration_id))
+    moving = asyncio.create_task(hosts.migrate(flags, params, migration_id=migration_id))
     await eventually(lambda: hosts.source.machine.faults.hanging == 1)
     return migration_id, moving
 
@@ -91,6 +93,35 @@ async def test_speed_while_it_goes_on(two_hosts: TwoHosts) -> None:
     assert two_hosts.source.guest().sender.limits.bandwidth_bytes_per_s is None
     await fails(two_hosts, moving, migration_id)
     assert UNLIMITED == await ask.max_speed_mib_per_s(NAME)
+
+
+async def test_what_has_no_command_of_its_own_is_changed_while_it_goes_on(two_hosts: TwoHosts) -> None:
+    """How much the guest is slowed down, and what its rest is believed to be sent at, are obeyed at once and forgotten."""
+    ask = two_hosts.source.connection
+    migration_id, moving = await sending(two_hosts, flags=Flag.LIVE | Flag.AUTO_CONVERGE)
+    before = await ask.tune_migration(NAME)
+    assert (before.auto_converge_increment_percent, before.switchover_bandwidth_mib_per_s) == (10, None)
+    changed = await ask.tune_migration(NAME, auto_converge_increment_percent=45, switchover_bandwidth_mib_per_s=9)
+    assert replace(before, auto_converge_increment_percent=45, switchover_bandwidth_mib_per_s=9) == changed
+    assert 9 << 20 == two_hosts.source.guest().sender.limits.switchover_bytes_per_s
+    assert 45 == two_hosts.source.guest().sender.tuning.auto_converge_increment_percent
+    assert (await ask.tune_migration(NAME, switchover_bandwidth_mib_per_s=0)).switchover_bandwidth_mib_per_s is None
+    with pytest.raises(InvalidParameter, match="100 %"):
+        await ask.tune_migration(NAME, auto_converge_initial_percent=100)
+    await fails(two_hosts, moving, migration_id)
+    assert (await ask.tune_migration(NAME)).switchover_bandwidth_mib_per_s is None
+
+
+async def test_what_a_migration_cannot_obey_is_refused(two_hosts: TwoHosts) -> None:
+    """A guest that is not sent has no rest, and one that is not slowed down is not slowed down more; both say what helps."""
+    ask = two_hosts.source.connection
+    with pytest.raises(InvalidState, match="being sent"):
+        await ask.tune_migration(NAME, switchover_bandwidth_mib_per_s=9)
+    migration_id, moving = await sending(two_hosts)
+    with pytest.raises(InvalidState, match="slowed down") as refused:
+        await ask.tune_migration(NAME, auto_converge_initial_percent=30)
+    assert "AUTO_CONVERGE" in refused.value.remedy
+    await fails(two_hosts, moving, migration_id)
 
 
 async def test_speed_before_the_transfer_has_begun(two_hosts: TwoHosts) -> None:

@@ -21,6 +21,7 @@ from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.channel import Credentials, Uri
 from vmferry.findings import Finding
 from vmferry.flags import NONE, Flag
+from vmferry.in_effect import InEffect
 from vmferry.migrate import Migrated
 from vmferry.model import (
     DomainEvent,
@@ -343,3 +344,27 @@ class Connection:
     def compression_cache_bytes(self, domain: str) -> int:
         """The size of xbzrle's cache."""
         return blocking.run(self.asynchronous.compression_cache_bytes(domain))
+
+    def tune_migration(
+        self,
+        domain: str,
+        *,
+        auto_converge_initial_percent: int | None = None,
+        auto_converge_increment_percent: int | None = None,
+        switchover_bandwidth_mib_per_s: int | None = None,
+    ) -> InEffect:
+        """The migration of the guest obeys what is given, until its end; answers all that holds then.
+
+        Raises:
+            InvalidParameter: one is no value.
+            InvalidState: the guest is not active there; or something is given, and it is not being sent or not slowed down.
+            DriverRefused: the hypervisor takes no such value.
+        """
+        return blocking.run(
+            self.asynchronous.tune_migration(
+                domain,
+                auto_converge_initial_percent=auto_converge_initial_percent,
+                auto_converge_increment_percent=auto_converge_increment_percent,
+                switchover_bandwidth_mib_per_s=switchover_bandwidth_mib_per_s,
+            )
+        )

@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 from vmferry.api.v1 import tuning_pb2, tuning_pb2_grpc
 from vmferry.calls import Caller
+from vmferry.in_effect import InEffect
 
 if TYPE_CHECKING:
     from vmferry.api.v1.tuning_pb2_grpc import TuningServiceAsyncStub
+
+_OPTIONAL = (
+    *("max_downtime_ms", "switchover_bandwidth_mib_per_s", "compression_cache_bytes"),
+    *("auto_converge_initial_percent", "auto_converge_increment_percent"),
+)
 
 
 class TuningCalls(Caller):
@@ -83,3 +89,32 @@ class TuningCalls(Caller):
         """The size of xbzrle's cache."""
         request = tuning_pb2.GetCompressionCacheRequest(domain=domain)
         return (await self._ask(self._tuning.GetCompressionCache(request, timeout=self.bounds.call_s))).cache_bytes
+
+    async def tune_migration(
+        self,
+        domain: str,
+        *,
+        auto_converge_initial_percent: int | None = None,
+        auto_converge_increment_percent: int | None = None,
+        switchover_bandwidth_mib_per_s: int | None = None,
+    ) -> InEffect:
+        """The migration of the guest obeys what is given, until its end; answers all that holds then.
+
+        Raises:
+            InvalidParameter: one is no value.
+            InvalidState: the guest is not active there; or something is given, and it is not being sent or not slowed down.
+            DriverRefused: the hypervisor takes no such value.
+        """
+        request = tuning_pb2.TuneMigrationRequest(
+            domain=domain,
+            auto_converge_initial_percent=auto_converge_initial_percent,
+            auto_converge_increment_percent=auto_converge_increment_percent,
+            switchover_bandwidth_mib_per_s=switchover_bandwidth_mib_per_s,
+        )
+        reply = await self._ask(self._tuning.TuneMigration(request, timeout=self.bounds.call_s))
+        known = {name: getattr(reply, name) for name in _OPTIONAL if reply.HasField(name)}  # type: ignore[arg-type]
+        return InEffect(
+            **dict.fromkeys(_OPTIONAL) | known,
+            bandwidth_mib_per_s=reply.bandwidth_mib_per_s,
+            postcopy_bandwidth_mib_per_s=reply.postcopy_bandwidth_mib_per_s,
+        )

@@ -32,7 +32,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "domjob": ("domjobinfo",),
     "tuning": (
         *("migrate-postcopy", "migrate-setmaxdowntime", "migrate-getmaxdowntime"),
-        *("migrate-setspeed", "migrate-getspeed", "migrate-compcache"),
+        *("migrate-setspeed", "migrate-getspeed", "migrate-compcache", "migrate-tune"),
     ),
     "oversight": ("where", "resolve"),
     "host": ("version", "capabilities"),

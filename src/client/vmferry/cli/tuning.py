@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 import click
 
@@ -10,6 +11,7 @@ from vmferry.cli import render
 from vmferry.cli.domjob import scaled
 from vmferry.cli.named import DOMAIN, NamedArgument, NamedCommand
 from vmferry.cli.running import Session, asynchronous
+from vmferry.in_effect import UNLIMITED_MIB_PER_S, InEffect
 
 POSTCOPY = click.option("--postcopy", is_flag=True, help="After the switch to post-copy.")
 
@@ -121,4 +123,67 @@ async def startpostcopy(session: Session, name: str) -> None:
     _done(session, {"name": name, "started_postcopy": True})
 
 
-COMMANDS: tuple[click.Command, ...] = (startpostcopy, setmaxdowntime, getmaxdowntime, setspeed, getspeed, compcache)
+PERCENT = click.IntRange(1, 99)
+
+
+@click.command(name="migrate-tune", cls=NamedCommand)
+@click.option("--auto-converge-initial", metavar="PERCENT", type=PERCENT, help="How much the guest is slowed down at first.")
+@click.option("--auto-converge-increment", metavar="PERCENT", type=PERCENT, help="How much more each time.")
+@click.option(
+    "--available-switchover-bandwidth",
+    metavar="MIB_PER_S",
+    type=click.IntRange(min=0, max=(1 << 64) - 1),
+    help="What the rest is believed to be sent at; 0 is what is measured.",
+)
+@DOMAIN
+@asynchronous
+async def tune(
+    session: Session,
+    name: str,
+    auto_converge_initial: int | None,
+    auto_converge_increment: int | None,
+    available_switchover_bandwidth: int | None,
+) -> None:
+    """Show or change what a migration obeys.
+
+    Change what has no command of its own while the guest is sent; it is obeyed at once, and forgotten at the end. The
+    first two are for a migration that was begun with --auto-converge. The other values: migrate-setmaxdowntime,
+    migrate-setspeed, migrate-compcache.
+    """
+    async with session.daemon() as daemon:
+        found = await daemon.tune_migration(
+            name,
+            auto_converge_initial_percent=auto_converge_initial,
+            auto_converge_increment_percent=auto_converge_increment,
+            switchover_bandwidth_mib_per_s=available_switchover_bandwidth,
+        )
+    if session.json:
+        click.echo(render.as_json({"name": name, **asdict(found)}))
+        return
+    for what, value in _in_words(found):
+        click.echo(f"{what + ':':<{_WIDTH}}{value}")
+
+
+_WIDTH = 26
+
+
+def _in_words(found: InEffect) -> Iterator[tuple[str, str]]:
+    """What is known, for people."""
+    if found.max_downtime_ms is not None:
+        yield "Longest pause", f"{found.max_downtime_ms} ms"
+    yield "Sent at most", _speed(found.bandwidth_mib_per_s)
+    yield "In post-copy at most", _speed(found.postcopy_bandwidth_mib_per_s)
+    switchover = found.switchover_bandwidth_mib_per_s
+    yield "Rest is sent at", "what is measured" if switchover is None else _speed(switchover)
+    if found.auto_converge_initial_percent is not None:
+        more = found.auto_converge_increment_percent
+        yield "If it is slowed down", f"by {found.auto_converge_initial_percent} % at first, then by {more} % more"
+    if found.compression_cache_bytes is not None:
+        yield "Compression cache", scaled(found.compression_cache_bytes)
+
+
+def _speed(mib_per_s: int) -> str:
+    return "unlimited" if mib_per_s >= UNLIMITED_MIB_PER_S else f"{mib_per_s} MiB/s"
+
+
+COMMANDS: tuple[click.Command, ...] = (startpostcopy, setmaxdowntime, getmaxdowntime, setspeed, getspeed, compcache, tune)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vmferryd.drivers.copies import CopyMode
@@ -36,7 +36,8 @@ class Tls:
 class SendSettings:
     """How a guest is to be sent. None means what the guest keeps (see `Tuning`), or the hypervisor's default.
 
-    A bandwidth of None is unlimited. With `steady_downtime` no pause shorter than `max_downtime_ms` is tried first.
+    A bandwidth of None is unlimited, but for that after the switch to post-copy: there 0 is. With `steady_downtime` no pause
+    shorter than `max_downtime_ms` is tried first.
     `switchover_bandwidth_bytes_per_s` is what the rest of a guest is believed to be sent at, in place of what was measured.
     `detect_zeroes` are the targets of disks whose zeroes are recognised while they are copied.
     """
@@ -61,12 +62,28 @@ class SendSettings:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What a transfer obeys. A bandwidth of 0 is unlimited. None: not known, or in a change: left as it is."""
+    """What a transfer obeys. None: not known, or in a change: left as it is.
+
+    A bandwidth of 0 is unlimited; a `switchover_bandwidth_bytes_per_s` of 0 is the one that is measured.
+    """
 
     max_downtime_ms: int | None = None
     max_bandwidth_bytes_per_s: int | None = None
     xbzrle_cache_bytes: int | None = None
     postcopy_bandwidth_bytes_per_s: int | None = None
+    switchover_bandwidth_bytes_per_s: int | None = None
+    auto_converge_initial_percent: int | None = None
+    auto_converge_increment_percent: int | None = None
+
+
+def tuned(settings: SendSettings, change: Tuning) -> SendSettings:
+    """The settings of a transfer that has not begun yet, as `change` will have them."""
+    given = {name: value for name, value in asdict(change).items() if value is not None}
+    if "max_bandwidth_bytes_per_s" in given:
+        given["max_bandwidth_bytes_per_s"] = change.max_bandwidth_bytes_per_s or None
+    if "switchover_bandwidth_bytes_per_s" in given:
+        given["switchover_bandwidth_bytes_per_s"] = change.switchover_bandwidth_bytes_per_s or None
+    return replace(settings, **given)
 
 
 @dataclass(frozen=True, slots=True)

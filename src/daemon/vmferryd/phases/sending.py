@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -25,7 +25,7 @@ from vmferry.flags import NONE, Flag
 from vmferry.model import JobType, Statistics
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.drivers.copies import DiskCopy, disk_channel
-from vmferryd.drivers.settings import MEMORY
+from vmferryd.drivers.settings import MEMORY, tuned
 from vmferryd.phases.context import Context
 from vmferryd.phases.lanes import Lanes
 from vmferryd.phases.watching import Cancellation, first, stalled
@@ -85,9 +85,8 @@ class Sending:
             DriverRefused: the hypervisor takes no such value; nothing has changed.
         """
         before = self.settings
-        if change.max_bandwidth_bytes_per_s is not None:
-            # First what a transfer that begins now takes, then the one that goes on: none slips through.
-            self.settings = replace(before, max_bandwidth_bytes_per_s=change.max_bandwidth_bytes_per_s or None)
+        # First what a transfer that begins now takes, then the one that goes on: none slips through.
+        self.settings = tuned(before, change)
         try:
             await self.guest.tune(change)
         except DriverRefused:

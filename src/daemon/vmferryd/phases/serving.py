@@ -18,7 +18,7 @@ import structlog
 from vmferry.errors import InvalidState, TimedOut, VmferryError
 from vmferry.model import DomainState, Outcome, SourceState, StateReason, Statistics
 from vmferryd.domains.entry import Entry
-from vmferryd.drivers.base import Guest, OutgoingGuest, PagesEnd, RunState
+from vmferryd.drivers.base import Guest, OutgoingGuest, PagesEnd, RunState, Tuning
 from vmferryd.jobs.decisions import SERVES, source_cut, source_ends, source_gone, source_proved, source_resumes
 from vmferryd.jobs.job import SourceEffect, SourceEvent
 from vmferryd.phases.context import Context
@@ -133,13 +133,17 @@ class Serving:
             await machine.decide(source_cut, "pause")
             self._mark(StateReason.POSTCOPY_FAILED)
 
-    async def resume(self) -> None:
-        """A new way is looked for again, from now on.
+    async def resume(self, bandwidth_bytes_per_s: int | None) -> None:
+        """A new way is looked for again, from now on; what flows over it obeys the bound that is given, 0 for none.
 
         Raises:
             InvalidState: it is not in post-copy.
+            DriverRefused, DriverLost: the bound could not be set; no way is looked for yet.
         """
         machine = self._migration.machine
+        guest = None if bandwidth_bytes_per_s is None else await self._migration.reached()
+        if guest is not None:
+            await guest.tune(Tuning(postcopy_bandwidth_bytes_per_s=bandwidth_bytes_per_s))
         if not await machine.write_while(SERVES, pages_held=False):
             raise InvalidState(f"the migration is {machine.state}: there are no pages to be sent again")
         self._cut_s = self._context.clock.monotonic()

@@ -72,7 +72,7 @@ HONOURED_PARAMS = frozenset(
 MAX_MIB_PER_S = ((1 << 63) - 1) >> 20
 """libvirt's greatest bandwidth: unlimited."""
 
-_MEBIBYTE = 1 << 20
+MEBIBYTE = 1 << 20
 _USUAL_CONNECTIONS = 2
 """QEMU's own."""
 
@@ -84,12 +84,12 @@ def asked(request: Request) -> MigrationParams:
 
 def bytes_per_s(mib_per_s: int | None) -> int | None:
     """A bandwidth as drivers take it; None is unlimited."""
-    return None if mib_per_s in (None, 0, MAX_MIB_PER_S) else mib_per_s * _MEBIBYTE
+    return None if mib_per_s in (None, 0, MAX_MIB_PER_S) else mib_per_s * MEBIBYTE
 
 
 def mib_per_s(bytes_per_s: int | None) -> int:
     """A driver's bandwidth as users know it."""
-    return MAX_MIB_PER_S if not bytes_per_s else max(1, bytes_per_s // _MEBIBYTE)
+    return MAX_MIB_PER_S if not bytes_per_s else max(1, bytes_per_s // MEBIBYTE)
 
 
 def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | None = None) -> SendSettings:
@@ -97,7 +97,7 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
     return SendSettings(
         live=Flag.LIVE in flags,
         max_bandwidth_bytes_per_s=bytes_per_s(params.bandwidth_mib_per_s or kept_mib_per_s),
-        switchover_bandwidth_bytes_per_s=_MEBIBYTE * (params.switchover_bandwidth_mib_per_s or 0) or None,
+        switchover_bandwidth_bytes_per_s=MEBIBYTE * (params.switchover_bandwidth_mib_per_s or 0) or None,
         max_downtime_ms=params.fixed_downtime_ms or params.max_downtime_ms,
         steady_downtime=params.fixed_downtime_ms is not None,
         auto_converge=Flag.AUTO_CONVERGE in flags,
@@ -107,10 +107,16 @@ def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | No
         xbzrle_cache_bytes=params.compression_xbzrle_cache_bytes,
         detect_zeroes=frozenset(params.migrate_disks_detect_zeroes),
         postcopy=Flag.POSTCOPY in flags,
-        postcopy_bandwidth_bytes_per_s=bytes_per_s(params.postcopy_bandwidth_mib_per_s),
+        postcopy_bandwidth_bytes_per_s=postcopy_bytes_per_s(params),
         copy_mode=CopyMode.SYNCHRONOUS if Flag.NON_SHARED_SYNCHRONOUS_WRITES in flags else CopyMode.BACKGROUND,
         parallel=_parallel(flags, params),
     )
+
+
+def postcopy_bytes_per_s(params: MigrationParams) -> int | None:
+    """What may be sent after the switch to post-copy; 0 is unlimited, None what the guest keeps."""
+    asked_for = params.postcopy_bandwidth_mib_per_s
+    return None if asked_for is None else bytes_per_s(asked_for) or 0
 
 
 def tls_over(route: Route, certificates: Path | None, tls_destination: str | None) -> Tls | None:

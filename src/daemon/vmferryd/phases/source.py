@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 
 import structlog
 
@@ -37,6 +36,7 @@ from vmferry.model import DomainState, Outcome, Phase, SourceState, StateReason,
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, RunState, SendSettings, Tuning
+from vmferryd.drivers.settings import tuned
 from vmferryd.jobs.decisions import (
     UNRELEASED,
     source_ends,
@@ -149,8 +149,8 @@ class SourceMigration(Settling):
         """
         if self._sending is not None:
             await self._sending.tune(change)
-        elif change.max_bandwidth_bytes_per_s is not None:
-            self._settings = replace(self._settings, max_bandwidth_bytes_per_s=change.max_bandwidth_bytes_per_s or None)
+        else:
+            self._settings = tuned(self._settings, change)
 
     def perform(self, route: Route, settings: SendSettings) -> asyncio.Task[None]:
         """The transfer runs, whoever listens; a second call joins the first. The task never fails: see `failure`."""

@@ -32,7 +32,7 @@ from vmferryd.phases.context import Context, once
 from vmferryd.phases.cookie import Cookie, Expected
 from vmferryd.phases.departure import departing, examined
 from vmferryd.phases.found import Found
-from vmferryd.phases.settings import send_settings, tls_over
+from vmferryd.phases.settings import postcopy_bytes_per_s, send_settings, tls_over
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_migrations import SourceMigrations
 from vmferryd.phases.source_words import GUEST_AT, copied_targets, first_record, in_doubt, recorded, refuse_another_guest
@@ -209,7 +209,7 @@ class SourcePhases:
                 route, tls = await self._ready_or_ended(migration, request)
                 migration.perform(route, replace(self.settings_of(migration.record, request), tls=tls))
             elif Flag.POSTCOPY_RESUME in request.flags and migration.state is SourceState.SERVING_FAILED:
-                await migration.serving.resume()
+                await migration.serving.resume(postcopy_bytes_per_s(request.params))
             async for job in self._until_done(migration):
                 yield job
             await then(migration)

@@ -6,6 +6,8 @@ value                  without a migration                 while the guest is se
 longest pause          the guest's, while it runs here     this migration's
 most that is sent      the domain's, kept in the journal   this migration's
 compression cache      the guest's, while it runs here     this migration's
+sent after the switch  the guest's, while it runs here     this migration's
+throttle, switch-over  none                                this migration's
 =====================  ==================================  ==========================================================
 
 What is this migration's ends with it: afterwards what was before holds again.
@@ -14,15 +16,20 @@ What is this migration's ends with it: afterwards what was before holds again.
 from __future__ import annotations
 
 from vmferry.errors import InvalidParameter, InvalidState, NotSupported
+from vmferry.flags import Flag
 from vmferry.model import StateReason
+from vmferry.params import BY_NAME as PARAMETERS
 from vmferry.params import LONGEST_DOWNTIME_MS
 from vmferryd.domains.entry import Entry
 from vmferryd.domains.registry import Domains
 from vmferryd.drivers.base import DriverFeature, Guest, Tuning
 from vmferryd.drivers.registry import DriverRegistry
-from vmferryd.phases.settings import MAX_MIB_PER_S, bytes_per_s, mib_per_s
+from vmferryd.jobs.decisions import SERVES
+from vmferryd.phases.settings import MAX_MIB_PER_S, MEBIBYTE, bytes_per_s, mib_per_s
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_migrations import SourceMigrations
+
+_MOST_PERCENT = PARAMETERS["auto_converge.increment"].maximum
 
 
 class Tunings:
@@ -46,7 +53,7 @@ class Tunings:
             raise InvalidParameter(
                 f"a longest pause of {downtime_ms} ms is not possible", remedy=f"say 1 to {LONGEST_DOWNTIME_MS} ms"
             )
-        await self._guest(self._domains.find(domain)).tune(Tuning(max_downtime_ms=downtime_ms))
+        await self._tune(domain, Tuning(max_downtime_ms=downtime_ms))
 
     async def max_downtime_ms(self, domain: str) -> int:
         """How long the guest's switch to another host may take, as the user has it.
@@ -63,6 +70,7 @@ class Tunings:
 
         Raises:
             InvalidParameter: it is more than a number of bytes can be.
+            InvalidState: the guest runs ahead of its memory, which obeys another bound.
             StorageFailed: nothing has changed.
         """
         if not 0 <= speed_mib_per_s <= MAX_MIB_PER_S:
@@ -71,6 +79,13 @@ class Tunings:
             )
         entry = self._domains.find(domain)
         sending = self._sending(entry)
+        holding = None if entry.holder is None else self._source.running(entry.holder)
+        if holding is not None and holding.state in SERVES:
+            raise InvalidState(
+                f"the guest of domain {entry.name} runs at the destination already, and this bounds what is sent before that",
+                remedy="bound the pages that are still missing, with --postcopy",
+                migration_id=entry.holder,
+            )
         if sending is not None:
             await sending.tune(Tuning(max_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0))
         else:
@@ -98,8 +113,7 @@ class Tunings:
             raise InvalidParameter(
                 f"a bandwidth of {speed_mib_per_s} MiB/s overflows", remedy=f"say 0 to {MAX_MIB_PER_S}, which is unlimited"
             )
-        change = Tuning(postcopy_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0)
-        await self._guest(self._domains.find(domain)).tune(change)
+        await self._tune(domain, Tuning(postcopy_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0))
 
     async def max_postcopy_speed_mib_per_s(self, domain: str) -> int:
         """What is sent of missing pages at most.
@@ -119,7 +133,8 @@ class Tunings:
             NotSupported: this hypervisor has no xbzrle.
             DriverRefused: it takes no such size.
         """
-        await self._compressing(domain).tune(Tuning(xbzrle_cache_bytes=cache_bytes))
+        self._compressing(domain)
+        await self._tune(domain, Tuning(xbzrle_cache_bytes=cache_bytes))
 
     async def compression_cache_bytes(self, domain: str) -> int:
         """The size of xbzrle's cache.
@@ -128,6 +143,36 @@ class Tunings:
             InvalidState, NotSupported: see `set_compression_cache`.
         """
         return (await self._compressing(domain).tuning()).xbzrle_cache_bytes or 0
+
+    # -- what only a migration obeys ----------------------------------------------------------------------------------
+
+    async def tune(self, domain: str, change: Tuning) -> Tuning:
+        """The migration of the guest obeys the values that are given, until its end; answers all that holds now.
+
+        Raises:
+            InvalidParameter: one is no value.
+            InvalidState: the guest is not active here; or something is given, and it is not being sent or not slowed down.
+            DriverRefused: the hypervisor takes no such value; nothing has changed.
+        """
+        entry = self._domains.find(domain)
+        guest = self._guest(entry)
+        if change != Tuning():
+            _refuse_values(change)
+            await self._sent(entry, change).tune(change)
+        return await guest.tuning()
+
+    def _sent(self, entry: Entry, change: Tuning) -> SourceMigration:
+        """The migration that sends the guest, and to which `change` means something."""
+        sending = self._sending(entry)
+        if sending is None:
+            raise InvalidState(f"no guest of domain {entry.name} is being sent", remedy="give it to `migrate`, or tune that")
+        if {*_throttles(change)} - {None} and Flag.AUTO_CONVERGE not in Flag(sending.record.flags):
+            raise InvalidState(
+                f"the guest of domain {entry.name} is not slowed down by its migration",
+                remedy="begin the migration with AUTO_CONVERGE",
+                migration_id=sending.record.migration_id,
+            )
+        return sending
 
     # -- small things -------------------------------------------------------------------------------------------------
 
@@ -143,6 +188,12 @@ class Tunings:
             self._domains.refuse_if_held(entry)
         return guest
 
+    async def _tune(self, domain: str, change: Tuning) -> None:
+        """The guest's migration obeys it, or without one the guest keeps it."""
+        entry = self._domains.find(domain)
+        guest, sending = self._guest(entry), self._sending(entry)
+        await (guest if sending is None else sending).tune(change)
+
     def _compressing(self, domain: str) -> Guest:
         entry = self._domains.find(domain)
         guest = self._guest(entry)
@@ -156,3 +207,15 @@ class Tunings:
     def _sending(self, entry: Entry) -> SourceMigration | None:
         """The migration that sends this guest now."""
         return None if entry.holder is None else self._source.sending(entry.holder)
+
+
+def _throttles(change: Tuning) -> tuple[int | None, int | None]:
+    return change.auto_converge_initial_percent, change.auto_converge_increment_percent
+
+
+def _refuse_values(change: Tuning) -> None:
+    for percent in _throttles(change):
+        if percent is not None and not 1 <= percent <= _MOST_PERCENT:
+            raise InvalidParameter(f"a guest cannot be slowed down by {percent} %", remedy=f"say 1 to {_MOST_PERCENT}")
+    if (change.switchover_bandwidth_bytes_per_s or 0) > MAX_MIB_PER_S * MEBIBYTE:
+        raise InvalidParameter("a bandwidth overflows", remedy=f"say 0 to {MAX_MIB_PER_S} MiB/s")

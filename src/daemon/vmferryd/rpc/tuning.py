@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 from grpc import aio
 
 from vmferry.api.v1 import tuning_pb2, tuning_pb2_grpc
+from vmferryd.drivers.base import Tuning
+from vmferryd.phases.settings import MEBIBYTE, mib_per_s
 from vmferryd.phases.tuning import Tunings
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -57,3 +59,34 @@ class TuningService(tuning_pb2_grpc.TuningServiceServicer):
         """See tuning.proto."""
         cache_bytes = await self._tunings.compression_cache_bytes(request.domain)
         return tuning_pb2.GetCompressionCacheResponse(cache_bytes=cache_bytes)
+
+    async def TuneMigration(
+        self, request: tuning_pb2.TuneMigrationRequest, context: Context
+    ) -> tuning_pb2.TuneMigrationResponse:
+        """See tuning.proto."""
+        found = await self._tunings.tune(request.domain, _change(request))
+        return _in_effect(found, self._tunings.max_speed_mib_per_s(request.domain))
+
+
+def _change(request: tuning_pb2.TuneMigrationRequest) -> Tuning:
+    def given(name: str) -> int | None:
+        return getattr(request, name) if request.HasField(name) else None  # type: ignore[arg-type]
+
+    switchover_mib = given("switchover_bandwidth_mib_per_s")
+    return Tuning(
+        switchover_bandwidth_bytes_per_s=None if switchover_mib is None else switchover_mib * MEBIBYTE,
+        auto_converge_initial_percent=given("auto_converge_initial_percent"),
+        auto_converge_increment_percent=given("auto_converge_increment_percent"),
+    )
+
+
+def _in_effect(found: Tuning, most_mib_per_s: int) -> tuning_pb2.TuneMigrationResponse:
+    return tuning_pb2.TuneMigrationResponse(
+        max_downtime_ms=found.max_downtime_ms,
+        bandwidth_mib_per_s=most_mib_per_s,
+        postcopy_bandwidth_mib_per_s=mib_per_s(found.postcopy_bandwidth_bytes_per_s),
+        switchover_bandwidth_mib_per_s=(found.switchover_bandwidth_bytes_per_s or 0) // MEBIBYTE or None,
+        compression_cache_bytes=found.xbzrle_cache_bytes,
+        auto_converge_initial_percent=found.auto_converge_initial_percent,
+        auto_converge_increment_percent=found.auto_converge_increment_percent,
+    )

@@ -14,6 +14,7 @@ from vmferry.cli.__main__ import main
 from vmferry.client import Connection
 from vmferry.endpoint import ProgressListener, Reply, Request
 from vmferry.errors import DomainNotFound, MigrationCancelled, MigrationNotFound, PeerUnreachable, VmferryError
+from vmferry.in_effect import InEffect
 from vmferry.model import (
     DomainEvent,
     DomainInfo,
@@ -255,6 +256,11 @@ class FakeDaemon(Connection):
     async def max_postcopy_speed_mib_per_s(self, domain: str) -> int:
         self._called(f"max_postcopy_speed_mib_per_s {domain}")
         return 5
+
+    async def tune_migration(self, domain: str, **changes: int | None) -> InEffect:
+        given = ", ".join(f"{name}={value}" for name, value in changes.items() if value is not None)
+        self._called(f"tune_migration {domain} {given}".strip())
+        return InEffect(300, 7, 8_796_093_022_207, None, 64 << 20, 20, changes["auto_converge_increment_percent"] or 10)
 
     async def set_compression_cache(self, domain: str, cache_bytes: int) -> None:
         self._called(f"set_compression_cache {domain} {cache_bytes}")

@@ -33,6 +33,17 @@ from vmferry.cli.exits import ExitCode
             ["set_compression_cache web 4096", "compression_cache_bytes web"],
             "Compression cache: 64.000 MiB\n",
         ),
+        (
+            ["migrate-tune", "web", "--auto-converge-increment", "30"],
+            ["tune_migration web auto_converge_increment_percent=30"],
+            """Longest pause:            300 ms
+Sent at most:             7 MiB/s
+In post-copy at most:     unlimited
+Rest is sent at:          what is measured
+If it is slowed down:     by 20 % at first, then by 30 % more
+Compression cache:        64.000 MiB
+""",
+        ),
     ],
 )
 def test_tuning(arguments, calls, says):
@@ -49,6 +60,7 @@ def test_tuning(arguments, calls, says):
         ("migrate-getmaxdowntime", "max_downtime_ms"),
         ("migrate-getspeed", "max_speed_mib_per_s"),
         ("migrate-compcache", "compression_cache_bytes"),
+        ("migrate-tune", "auto_converge_initial_percent"),
     ],
 )
 def test_tuning_as_json(command, key):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmferryd.drivers.base import SendSettings
+from vmferryd.drivers.base import SendSettings, Tuning
 from vmferryd.drivers.memory.pacing import DEFAULT_DOWNTIME_MS, Limits, Pacer, Tally
 from vmferryd.drivers.memory.pages import PAGE_BYTES
 
@@ -16,9 +16,12 @@ def test_defaults_are_unlimited_bandwidth_and_a_known_downtime() -> None:
 def test_tuning_changes_what_is_given() -> None:
     """None leaves a value, 0 lifts the limit."""
     limits = Limits(1_000, 300)
-    assert limits.tuned(None, None) == limits
-    assert limits.tuned(0, None) == Limits(None, 300)
-    assert limits.tuned(None, 5) == Limits(1_000, 5)
+    assert limits.tuned(Tuning()) == limits
+    assert limits.tuned(Tuning(max_bandwidth_bytes_per_s=0)) == Limits(None, 300)
+    assert limits.tuned(Tuning(max_downtime_ms=5)) == Limits(1_000, 5)
+    believed = limits.tuned(Tuning(switchover_bandwidth_bytes_per_s=7))
+    assert believed == Limits(1_000, 300, 7)
+    assert believed.tuned(Tuning(switchover_bandwidth_bytes_per_s=0)) == limits
 
 
 def test_the_line_is_a_limit_of_its_own() -> None:

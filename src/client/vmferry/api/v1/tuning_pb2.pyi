@@ -252,3 +252,105 @@ class GetCompressionCacheResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCompressionCacheResponse: _TypeAlias = GetCompressionCacheResponse  # noqa: Y015
+
+@_typing.final
+class TuneMigrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    AUTO_CONVERGE_INITIAL_PERCENT_FIELD_NUMBER: _builtins.int
+    AUTO_CONVERGE_INCREMENT_PERCENT_FIELD_NUMBER: _builtins.int
+    SWITCHOVER_BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    domain: _builtins.str
+    auto_converge_initial_percent: _builtins.int
+    """By how much the guest is slowed down at first, if it is not yet; 1 to 99. For migrations with AUTO_CONVERGE."""
+    auto_converge_increment_percent: _builtins.int
+    """By how much more each time that was not enough; 1 to 99. For migrations with AUTO_CONVERGE."""
+    switchover_bandwidth_mib_per_s: _builtins.int
+    """The bandwidth assumed when it is decided whether the rest fits into the pause; 0 is the one that is measured."""
+    def __init__(
+        self,
+        *,
+        domain: _builtins.str = ...,
+        auto_converge_initial_percent: _builtins.int | None = ...,
+        auto_converge_increment_percent: _builtins.int | None = ...,
+        switchover_bandwidth_mib_per_s: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_auto_converge_increment_percent", b"_auto_converge_increment_percent", "_auto_converge_initial_percent", b"_auto_converge_initial_percent", "_switchover_bandwidth_mib_per_s", b"_switchover_bandwidth_mib_per_s", "auto_converge_increment_percent", b"auto_converge_increment_percent", "auto_converge_initial_percent", b"auto_converge_initial_percent", "switchover_bandwidth_mib_per_s", b"switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_converge_increment_percent", b"_auto_converge_increment_percent", "_auto_converge_initial_percent", b"_auto_converge_initial_percent", "_switchover_bandwidth_mib_per_s", b"_switchover_bandwidth_mib_per_s", "auto_converge_increment_percent", b"auto_converge_increment_percent", "auto_converge_initial_percent", b"auto_converge_initial_percent", "domain", b"domain", "switchover_bandwidth_mib_per_s", b"switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_converge_increment_percent: _TypeAlias = _typing.Literal["auto_converge_increment_percent"]  # noqa: Y015
+    _WhichOneofArgType__auto_converge_increment_percent: _TypeAlias = _typing.Literal["_auto_converge_increment_percent", b"_auto_converge_increment_percent"]  # noqa: Y015
+    _WhichOneofReturnType__auto_converge_initial_percent: _TypeAlias = _typing.Literal["auto_converge_initial_percent"]  # noqa: Y015
+    _WhichOneofArgType__auto_converge_initial_percent: _TypeAlias = _typing.Literal["_auto_converge_initial_percent", b"_auto_converge_initial_percent"]  # noqa: Y015
+    _WhichOneofReturnType__switchover_bandwidth_mib_per_s: _TypeAlias = _typing.Literal["switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    _WhichOneofArgType__switchover_bandwidth_mib_per_s: _TypeAlias = _typing.Literal["_switchover_bandwidth_mib_per_s", b"_switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_converge_increment_percent) -> _WhichOneofReturnType__auto_converge_increment_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_converge_initial_percent) -> _WhichOneofReturnType__auto_converge_initial_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__switchover_bandwidth_mib_per_s) -> _WhichOneofReturnType__switchover_bandwidth_mib_per_s | None: ...
+
+Global___TuneMigrationRequest: _TypeAlias = TuneMigrationRequest  # noqa: Y015
+
+@_typing.final
+class TuneMigrationResponse(_message.Message):
+    """What is not known, or means nothing to this hypervisor, is missing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_DOWNTIME_MS_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    POSTCOPY_BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    SWITCHOVER_BANDWIDTH_MIB_PER_S_FIELD_NUMBER: _builtins.int
+    COMPRESSION_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    AUTO_CONVERGE_INITIAL_PERCENT_FIELD_NUMBER: _builtins.int
+    AUTO_CONVERGE_INCREMENT_PERCENT_FIELD_NUMBER: _builtins.int
+    max_downtime_ms: _builtins.int
+    bandwidth_mib_per_s: _builtins.int
+    """8796093022207 is unlimited, here and after the switch to post-copy."""
+    postcopy_bandwidth_mib_per_s: _builtins.int
+    switchover_bandwidth_mib_per_s: _builtins.int
+    """Missing: what is measured."""
+    compression_cache_bytes: _builtins.int
+    auto_converge_initial_percent: _builtins.int
+    auto_converge_increment_percent: _builtins.int
+    def __init__(
+        self,
+        *,
+        max_downtime_ms: _builtins.int | None = ...,
+        bandwidth_mib_per_s: _builtins.int = ...,
+        postcopy_bandwidth_mib_per_s: _builtins.int = ...,
+        switchover_bandwidth_mib_per_s: _builtins.int | None = ...,
+        compression_cache_bytes: _builtins.int | None = ...,
+        auto_converge_initial_percent: _builtins.int | None = ...,
+        auto_converge_increment_percent: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_auto_converge_increment_percent", b"_auto_converge_increment_percent", "_auto_converge_initial_percent", b"_auto_converge_initial_percent", "_compression_cache_bytes", b"_compression_cache_bytes", "_max_downtime_ms", b"_max_downtime_ms", "_switchover_bandwidth_mib_per_s", b"_switchover_bandwidth_mib_per_s", "auto_converge_increment_percent", b"auto_converge_increment_percent", "auto_converge_initial_percent", b"auto_converge_initial_percent", "compression_cache_bytes", b"compression_cache_bytes", "max_downtime_ms", b"max_downtime_ms", "switchover_bandwidth_mib_per_s", b"switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_converge_increment_percent", b"_auto_converge_increment_percent", "_auto_converge_initial_percent", b"_auto_converge_initial_percent", "_compression_cache_bytes", b"_compression_cache_bytes", "_max_downtime_ms", b"_max_downtime_ms", "_switchover_bandwidth_mib_per_s", b"_switchover_bandwidth_mib_per_s", "auto_converge_increment_percent", b"auto_converge_increment_percent", "auto_converge_initial_percent", b"auto_converge_initial_percent", "bandwidth_mib_per_s", b"bandwidth_mib_per_s", "compression_cache_bytes", b"compression_cache_bytes", "max_downtime_ms", b"max_downtime_ms", "postcopy_bandwidth_mib_per_s", b"postcopy_bandwidth_mib_per_s", "switchover_bandwidth_mib_per_s", b"switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_converge_increment_percent: _TypeAlias = _typing.Literal["auto_converge_increment_percent"]  # noqa: Y015
+    _WhichOneofArgType__auto_converge_increment_percent: _TypeAlias = _typing.Literal["_auto_converge_increment_percent", b"_auto_converge_increment_percent"]  # noqa: Y015
+    _WhichOneofReturnType__auto_converge_initial_percent: _TypeAlias = _typing.Literal["auto_converge_initial_percent"]  # noqa: Y015
+    _WhichOneofArgType__auto_converge_initial_percent: _TypeAlias = _typing.Literal["_auto_converge_initial_percent", b"_auto_converge_initial_percent"]  # noqa: Y015
+    _WhichOneofReturnType__compression_cache_bytes: _TypeAlias = _typing.Literal["compression_cache_bytes"]  # noqa: Y015
+    _WhichOneofArgType__compression_cache_bytes: _TypeAlias = _typing.Literal["_compression_cache_bytes", b"_compression_cache_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_downtime_ms: _TypeAlias = _typing.Literal["max_downtime_ms"]  # noqa: Y015
+    _WhichOneofArgType__max_downtime_ms: _TypeAlias = _typing.Literal["_max_downtime_ms", b"_max_downtime_ms"]  # noqa: Y015
+    _WhichOneofReturnType__switchover_bandwidth_mib_per_s: _TypeAlias = _typing.Literal["switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    _WhichOneofArgType__switchover_bandwidth_mib_per_s: _TypeAlias = _typing.Literal["_switchover_bandwidth_mib_per_s", b"_switchover_bandwidth_mib_per_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_converge_increment_percent) -> _WhichOneofReturnType__auto_converge_increment_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_converge_initial_percent) -> _WhichOneofReturnType__auto_converge_initial_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compression_cache_bytes) -> _WhichOneofReturnType__compression_cache_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_downtime_ms) -> _WhichOneofReturnType__max_downtime_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__switchover_bandwidth_mib_per_s) -> _WhichOneofReturnType__switchover_bandwidth_mib_per_s | None: ...
+
+Global___TuneMigrationResponse: _TypeAlias = TuneMigrationResponse  # noqa: Y015

@@ -68,6 +68,11 @@ class TuningServiceStub:
                 request_serializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.GetCompressionCacheRequest.SerializeToString,
                 response_deserializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.GetCompressionCacheResponse.FromString,
                 _registered_method=True)
+        self.TuneMigration = channel.unary_unary(
+                '/vmferry.api.v1.TuningService/TuneMigration',
+                request_serializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.TuneMigrationRequest.SerializeToString,
+                response_deserializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.TuneMigrationResponse.FromString,
+                _registered_method=True)
 
 
 class TuningServiceServicer:
@@ -118,6 +123,13 @@ class TuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TuneMigration(self, request, context):
+        """What else can be changed of a migration while its guest is sent, and all that it obeys then. Nothing given: nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TuningServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +162,11 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     servicer.GetCompressionCache,
                     request_deserializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.GetCompressionCacheRequest.FromString,
                     response_serializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.GetCompressionCacheResponse.SerializeToString,
+            ),
+            'TuneMigration': grpc.unary_unary_rpc_method_handler(
+                    servicer.TuneMigration,
+                    request_deserializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.TuneMigrationRequest.FromString,
+                    response_serializer=vmferry_dot_api_dot_v1_dot_tuning__pb2.TuneMigrationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -318,6 +335,33 @@ class TuningService:
             '/vmferry.api.v1.TuningService/GetCompressionCache',
             vmferry_dot_api_dot_v1_dot_tuning__pb2.GetCompressionCacheRequest.SerializeToString,
             vmferry_dot_api_dot_v1_dot_tuning__pb2.GetCompressionCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TuneMigration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vmferry.api.v1.TuningService/TuneMigration',
+            vmferry_dot_api_dot_v1_dot_tuning__pb2.TuneMigrationRequest.SerializeToString,
+            vmferry_dot_api_dot_v1_dot_tuning__pb2.TuneMigrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class TuningServiceStub:
     SetCompressionCache: _grpc.UnaryUnaryMultiCallable[_tuning_pb2.SetCompressionCacheRequest, _tuning_pb2.SetCompressionCacheResponse]
     """The size of the cache with which xbzrle finds what has changed of a page. The guest must be active."""
     GetCompressionCache: _grpc.UnaryUnaryMultiCallable[_tuning_pb2.GetCompressionCacheRequest, _tuning_pb2.GetCompressionCacheResponse]
+    TuneMigration: _grpc.UnaryUnaryMultiCallable[_tuning_pb2.TuneMigrationRequest, _tuning_pb2.TuneMigrationResponse]
+    """What else can be changed of a migration while its guest is sent, and all that it obeys then. Nothing given: nothing changes."""
 
 @_typing.type_check_only
 class TuningServiceAsyncStub(TuningServiceStub):
@@ -73,6 +75,8 @@ class TuningServiceAsyncStub(TuningServiceStub):
     SetCompressionCache: _aio.UnaryUnaryMultiCallable[_tuning_pb2.SetCompressionCacheRequest, _tuning_pb2.SetCompressionCacheResponse]  # type: ignore[assignment]
     """The size of the cache with which xbzrle finds what has changed of a page. The guest must be active."""
     GetCompressionCache: _aio.UnaryUnaryMultiCallable[_tuning_pb2.GetCompressionCacheRequest, _tuning_pb2.GetCompressionCacheResponse]  # type: ignore[assignment]
+    TuneMigration: _aio.UnaryUnaryMultiCallable[_tuning_pb2.TuneMigrationRequest, _tuning_pb2.TuneMigrationResponse]  # type: ignore[assignment]
+    """What else can be changed of a migration while its guest is sent, and all that it obeys then. Nothing given: nothing changes."""
 
 class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
     """Every `domain` field takes a name or a UUID. Ask the host where the guest runs: the source, while it migrates.
@@ -129,5 +133,13 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tuning_pb2.GetCompressionCacheRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_pb2.GetCompressionCacheResponse, _abc.Awaitable[_tuning_pb2.GetCompressionCacheResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TuneMigration(
+        self,
+        request: _tuning_pb2.TuneMigrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_pb2.TuneMigrationResponse, _abc.Awaitable[_tuning_pb2.TuneMigrationResponse]]:
+        """What else can be changed of a migration while its guest is sent, and all that it obeys then. Nothing given: nothing changes."""
 
 def add_TuningServiceServicer_to_server(servicer: TuningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -82,6 +82,7 @@ class SimulatedGuest:
         self.exports: list[Export] = []
         self.watch = Watch()
         self.max_downtime_ms = DEFAULT_DOWNTIME_MS
+        self.postcopy_bandwidth_bytes_per_s = 0
         self._listeners: list[Listener] = []
 
     @property
@@ -178,20 +179,20 @@ class SimulatedGuest:
     def tuning(self) -> Tuning:
         """See `Guest.tuning`."""
         if self.sender is None or not self.sender.going_on:
-            return Tuning(self.max_downtime_ms)
-        limits, pages = self.sender.limits, self.sender.postcopy_bandwidth_bytes_per_s or 0
-        return Tuning(limits.downtime_ms, limits.bandwidth_bytes_per_s or 0, postcopy_bandwidth_bytes_per_s=pages)
+            return Tuning(self.max_downtime_ms, postcopy_bandwidth_bytes_per_s=self.postcopy_bandwidth_bytes_per_s)
+        return self.sender.tuning
 
     def tune(self, change: Tuning) -> None:
         """See `Guest.tune`."""
         if change.xbzrle_cache_bytes is not None:
             raise DriverRefused("Simulated guests are sent without xbzrle")
         if self.sender is not None and self.sender.going_on:
-            self.sender.limits = self.sender.limits.tuned(change.max_bandwidth_bytes_per_s, change.max_downtime_ms)
-            if change.postcopy_bandwidth_bytes_per_s is not None:
-                self.sender.postcopy_bandwidth_bytes_per_s = change.postcopy_bandwidth_bytes_per_s or None
-        elif change.max_downtime_ms is not None:
+            self.sender.tune(change)
+            return
+        if change.max_downtime_ms is not None:
             self.max_downtime_ms = change.max_downtime_ms
+        if change.postcopy_bandwidth_bytes_per_s is not None:
+            self.postcopy_bandwidth_bytes_per_s = change.postcopy_bandwidth_bytes_per_s
 
     def resume(self) -> None:
         """See `Guest.resume`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from vmferry.model import Statistics
-from vmferryd.drivers.base import SendSettings
+from vmferryd.drivers.base import SendSettings, Tuning
 from vmferryd.drivers.memory.pages import PAGE_BYTES
 
 DEFAULT_DOWNTIME_MS = 300
@@ -29,10 +29,14 @@ class Limits:
         longest_ms = kept_downtime_ms if downtime_ms is None else downtime_ms
         return cls(settings.max_bandwidth_bytes_per_s or None, longest_ms, settings.switchover_bandwidth_bytes_per_s)
 
-    def tuned(self, bandwidth_bytes_per_s: int | None, downtime_ms: int | None) -> Limits:
+    def tuned(self, change: Tuning) -> Limits:
         """The same with the values that are given."""
-        tuned = self if bandwidth_bytes_per_s is None else replace(self, bandwidth_bytes_per_s=bandwidth_bytes_per_s or None)
-        return tuned if downtime_ms is None else replace(tuned, downtime_ms=downtime_ms)
+        tuned, bandwidth, switchover = self, change.max_bandwidth_bytes_per_s, change.switchover_bandwidth_bytes_per_s
+        if bandwidth is not None:
+            tuned = replace(tuned, bandwidth_bytes_per_s=bandwidth or None)
+        if switchover is not None:
+            tuned = replace(tuned, switchover_bytes_per_s=switchover or None)
+        return tuned if change.max_downtime_ms is None else replace(tuned, downtime_ms=change.max_downtime_ms)
 
     def within(self, line_bytes_per_s: int | None) -> Limits:
         """The same on a line that carries no more than that."""

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from vmferry.errors import DriverRefused, StreamTruncated, TransferFailed, VmferryError
 from vmferry.model import Statistics
-from vmferryd.drivers.base import EventKind, Extent, PagesEnd, RunState, SendSettings, TransferState
+from vmferryd.drivers.base import EventKind, Extent, PagesEnd, RunState, SendSettings, TransferState, Tuning
 from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.memory.back import BackReader, LastWord, PageRequest, StillMissing
 from vmferryd.drivers.memory.faults import Verb
@@ -31,6 +31,7 @@ from vmferryd.drivers.memory.link import Link, words_of
 from vmferryd.drivers.memory.pacing import Limits, Pacer, Tally
 from vmferryd.drivers.memory.pages import PAGE_BYTES
 from vmferryd.drivers.memory.stream import Encoder
+from vmferryd.drivers.settings import tuned
 
 PAUSED = TransferState.POSTCOPY_PAUSED
 _LONGEST_NAP_S = 0.25
@@ -59,12 +60,12 @@ class Sender:
         self.released = False
         self.owes_run = False
         self.limits = Limits.of(settings, guest.max_downtime_ms)
-        self.postcopy_bandwidth_bytes_per_s = settings.postcopy_bandwidth_bytes_per_s or None
         self._postcopy_asked = False
         self._wanted: list[int] = []
         self._missing: tuple[int, ...] | None = None
         self._guest = guest
-        self._settings = settings
+        kept = guest.postcopy_bandwidth_bytes_per_s if settings.postcopy_bandwidth_bytes_per_s is None else None
+        self._settings = tuned(settings, Tuning(postcopy_bandwidth_bytes_per_s=kept))
         self._clock = guest.host.clock
         self._encoder = Encoder()
         self._all_sent = False
@@ -79,6 +80,24 @@ class Sender:
     def going_on(self) -> bool:
         """It has not ended."""
         return self.state in _GOING_ON
+
+    @property
+    def tuning(self) -> Tuning:
+        """What it obeys."""
+        limits, settings = self.limits, self._settings
+        return Tuning(
+            limits.downtime_ms,
+            limits.bandwidth_bytes_per_s or 0,
+            postcopy_bandwidth_bytes_per_s=settings.postcopy_bandwidth_bytes_per_s,
+            switchover_bandwidth_bytes_per_s=limits.switchover_bytes_per_s or 0,
+            auto_converge_initial_percent=settings.auto_converge_initial_percent or _THROTTLE_INITIAL_PERCENT,
+            auto_converge_increment_percent=settings.auto_converge_increment_percent or _THROTTLE_INCREMENT_PERCENT,
+        )
+
+    def tune(self, change: Tuning) -> None:
+        """It obeys the values that are given, from now on."""
+        self.limits = self.limits.tuned(change)
+        self._settings = tuned(self._settings, change)
 
     @property
     def fate(self) -> Fate:
@@ -308,7 +327,7 @@ class Sender:
     def _limits_now(self) -> Limits:
         limits = self.limits
         if self.state.in_postcopy:
-            limits = replace(limits, bandwidth_bytes_per_s=self.postcopy_bandwidth_bytes_per_s)
+            limits = replace(limits, bandwidth_bytes_per_s=self._settings.postcopy_bandwidth_bytes_per_s or None)
         return limits.within(self._guest.host.line_bytes_per_s)
 
     def _fits(self) -> bool:

@@ -308,7 +308,7 @@ class QemuOutgoingGuest:
         chosen = {
             **secret,
             **parallel.parameters(settings.parallel),
-            "max-postcopy-bandwidth": (settings.postcopy_bandwidth_bytes_per_s or 0) if settings.postcopy else None,
+            "max-postcopy-bandwidth": settings.postcopy_bandwidth_bytes_per_s if settings.postcopy else None,
             "max-bandwidth": settings.max_bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S,
             "downtime-limit": record.downtime_ms,
             "cpu-throttle-initial": settings.auto_converge_initial_percent,

@@ -41,6 +41,9 @@ async def tuning(guest: QemuGuest) -> Tuning:
         max_bandwidth_bytes_per_s=None if record is None else record.bandwidth_bytes_per_s or 0,
         xbzrle_cache_bytes=parameters.get("xbzrle-cache-size"),
         postcopy_bandwidth_bytes_per_s=parameters.get("max-postcopy-bandwidth"),
+        switchover_bandwidth_bytes_per_s=None if record is None else record.switchover_bytes_per_s or 0,
+        auto_converge_initial_percent=parameters.get("cpu-throttle-initial"),
+        auto_converge_increment_percent=parameters.get("cpu-throttle-increment"),
     )
 
 
@@ -67,6 +70,10 @@ def _parameters(change: Tuning, record: TransferRecord | None) -> dict[str, Any]
         parameters["xbzrle-cache-size"] = change.xbzrle_cache_bytes
     if change.postcopy_bandwidth_bytes_per_s is not None:
         parameters["max-postcopy-bandwidth"] = change.postcopy_bandwidth_bytes_per_s
+    if change.auto_converge_initial_percent is not None:
+        parameters["cpu-throttle-initial"] = change.auto_converge_initial_percent
+    if change.auto_converge_increment_percent is not None:
+        parameters["cpu-throttle-increment"] = change.auto_converge_increment_percent
     return parameters
 
 
@@ -78,6 +85,8 @@ def _write_down(guest: QemuGuest, change: Tuning) -> None:
         changes["downtime_ms"] = change.max_downtime_ms
     if change.max_bandwidth_bytes_per_s is not None:
         changes["bandwidth_bytes_per_s"] = change.max_bandwidth_bytes_per_s or None
+    if change.switchover_bandwidth_bytes_per_s is not None:
+        changes["switchover_bytes_per_s"] = change.switchover_bandwidth_bytes_per_s or None
     if record is not None and changes:
         record.changed(guest.plan.directory, **changes)
 
