@@ -35,7 +35,7 @@ DOCS = Path(__file__).parent
 
 MEANINGS: Mapping[str, str] = {
     "listen": "where the daemon answers; a list of URIs, or one",
-    "advertise": "where other daemons reach this one; by default the first TCP or TLS place, else the first socket",
+    "advertise": "where other daemons reach this one; by default the first TLS place, else TCP, else a socket",
     "insecure": "allow TCP without TLS on an address that others can reach",
     "certificates": "folder that `vmferry pki issue host` made: [certificates](#certificates)",
     "state_directory": "the journal lives here; it must survive a reboot",

@@ -28,7 +28,7 @@ except ModuleNotFoundError as missing:
 @click.option(
     "--listen", multiple=True, metavar="URI", help="Where to answer: vmferry+unix:///path, +tcp:// or +tls://host:port."
 )
-@click.option("--advertise", metavar="URI", help="Where other daemons reach this one; by default the first TCP or TLS place.")
+@click.option("--advertise", metavar="URI", help="Where others reach this daemon; by default the first TLS place, else TCP.")
 @click.option(
     "--certificates", type=click.Path(path_type=Path, file_okay=False), help="Folder that `vmferry pki issue host` made."
 )

@@ -98,7 +98,7 @@ class DataSection(_Section):
     native: bool = Field(
         default=True, description="let data travel outside the daemons' own connection, where that is allowed"
     )
-    listen: str = Field("", description="the address to wait at; by default that of the daemon's first TCP or TLS place")
+    listen: str = Field("", description="the address to wait at; by default that of the daemon's first TLS place, else TCP")
     port: int | None = Field(
         None,
         ge=0,
@@ -129,8 +129,8 @@ class LogSection(_Section):
 class Config(_Section):
     """All that can be configured.
 
-    `listen` are the places where the daemon answers. `advertise` is where a peer reaches it; by default the first TCP or TLS
-    place, else the first UNIX socket. `certificates` is a folder that `vmferry pki issue host`
+    `listen` are the places where the daemon answers. `advertise` is where a peer reaches it; by default the first TLS place,
+    else the first TCP place, else the first UNIX socket. `certificates` is a folder that `vmferry pki issue host`
     made: `ca-cert.pem`, `server-cert.pem`, `server-key.pem`, and `client-cert.pem` with `client-key.pem` for the connections
     that the daemon makes itself.
     """
@@ -208,7 +208,16 @@ class Config(_Section):
         """The place that peers are told."""
         if self.advertise is not None:
             return self.advertise
-        return next((uri for uri in self.listen if uri.transport is not Transport.UNIX), self.listen[0])
+        return self.main_place
+
+    @property
+    def main_place(self) -> Uri:
+        """The first TLS place; without one the first TCP place, and without that the first socket.
+
+        Who speaks TLS at all is reached so by its peers: what it offers besides is for programs beside it, perhaps.
+        """
+        order = (Transport.TLS, Transport.TCP, Transport.UNIX)
+        return min(self.listen, key=lambda uri: order.index(uri.transport))
 
 
 def load(path: Path | None, options: dict[str, Any]) -> Config:

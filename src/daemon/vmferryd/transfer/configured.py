@@ -17,7 +17,7 @@ _PORTS = 1 << 16
 
 def here(config: Config, reached_at: Uri) -> Here:
     """Where this host waits, and how a source reaches it; which port is shared is not said."""
-    listen = config.data.listen or _first(config).host or _LOOPBACK
+    listen = config.data.listen or config.main_place.host or _LOOPBACK
     usual = listen if is_loopback(listen) else socket.gethostname()
     return Here(listen, config.data.host or reached_at.host or usual)
 
@@ -51,7 +51,7 @@ def shared_port(config: Config, reached_at: Uri) -> int | None:
         return None
     if config.data.port is not None:
         return config.data.port
-    port = _first(config).port
+    port = config.main_place.port
     return (port + 1) % _PORTS if port else 0
 
 
@@ -67,8 +67,3 @@ async def opened(config: Config, reached_at: Uri, spawn: Spawn) -> Doors:
     if port is not None:
         await doors.open_shared(port)
     return doors
-
-
-def _first(config: Config) -> Uri:
-    """The daemon's first TCP or TLS place, or its first socket."""
-    return next((uri for uri in config.listen if uri.transport is not Transport.UNIX), config.listen[0])

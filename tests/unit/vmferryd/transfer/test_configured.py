@@ -18,6 +18,11 @@ UNIX = {"listen": "vmferry+unix:///run/d.sock"}
 LOOPBACK = {"listen": "vmferry+tcp://127.0.0.1:700"}
 OPEN = {"listen": ["vmferry+unix:///run/d.sock", "vmferry+tcp://10.0.0.1:700"], "insecure": True}
 TLS = {"listen": "vmferry+tls://10.0.0.1:700", "certificates": "/somewhere"}
+BOTH = {
+    "listen": ["vmferry+tcp://10.0.0.1:600", "vmferry+tls://10.0.0.1:700"],
+    "certificates": "/somewhere",
+    "insecure": True,
+}
 FAR = {"listen": "vmferry+unix:///run/d.sock", "advertise": "vmferry+tls://10.0.0.1:700"}
 ALL = {"listen": "vmferry+tcp://0.0.0.0:65535", "insecure": True}
 
@@ -37,6 +42,7 @@ ALL = {"listen": "vmferry+tcp://0.0.0.0:65535", "insecure": True}
         (TLS, {"plain": True}, "10.0.0.1", "10.0.0.1", Plain.AS_ASKED, 701),
         (TLS, {"native": False}, "10.0.0.1", "10.0.0.1", None, None),
         (TLS, {"listen": "10.9.0.1"}, "10.9.0.1", "10.0.0.1", Plain.NOWHERE, 701),
+        (BOTH, {}, "10.0.0.1", "10.0.0.1", Plain.NOWHERE, 701),
         (FAR, {}, "127.0.0.1", "10.0.0.1", Plain.NOWHERE, None),
         (ALL, {}, ANY, socket.getfqdn(), Plain.ANYWHERE, 0),
     ],
