@@ -93,6 +93,8 @@ async def test_speed_while_it_goes_on(two_hosts: TwoHosts) -> None:
     assert two_hosts.source.guest().sender.limits.bandwidth_bytes_per_s is None
     await fails(two_hosts, moving, migration_id)
     assert UNLIMITED == await ask.max_speed_mib_per_s(NAME)
+    told = [change.reason for change in (await ask.job(migration_id)).changes if change.kind is JobChangeKind.DECISION]
+    assert ["a user has set: sent at most 3 MiB/s", "a user has set: sent at most unlimited"] == told
 
 
 async def test_what_has_no_command_of_its_own_is_changed_while_it_goes_on(two_hosts: TwoHosts) -> None:

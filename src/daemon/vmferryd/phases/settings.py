@@ -14,7 +14,7 @@ from vmferry.endpoint import Request
 from vmferry.errors import NotSupported
 from vmferry.flags import STORAGE, Flag
 from vmferry.params import MigrationParams
-from vmferryd.drivers.base import Parallel, ReceiveSettings, SendSettings, Tls
+from vmferryd.drivers.base import Parallel, ReceiveSettings, SendSettings, Tls, Tuning
 from vmferryd.drivers.copies import CopyExtent, CopyMode, DiskCopy
 from vmferryd.transfer.encryption import hostname
 from vmferryd.transfer.routes import Encryption, Route
@@ -90,6 +90,28 @@ def bytes_per_s(mib_per_s: int | None) -> int | None:
 def mib_per_s(bytes_per_s: int | None) -> int:
     """A driver's bandwidth as users know it."""
     return MAX_MIB_PER_S if not bytes_per_s else max(1, bytes_per_s // MEBIBYTE)
+
+
+def in_words(change: Tuning) -> str:
+    """What is changed of a transfer, for its history."""
+    words = (
+        ("longest pause", change.max_downtime_ms, "{} ms".format),
+        ("sent at most", change.max_bandwidth_bytes_per_s, _bound),
+        ("sent in post-copy at most", change.postcopy_bandwidth_bytes_per_s, _bound),
+        (
+            "the rest is sent at",
+            change.switchover_bandwidth_bytes_per_s,
+            lambda rate: _bound(rate) if rate else "what is seen",
+        ),
+        ("slowed down at first by", change.auto_converge_initial_percent, "{} %".format),
+        ("each time by", change.auto_converge_increment_percent, "{} % more".format),
+        ("compression cache", change.xbzrle_cache_bytes, "{} bytes".format),
+    )
+    return ", ".join(f"{what} {said(value)}" for what, value, said in words if value is not None)
+
+
+def _bound(bytes_per_s: int) -> str:
+    return f"{mib_per_s(bytes_per_s)} MiB/s" if bytes_per_s else "unlimited"
 
 
 def send_settings(flags: Flag, params: MigrationParams, kept_mib_per_s: int | None = None) -> SendSettings:

@@ -25,7 +25,7 @@ from vmferryd.domains.registry import Domains
 from vmferryd.drivers.base import DriverFeature, Guest, Tuning
 from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.jobs.decisions import SERVES
-from vmferryd.phases.settings import MAX_MIB_PER_S, MEBIBYTE, bytes_per_s, mib_per_s
+from vmferryd.phases.settings import MAX_MIB_PER_S, MEBIBYTE, bytes_per_s, in_words, mib_per_s
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_migrations import SourceMigrations
 
@@ -87,7 +87,7 @@ class Tunings:
                 migration_id=entry.holder,
             )
         if sending is not None:
-            await sending.tune(Tuning(max_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0))
+            await self._obeyed(entry, sending, Tuning(max_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0))
         else:
             kept = None if bytes_per_s(speed_mib_per_s) is None else speed_mib_per_s
             await self._domains.keep_speed(entry, kept)
@@ -158,14 +158,17 @@ class Tunings:
         guest = self._guest(entry)
         if change != Tuning():
             _refuse_values(change)
-            await self._sent(entry, change).tune(change)
+            await self._obeyed(entry, self._sent(entry, change), change)
         return await guest.tuning()
 
     def _sent(self, entry: Entry, change: Tuning) -> SourceMigration:
         """The migration that sends the guest, and to which `change` means something."""
         sending = self._sending(entry)
         if sending is None:
-            raise InvalidState(f"no guest of domain {entry.name} is being sent", remedy="give it to `migrate`, or tune that")
+            raise InvalidState(
+                f"no guest of domain {entry.name} is being sent",
+                remedy="begin a migration with that value, or set it while the guest's memory is sent",
+            )
         if {*_throttles(change)} - {None} and Flag.AUTO_CONVERGE not in Flag(sending.record.flags):
             raise InvalidState(
                 f"the guest of domain {entry.name} is not slowed down by its migration",
@@ -192,7 +195,14 @@ class Tunings:
         """The guest's migration obeys it, or without one the guest keeps it."""
         entry = self._domains.find(domain)
         guest, sending = self._guest(entry), self._sending(entry)
-        await (guest if sending is None else sending).tune(change)
+        await self._obeyed(entry, guest if sending is None else sending, change)
+
+    async def _obeyed(self, entry: Entry, who: Guest | SourceMigration, change: Tuning) -> None:
+        """`change` holds, and the history of the migration that goes on says so."""
+        await who.tune(change)
+        migration = None if entry.holder is None else self._source.running(entry.holder)
+        if migration is not None:
+            migration.machine.tell_decision(f"a user has set: {in_words(change)}")
 
     def _compressing(self, domain: str) -> Guest:
         entry = self._domains.find(domain)

@@ -11,10 +11,11 @@ from vmferry.errors import InvalidState
 from vmferry.flags import NONE, Flag
 from vmferry.params import MigrationParams
 from vmferryd.clock import DrivenClock
+from vmferryd.drivers.base import Tuning
 from vmferryd.limits import Limits
 from vmferryd.phases.lease import Lease
 from vmferryd.phases.resolver import Backoff
-from vmferryd.phases.settings import receive_settings, send_settings
+from vmferryd.phases.settings import in_words, receive_settings, send_settings
 
 
 async def test_lease_runs_out() -> None:
@@ -100,3 +101,15 @@ def test_nothing_asked_for() -> None:
     assert (False, None, False, False) == (sent.live, sent.max_bandwidth_bytes_per_s, sent.auto_converge, sent.xbzrle)
     assert receive_settings(NONE, MigrationParams(compression=("xbzrle",))).xbzrle
     assert not receive_settings(Flag.COMPRESSED, MigrationParams(compression=("zlib",))).xbzrle
+
+
+def test_what_a_user_has_changed_in_words() -> None:
+    """Every value has some, and what was left as it is has none."""
+    assert "" == in_words(Tuning())
+    assert "longest pause 70 ms, sent in post-copy at most 5 MiB/s" == in_words(
+        Tuning(max_downtime_ms=70, postcopy_bandwidth_bytes_per_s=5 << 20)
+    )
+    assert "the rest is sent at what is seen, slowed down at first by 30 %, each time by 9 % more" == in_words(
+        Tuning(switchover_bandwidth_bytes_per_s=0, auto_converge_initial_percent=30, auto_converge_increment_percent=9)
+    )
+    assert "compression cache 4096 bytes" == in_words(Tuning(xbzrle_cache_bytes=4096))
