@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -116,3 +118,25 @@ async def test_client_does_not_trust_another_authority(pair: Pair, tmp_path: Pat
     with pytest.raises(PeerUnreachable):
         async with connect(str(pair[0].uri).split("?")[0] + f"?certificates={stranger}"):
             pass
+
+
+async def test_renewed_certificates_are_shown_without_a_restart(pair: Pair, certificates: Path) -> None:
+    """To whoever connects from then on, in both directions; files that do not fit each other are not taken."""
+    source, destination = pair
+
+    def shown() -> str:
+        return ssl.get_server_certificate((source.uri.host, source.uri.port))
+
+    before = await asyncio.to_thread(shown)
+    (certificates / "server-key.pem").write_bytes((certificates / "client-key.pem").read_bytes())
+    assert before == await asyncio.to_thread(shown)
+    certificates_of("another authority", certificates)
+    renewed = await asyncio.to_thread(shown)
+    assert renewed == (certificates / "server-cert.pem").read_text()
+    assert before != renewed
+    uris = [f"{replace(each.uri, certificates=None)}?certificates={certificates}" for each in (source, destination)]
+    async with connect(uris[0]) as here, connect(uris[1]) as there:
+        await here.define(domain_xml())
+        await here.start(NAME)
+        await here.migrate(NAME, there, flags=Flag.LIVE)
+        assert DomainState.RUNNING is (await there.domain(NAME)).state

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -338,6 +339,15 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 def now() -> dt.datetime:
     """This moment, in UTC."""
     return dt.datetime.now(dt.UTC)
+
+
+def fits(certificate: bytes, key: bytes) -> bool:
+    """The private key in the one PEM file is that of the certificate in the other."""
+    try:
+        loaded = serialization.load_pem_private_key(key, password=None)
+        return loaded.public_key() == x509.load_pem_x509_certificate(certificate).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
 
 
 def certificate_ends_s(path: Path) -> float:

@@ -24,10 +24,10 @@ from pathlib import Path
 import structlog
 from grpc import aio
 
-from vmferry.channel import Credentials, open_channel
+from vmferry.channel import open_channel
 from vmferry.errors import DriverLost, DriverRefused, InvalidState, StorageFailed, VmferryError
 from vmferry.model import Side
-from vmferry.pki import certificate_ends_s
+from vmferryd.certificates import Certificates
 from vmferryd.clock import Clock, SystemClock
 from vmferryd.config import Config
 from vmferryd.database import Database, Thread, Worker
@@ -156,7 +156,7 @@ async def _serving(
     await oversight.recall()
     served = rpc_server.Served(context, source, destination, PeerToPeer(context, source), oversight, unavailable)
     server = rpc_server.build(served, config, make)
-    rpc_server.listen(server, config.listen, config.certificates)
+    rpc_server.listen(server, config.listen, context.identity.certificates)
     await server.start()
     log.info(
         "serving",
@@ -225,14 +225,14 @@ async def _context(
 ) -> AsyncIterator[Context]:
     host_uuid = str(config.host_uuid) if config.host_uuid else await database.remembered("uuid", str(uuid.uuid4()))
     reached_at = advertised(config.reached_at)
-    ends_s = certificate_ends_s(config.certificates / "server-cert.pem") if config.certificates else 0.0
-    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(reached_at), _this_boot(), ends_s)
+    certificates = Certificates(config.certificates) if config.certificates else None
+    identity = Identity(config.host_name or socket.gethostname(), host_uuid, str(reached_at), _this_boot(), certificates)
     context = Context(
         identity=identity,
         journal=Journal(database, surroundings.witness),
         domains=Domains(Store(database), drivers),
         drivers=drivers,
-        peers=Peers(config.as_client, _own_credentials(config), surroundings.dial),
+        peers=Peers(config.as_client, certificates, surroundings.dial),
         board=Board(surroundings.clock, config.limits.remembered_migrations),
         clock=surroundings.clock,
         limits=config.limits,
@@ -248,10 +248,6 @@ async def _context(
         await context.peers.close()
         await context.domains.close()
         await context.drivers.close()
-
-
-def _own_credentials(config: Config) -> Credentials | None:
-    return Credentials.read(config.certificates, "client") if config.certificates else None
 
 
 async def _drivers(config: Config, surroundings: Surroundings) -> tuple[DriverRegistry, dict[str, str]]:

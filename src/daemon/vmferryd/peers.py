@@ -18,6 +18,7 @@ from vmferry.client import Connection
 from vmferry.endpoint import Settled
 from vmferry.model import MigrationId, Outcome
 from vmferry.wish import RunWish
+from vmferryd.certificates import Certificates
 
 
 class Peer(Protocol):
@@ -47,11 +48,11 @@ OpenChannel = Callable[[Uri, ChannelOptions, Credentials | None], aio.Channel]
 class Peers:
     """One connection for each peer, kept while the daemon lives, and others, whose owners may end before they close them."""
 
-    def __init__(self, bounds: Bounds, credentials: Credentials | None, dial: OpenChannel = open_channel) -> None:
+    def __init__(self, bounds: Bounds, certificates: Certificates | None, dial: OpenChannel = open_channel) -> None:
         self._bounds = bounds
-        self._credentials = credentials
+        self._certificates = certificates
         self._dial = dial
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[tuple[str, Credentials | None], Connection] = {}
         self._numbers = itertools.count()
         self._channels: WeakValueDictionary[int, aio.Channel] = WeakValueDictionary()
 
@@ -61,11 +62,10 @@ class Peers:
         Raises:
             InvalidParameter: the URI is none of ours.
         """
-        connection = self._connections.get(uri)
-        if connection is None:
-            parsed = parse_uri(uri)
-            connection = self._connections[uri] = Connection(parsed, self.channel(parsed), bounds=self._bounds)
-        return connection
+        parsed, key = parse_uri(uri), (uri, self._credentials)
+        if key not in self._connections:
+            self._connections[key] = Connection(parsed, self.channel(parsed), bounds=self._bounds)
+        return self._connections[key]
 
     @asynccontextmanager
     async def reached(self, uri: str) -> AsyncIterator[Connection]:
@@ -94,6 +94,10 @@ class Peers:
         channel = self._dial(uri, ChannelOptions.of(self._bounds), self._credentials)
         self._channels[next(self._numbers)] = channel
         return channel
+
+    @property
+    def _credentials(self) -> Credentials | None:
+        return None if self._certificates is None else self._certificates.client
 
     async def close(self) -> None:
         """Every connection is closed, also those that were given away."""

@@ -11,6 +11,7 @@ import structlog
 
 from vmferry.errors import VmferryError
 from vmferry.model import MigrationId
+from vmferryd.certificates import Certificates
 from vmferryd.clock import Clock
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.registry import Domains
@@ -34,15 +35,19 @@ T = TypeVar("T")
 class Identity:
     """Who this host is.
 
-    `daemon_uri` is where a peer reaches this daemon; `machine` is this boot of this machine. `certificate_ends_s` is when the
-    daemon's certificate ends, in seconds since 1970; 0 when it has none.
+    `daemon_uri` is where a peer reaches this daemon; `machine` is this boot of this machine; `certificates`, if it has any.
     """
 
     host_name: str
     host_uuid: str
     daemon_uri: str
     machine: str = ""
-    certificate_ends_s: float = 0.0
+    certificates: Certificates | None = None
+
+    @property
+    def certificate_ends_s(self) -> float:
+        """When the daemon's certificate ends, in seconds since 1970; 0 when it has none."""
+        return 0.0 if self.certificates is None else self.certificates.ends_s
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -33,8 +32,9 @@ from vmferry.api.v1 import (
     tuning_pb2,
     tuning_pb2_grpc,
 )
-from vmferry.channel import Credentials, Transport, Uri
+from vmferry.channel import Transport, Uri
 from vmferry.errors import InvalidParameter
+from vmferryd.certificates import Certificates
 from vmferryd.config import Config
 from vmferryd.domains.verbs import Verbs
 from vmferryd.peer import PeerToPeer
@@ -137,7 +137,7 @@ def _add_health(server: aio.Server) -> None:
         service._server_status[name] = health_pb2.HealthCheckResponse.SERVING  # noqa: SLF001 - set() is a coroutine
 
 
-def listen(server: aio.Server, places: Sequence[Uri], certificates: Path | None) -> None:
+def listen(server: aio.Server, places: Sequence[Uri], certificates: Certificates | None) -> None:
     """The server will answer at every place once it is started.
 
     Raises:
@@ -152,7 +152,7 @@ def listen(server: aio.Server, places: Sequence[Uri], certificates: Path | None)
             ) from None
 
 
-def _bind(server: aio.Server, uri: Uri, certificates: Path | None) -> None:
+def _bind(server: aio.Server, uri: Uri, certificates: Certificates | None) -> None:
     if uri.transport is Transport.UNIX:
         _bind_unix(server, Path(uri.path))
         return
@@ -160,7 +160,7 @@ def _bind(server: aio.Server, uri: Uri, certificates: Path | None) -> None:
     address = f"{host}:{uri.port}"
     if uri.transport is Transport.TLS:
         assert certificates is not None  # noqa: S101 - checked by the configuration
-        server.add_secure_port(address, _credentials(certificates))
+        server.add_secure_port(address, certificates.server())
     else:
         server.add_insecure_port(address)
 
@@ -181,12 +181,3 @@ def _bind_unix(server: aio.Server, path: Path) -> None:
 def _somebody_listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
-
-
-def _credentials(certificates: Path) -> grpc.ServerCredentials:
-    own = Credentials.read(certificates, "server")
-    if own.certificate is None or own.key is None:
-        raise InvalidParameter(f"{certificates} has no server-cert.pem", remedy="make it with `vmferry pki issue host`")
-    return grpc.ssl_server_credentials(
-        [(own.key, own.certificate)], root_certificates=own.authority, require_client_auth=True
-    )
