@@ -24,7 +24,7 @@ class QemuConfig:
         statistics_timeout_s: for fresh figures; after that the last known ones are good enough.
         look_timeout_s: for one look from outside, at processes or at an image; storage that is dead hangs whoever looks.
         poll_s: between two looks at a transfer whose events may have been missed.
-        eager_poll_s: the same for a transfer of which QEMU reports nothing.
+        eager_poll_s: the same near the end of a round, of a transfer of which QEMU reports nothing.
         connect_poll_s: between two attempts to reach the monitor of a process that starts.
         iteration_event_s: at least this lies between two reports of an iteration to listeners.
         default_downtime_ms: the pause aimed at when the sender's settings name none.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vmferry.errors import DriverLost, DriverRefused
@@ -31,18 +31,20 @@ async def set_capabilities(guest: QemuGuest, wanted: frozenset[str] | set[str]) 
     await guest.execute("migrate-set-capabilities", {"capabilities": chosen})
 
 
-async def looks(guest: QemuGuest, *, eager: bool = False) -> AsyncIterator[TransferLook]:
+async def looks(guest: QemuGuest, *, patience: Callable[[TransferLook], float] | None = None) -> AsyncIterator[TransferLook]:
     """A look now, and one after every event or a while; an unanswered question is asked again while QEMU lives.
 
-    With `eager` the while is short: for a transfer of which QEMU reports nothing.
+    `patience` is how long that while is after a look, in seconds: for a transfer of which QEMU reports nothing.
     """
     woken = asyncio.Event()
-    poll_s = guest.config.eager_poll_s if eager else guest.config.poll_s
     with guest.waking(woken.set):
         while True:
             woken.clear()
+            poll_s = guest.config.poll_s
             try:
-                yield TransferLook.of(await guest.execute("query-migrate"))
+                look = TransferLook.of(await guest.execute("query-migrate"))
+                poll_s = poll_s if patience is None else patience(look)
+                yield look
             except DriverLost:
                 # While the last part is sent QEMU answers nothing, and a slow channel can make that long.
                 if not await guest.may_answer():

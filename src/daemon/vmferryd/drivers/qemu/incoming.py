@@ -139,7 +139,7 @@ class QemuIncomingGuest:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._guest.config.settle_timeout_s):
-                async for look in looks(self._guest, eager=True):
+                async for look in looks(self._guest, patience=lambda _: self._guest.config.eager_poll_s):
                     if look.state is not TransferState.POSTCOPY_PAUSED:
                         return
 

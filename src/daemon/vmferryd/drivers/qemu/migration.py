@@ -27,7 +27,7 @@ from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.mirrors import Mirrors
 from vmferryd.drivers.qemu.record import TransferRecord
 from vmferryd.drivers.qemu.sink import pay_all_pages
-from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, after_round
+from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, after_round, quiet_s
 from vmferryd.drivers.qemu.tuning import UNLIMITED_BYTES_PER_S
 
 if TYPE_CHECKING:
@@ -416,7 +416,9 @@ class QemuOutgoingGuest:
     async def _looks(self) -> AsyncIterator[TransferLook]:
         said, passes = "", 0
         is_silent = "events" in self._record().gate.source_hindrances
-        async for look in looks(self._guest, eager=is_silent):
+        config = self._guest.config
+        patience = (lambda look: quiet_s(look, config)) if is_silent else None
+        async for look in looks(self._guest, patience=patience):
             self._last = look.statistics or self._last
             if is_silent and look.status != said:
                 self._guest.report(EventKind.TRANSFER, look.status)

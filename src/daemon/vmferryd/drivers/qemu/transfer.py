@@ -149,13 +149,31 @@ class Pace:
         """
         measured = self.bandwidth_bytes_per_s if self.is_slow else look.bandwidth_bytes_per_s
         rest = look.remaining_bytes
-        near = 0 if gate is Gate.BITMAP else max(config.idle_remaining_bytes, measured * config.slow_ahead_s)
+        near = 0 if gate is Gate.BITMAP else _near_bytes(measured, config)
         if not look.passes or rest > near:
             return Pace(measured)
         if self.is_slow:
             return self
         limit = max(config.slowest_bytes_per_s, int(rest / config.slot_s))
         return Pace(measured, min(limit, aim.bandwidth_bytes_per_s or limit))
+
+
+def quiet_s(look: TransferLook, config: QemuConfig) -> float:
+    """How long a transfer that reports nothing may be left alone after `look`, in seconds.
+
+    While QEMU sends, a look costs it and the daemon CPU that others need. So there are few of them while much is left,
+    and many near the end of a round: each time half of what it still takes until then is waited for.
+    """
+    rate = look.bandwidth_bytes_per_s
+    if look.state is not TransferState.ACTIVE or rate <= 0:
+        return config.eager_poll_s
+    half_s = (look.remaining_bytes - _near_bytes(rate, config)) / rate / 2
+    return max(config.eager_poll_s, min(config.poll_s, half_s))
+
+
+def _near_bytes(bytes_per_s: float, config: QemuConfig) -> float:
+    """With less than this left the end of a round is near."""
+    return max(config.idle_remaining_bytes, bytes_per_s * config.slow_ahead_s)
 
 
 def after_round(last: Round, look: TransferLook, aim: Aim, limit_ms: int, config: QemuConfig) -> Decision | None:

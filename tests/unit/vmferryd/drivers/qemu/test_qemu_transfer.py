@@ -10,7 +10,7 @@ from vmferryd.drivers.base import RunState, TransferState
 from vmferryd.drivers.pause import Move
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.gate import Gate
-from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, after_round, run_state
+from vmferryd.drivers.qemu.transfer import Aim, Pace, Round, TransferLook, after_round, quiet_s, run_state
 
 MIB = 1 << 20
 CONFIG = QemuConfig()
@@ -170,3 +170,24 @@ def test_the_users_limit_stands_while_it_is_slow() -> None:
     """A slow stretch is never faster than what the user allows."""
     slow = Pace().next(look(1, 2 << 20), Aim(300, 1 << 20), Gate.ACKNOWLEDGEMENT, QemuConfig())
     assert 1 << 20 == slow.limit_bytes_per_s
+
+
+@pytest.mark.parametrize(
+    ("remaining_bytes", "wait_s"),
+    [
+        pytest.param(1000 * MIB, CONFIG.poll_s, id="much is left"),
+        pytest.param(15_000_000 + 6_000_000, 0.03, id="half of the way to where it is slowed down"),
+        pytest.param(15_000_000, CONFIG.eager_poll_s, id="it is there"),
+        pytest.param(0, CONFIG.eager_poll_s, id="nothing is left"),
+    ],
+)
+def test_a_transfer_is_left_alone_while_much_is_left(remaining_bytes: int, wait_s: float) -> None:
+    """At 100 MB/s it is slowed down with 15 MB left; looks become frequent before that and not earlier."""
+    assert quiet_s(look(1, remaining_bytes), CONFIG) == pytest.approx(wait_s)
+
+
+def test_a_transfer_whose_speed_or_end_is_not_known_is_not_left_alone() -> None:
+    """Nothing was measured yet, or it completes and the guest stands still."""
+    unmeasured = TransferLook.of({**answer(1, 100 * MIB, mbps=0.0), "total-time": 0})
+    completing = TransferLook.of(answer(3, 100 * MIB, status="device"))
+    assert [CONFIG.eager_poll_s] * 2 == [quiet_s(seen, CONFIG) for seen in (unmeasured, completing)]
