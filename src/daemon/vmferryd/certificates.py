@@ -6,6 +6,7 @@ then what was read before still holds.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import grpc
@@ -28,12 +29,15 @@ class Certificates:
             InvalidParameter: they cannot be, or do not fit each other.
         """
         self._folder = folder
+        self._looked = _looks_of(folder, "client")
         self._client = _read(folder, "client")
 
     @property
     def client(self) -> Credentials:
-        """What is shown to other daemons."""
-        self._client = _newest(self._folder, "client", self._client)
+        """What is shown to other daemons. Asked for at each call to one of them: files that look as before are not read."""
+        looks = _looks_of(self._folder, "client")
+        if looks != self._looked:
+            self._looked, self._client = looks, _newest(self._folder, "client", self._client)
         return self._client
 
     @property
@@ -68,6 +72,16 @@ class _Shown:
         """Asked by gRPC before each handshake, in one of its threads; None when nothing has changed."""
         before, self.own = self.own, _newest(self._folder, "server", self.own)
         return None if self.own == before else _configuration(self.own)
+
+
+def _looks_of(folder: Path, role: str) -> tuple[tuple[int, int, int], ...]:
+    """What changes when one of the files is replaced."""
+    found = []
+    for name in ("ca-cert.pem", f"{role}-cert.pem", f"{role}-key.pem"):
+        with contextlib.suppress(OSError):
+            seen = (folder / name).stat()
+            found.append((seen.st_ino, seen.st_size, seen.st_mtime_ns))
+    return tuple(found)
 
 
 def _newest(folder: Path, role: str, before: Credentials) -> Credentials:
