@@ -56,7 +56,7 @@ async def traveller(
     guest_image: GuestImage, emulator: str | None, short_directory: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Traveller]:
     """A guest that is not started yet. `@pytest.mark.parametrize("traveller", [MiB], indirect=True)` sets its size."""
-    memory_mib = getattr(request, "param", 512)
+    memory_mib = getattr(request, "param", 256)
     settings = GuestSettings(dirty_mib_s=50, workset_mib=64)
     async with Traveller(guest_image, settings, memory_mib, short_directory, emulator) as made:
         yield made

@@ -49,7 +49,7 @@ async def test_the_systems_own_qemu_goes_back_and_forth(
     for attempt in range(TRIES):
         directory = short_directory / str(attempt)
         directory.mkdir()
-        async with Traveller(guest_image, BUSY, 1024, directory, None) as traveller:
+        async with Traveller(guest_image, BUSY, 512, directory, None) as traveller:
             faults.append(await _faults(two_hosts, traveller, 6, capsys))
         if not faults[-1]:
             return
@@ -235,6 +235,7 @@ async def test_a_paused_guest_moves_and_stays_paused(two_hosts: tuple[Host, Host
         assert [] == [fault for fault in traveller.judgement().faults() if "clock" not in fault]
 
 
+@pytest.mark.parametrize("traveller", [512], indirect=True)
 async def test_progress_is_reported_while_it_moves(two_hosts: tuple[Host, Host], traveller: Traveller) -> None:
     """Perform's progress grows, and its last word agrees with the result."""
     steps: list[Progress] = []

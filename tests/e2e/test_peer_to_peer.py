@@ -57,6 +57,7 @@ async def test_a_guest_goes_there_and_back(two_hosts: tuple[Host, Host], travell
     assert [] == second.leftovers()
 
 
+@pytest.mark.parametrize("traveller", [512], indirect=True)
 async def test_the_client_dies_in_the_middle_of_perform(two_hosts: tuple[Host, Host], traveller: Traveller) -> None:
     """`kill -9` of `vmferry migrate --p2p`: the guest arrives anyway, and `job watch` tells the end."""
     first, second = two_hosts

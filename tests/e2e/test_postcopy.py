@@ -21,7 +21,7 @@ from vmferry.params import MigrationParams
 pytestmark = pytest.mark.qemu
 
 END_S = 60.0
-SLOW_MIB_PER_S = 32
+SLOW_MIB_PER_S = 16
 WAYS = {"native": Flag.LIVE | Flag.POSTCOPY, "tunnelled": Flag.LIVE | Flag.POSTCOPY | Flag.TUNNELLED}
 
 
@@ -82,6 +82,7 @@ async def test_a_pause_is_resumed(two_hosts: tuple[Host, Host], traveller: Trave
         with pytest.raises(VmferryError):
             await moving
         assert JobStatus.POSTCOPY_PAUSED is (await source.newest_job(NAME)).status
+        await source.set_max_postcopy_speed(NAME, 0)
         done = await source.migrate(NAME, destination, flags=WAYS[way] | Flag.POSTCOPY_RESUME)
         assert migration_id == done.migration_id
         await unharmed(traveller, destination, *two_hosts)
@@ -95,6 +96,8 @@ async def test_a_daemon_dies(two_hosts: tuple[Host, Host], traveller: Traveller,
         host = two_hosts[0] if which == "source" else two_hosts[1]
         await host.kill()
         await host.start()
+        async with connections(two_hosts[0]) as (anew,):
+            await anew.set_max_postcopy_speed(NAME, 0)
         await asyncio.wait([moving], timeout=END_S)
         moving.cancel()
     async with connections(*two_hosts) as (_, destination):

@@ -125,8 +125,9 @@ def speaking_tls(name: str, directory: Path, certificates: Path) -> Host:
 async def alive(*made: Host) -> AsyncIterator[list[Host]]:
     """Their daemons answer; afterwards no process of theirs is left, daemons and guests alike."""
     try:
-        for host in made:
-            await host.start()
+        async with asyncio.TaskGroup() as starting:
+            for host in made:
+                starting.create_task(host.start())
         yield list(made)
     finally:
         for host in made:
