@@ -40,7 +40,7 @@ async def test_a_guest_goes_back_and_forth(
 async def test_the_systems_own_qemu_goes_back_and_forth(
     two_hosts: tuple[Host, Host], guest_image: GuestImage, short_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same, in one of three tries of six hops.
+    """The same of a guest of 512 MiB, in one of three tries of six hops.
 
     QEMU before 9.0 may lose what a guest writes under TCG on a busy machine, rarely and by chance, whoever migrates it (see
     the guest's README). What vmferry did wrong would show in every try.
