@@ -13,7 +13,7 @@ from contract.stage import DIRTY, FAST, Stage
 from contract.test_parallel import led
 from contract.test_parallel import place as place  # noqa: PLC0414 - a fixture
 from support.certificates import certificates_of
-from vmferry.errors import DriverRefused, TransferFailed
+from vmferry.errors import DriverRefused, TransferFailed, TransferStopped
 from vmferryd.drivers.base import (
     DriverFeature,
     Guest,
@@ -110,8 +110,9 @@ async def test_who_cannot_prove_itself_gets_nothing(stage: Stage, tmp_path: Path
         name = NAME if which == "authority" else "elsewhere.example"
         outgoing = source.outgoing()
         await outgoing.send(near, replace(FAST, tls=Tls(certificates, name)))
-        with pytest.raises(TransferFailed):
+        with pytest.raises(TransferStopped, match="did not prove") as failed:
             await outgoing.held()
+        assert "tls.destination" in failed.value.remedy
         await outgoing.cancel()
         await stage.runs(source)
         await incoming.guest.destroy()

@@ -121,7 +121,7 @@ def notes(source: Witness, destination: Witness) -> Iterator[Finding]:
         left_s = witness.host.certificate_ends_s - witness.host.wall_clock_s
         if witness.host.certificate_ends_s and left_s < CERTIFICATE_LEFT_S:
             ends = f"ends in {left_s / 86_400:.0f} days" if left_s > 0 else "has ended"
-            remedy = "make a new one: `vmferry pki issue host`, and start the daemon again"
+            remedy = "make a new one: `vmferry pki issue host --renew`; the daemon takes it from its next connection on"
             yield _note(witness, "CERTIFICATE_ENDS", "certificate", f"the daemon's certificate {ends}", remedy)
     yield from _of_versions(source, destination)
 

@@ -111,6 +111,8 @@ CASES: list[Case] = [
     ("tls-name-without-tls", C | S, F.LIVE, P(tls_destination="host-b"), set(), INVALID),
     ("downtime-without-live", C | S, NONE, P(max_downtime_ms=50), set(), INVALID),
     ("downtime-without-live", C | S, NONE, P(fixed_downtime_ms=50), set(), INVALID),
+    ("switchover-without-live", S, NONE, P(switchover_bandwidth_mib_per_s=50), set(), INVALID),
+    ("postcopy-bandwidth-without-postcopy", S, F.LIVE, P(postcopy_bandwidth_mib_per_s=50), set(), INVALID),
     ("downtime-max-and-fixed", C | S, F.LIVE, P(max_downtime_ms=50, fixed_downtime_ms=40), set(), INVALID),
     ("live-offline", T, F.LIVE | F.OFFLINE | F.PERSIST_DEST, P(), set(), INVALID),
 ]

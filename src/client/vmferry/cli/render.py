@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vmferry.cli.units import counted, duration, rate, size
@@ -21,6 +21,7 @@ from vmferry.errors import VmferryError
 from vmferry.flags import FLAGS, Flag
 from vmferry.migrate import Migrated
 from vmferry.model import GuestLocation, Statistics
+from vmferry.params import PARAMETERS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,11 @@ GUEST_WORDS: Mapping[GuestLocation, str] = {
 OPTIONS: Mapping[str, str] = {row.name: row.option for row in FLAGS if row.flag is not Flag.TLS}
 """The option of each flag."""
 
-_FLAG = re.compile(rf"\b({'|'.join(sorted(OPTIONS, key=len, reverse=True))})\b")
+_PARAMETER_OPTIONS = {row.name: row.option for row in PARAMETERS}
+_NAMED = {**OPTIONS, **{name: option for name, option in _PARAMETER_OPTIONS.items() if "." in name or "_" in name}}
+"""What stands for an option wherever it stands; other names of parameters are words as well."""
+
+_NAME = re.compile(rf"\b({'|'.join(map(re.escape, sorted(_NAMED, key=len, reverse=True)))})\b")
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "crashed": "red", "completed": "green", "failed": "red"}
 
@@ -76,8 +81,8 @@ def harmless(text: str) -> str:
 
 
 def in_options(remedy: str) -> str:
-    """`remedy` for whoever types: flags are called as the options that set them. TLS is a word of its own, too."""
-    return _FLAG.sub(lambda found: OPTIONS[found.group()], remedy)
+    """`remedy` for whoever types: flags and parameters are called as their options. TLS is a word of its own, too."""
+    return _NAME.sub(lambda found: _NAMED[found.group()], remedy)
 
 
 def line(console: Console, *parts: str | tuple[str, str]) -> None:
@@ -153,7 +158,8 @@ def error(console: Console, problem: VmferryError) -> None:
     """All that `problem` knows: what, each finding, where the guest is, who says so and in which words, and what helps."""
     prose(console, ("error: ", "bold red"), (problem.message, "bold"))
     for violation in problem.violations:
-        prose(console, f"  {in_options(str(violation))}")
+        subject = _PARAMETER_OPTIONS.get(violation.subject, violation.subject)
+        prose(console, f"  {in_options(str(replace(violation, subject=subject)))}")
     named = {
         "migration": problem.migration_id or "",
         "phase": problem.phase or "",

@@ -35,7 +35,7 @@ class DiskVerdict(Enum):
     LOCAL_FILE = (
         False,
         "the file is on a filesystem that the destination does not have",
-        "put it on storage that both hosts share",
+        "put it on storage that both hosts share, copy it with NON_SHARED_DISK",
     )
     COHERENT = (True, "the cluster filesystem keeps the hosts' caches coherent", "")
     SHAREABLE = (True, "several guests may use it at once", "")

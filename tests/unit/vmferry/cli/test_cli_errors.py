@@ -66,6 +66,17 @@ def test_what_helps_is_said_in_options():
     assert json.loads(failing(error).run("-o", "json", "list").stderr)["remedy"] == "give the hosts TLS, or add UNSAFE"
 
 
+def test_a_parameter_is_called_as_its_option():
+    """Who types has never heard of the name in the protocol; a plain word of a sentence stays one."""
+    findings = (
+        Violation("vmferry.downtime.max", "must be 1 to 2000000 ms, not 0"),
+        Violation("bandwidth", "is too much", "leave out tls.destination, or more bandwidth"),
+    )
+    said = failing(errors.InvalidParameter("no", violations=findings)).run("list").stderr
+    assert "  --max-downtime: must be 1 to 2000000 ms, not 0\n" in said
+    assert "  --bandwidth: is too much (leave out --tls-destination, or more bandwidth)\n" in said
+
+
 @KINDS
 def test_json_is_an_object_of_facts(kind):
     """Json is an object of facts."""

@@ -59,9 +59,10 @@ def sample(row: ParameterRow) -> Any:
 def test_every_parameter(row: ParameterRow, side: Side) -> None:
     """A parameter that the daemon acts upon is accepted, any other is named by the side that would use it."""
     needed = Flag(row.needs_any.value & -row.needs_any.value)
+    of_post_copy = Flag.POSTCOPY if "postcopy" in row.name else NONE
     method: dict[str, Any] = {"compression": (row.needs_method,)} if row.needs_method else {}
     params = MigrationParams(**{row.attribute: sample(row)} | method)
-    named = subjects(of_request(side, as_sent(side, needed | Flag.LIVE), params, EVERYTHING))
+    named = subjects(of_request(side, as_sent(side, needed | Flag.LIVE | of_post_copy), params, EVERYTHING))
     refused = side in row.sides and row.attribute not in HONOURED_PARAMS
     assert refused == (row.name in named)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmferry.errors import DriverLost, DriverRefused, TransferFailed
+from vmferry.errors import DriverLost, DriverRefused, TransferFailed, TransferStopped
 from vmferry.model import Statistics
 from vmferryd.drivers.base import EventKind, Extent, PagesEnd, SendSettings, TransferState
 from vmferryd.drivers.copies import DiskCopy
@@ -437,5 +437,11 @@ class QemuOutgoingGuest:
 
 
 def _failed(look: TransferLook) -> TransferFailed:
+    if "ertificate" in look.error:  # what the receiver saw is only that the handshake broke off
+        return TransferStopped(
+            "the destination's hypervisor did not prove to be the one that is meant",
+            remedy="give both hosts certificates of one authority, and tls.destination the name in the destination's",
+            detail=look.error,
+        )
     words = "was cancelled" if look.state is TransferState.CANCELLED else "failed"
     return TransferFailed(f"the transfer {words}", detail=look.error or look.status)
