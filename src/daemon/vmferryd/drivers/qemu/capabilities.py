@@ -15,6 +15,7 @@ from vmferry.errors import DriverLost, DriverRefused
 from vmferry.pki import CA_CERTIFICATE
 from vmferryd.clock import Clock
 from vmferryd.drivers.base import DriverCapabilities, DriverFeature
+from vmferryd.drivers.qemu.arguments import spell
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.monitor import Monitor
 from vmferryd.drivers.qemu.parallel import METHODS
@@ -209,7 +210,11 @@ class CapabilityCache:
         directory = self._run_directory / f"probe-{secrets.token_hex(4)}"
         directory.mkdir(parents=True, mode=0o700)
         socket = directory / MONITOR_NAME
-        mark = f"socket,id=monitor,path={str(socket).replace(',', ',,')},server=on,wait=off"
+        # It goes on with its start when we have connected. One that does not wait hands its listening socket from its main
+        # loop to the monitor's thread while it starts, and so small a machine starts in that time: then both see the
+        # connection, and the main loop waits in accept(2) for ever, or each reads a part of what comes (with 10.0.2 once in
+        # 700 starts on a busy host).
+        mark = spell("socket", {"id": "monitor", "path": str(socket), "server": True, "wait": True})
         argv = [str(emulator), "-nodefaults", "-no-user-config", "-S", "-display", "none"]
         argv += ["-machine", f"none,accel={accelerator}"]
         argv += ["-incoming", "defer"]

@@ -29,6 +29,7 @@ from vmferryd.drivers.qemu.config import DEFAULTS
 LOG_NAME = "qemu.log"
 RECORD_NAME = "process.json"
 _PROC = Path("/proc")
+_WAITS_FOR_US = ": info: QEMU waiting for connection on: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +194,15 @@ class QemuProcess:
 
 
 def last_words(log: Path, limit_bytes: int) -> str:
-    """The end of a log file; empty when there is none."""
+    """The end of a log file, without what every start says; empty when there is none."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - limit_bytes))
-            return file.read().decode(errors="replace").strip()
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
+    return "\n".join(line for line in lines if _WAITS_FOR_US not in line).strip()
 
 
 def _write_record(directory: Path, identity: ProcessIdentity) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from support.waiting import eventually
 from vmferry.errors import DriverRefused
-from vmferryd.drivers.qemu.process import RECORD_NAME, QemuProcess
+from vmferryd.drivers.qemu.process import RECORD_NAME, QemuProcess, last_words
 
 SLEEPER = "import sys, time; print('these are my words', flush=True); time.sleep(600)"
 QUITTER = "import sys; sys.exit('that was all')"
@@ -110,3 +110,13 @@ async def test_descriptors_arrive_at_their_numbers(tmp_path: Path) -> None:
     assert os.read(reader, 10) == b"here"
     os.close(reader)
     process.close()
+
+
+def test_that_a_start_waited_for_us_is_none_of_its_last_words(tmp_path: Path) -> None:
+    """What a user is told of a failure is the failure."""
+    log = tmp_path / "qemu.log"
+    log.write_text(
+        "qemu: -chardev socket,path=/m,server=on,wait=on: info: QEMU waiting for connection on: disconnected:unix:/m\n"
+        "qemu: unsupported machine type\n"
+    )
+    assert last_words(log, 2048) == "qemu: unsupported machine type"
