@@ -80,7 +80,7 @@ async def pages_end(guest: QemuGuest) -> tuple[PagesEnd, TransferLook | None]:
         DriverLost: QEMU does not answer, and may live.
     """
     looking = asyncio.ensure_future(_seen_end(guest))
-    hearing = asyncio.ensure_future(_heard_cut(guest))
+    hearing = asyncio.ensure_future(guest.heard_cut())
     try:
         await asyncio.wait([looking, hearing], return_when=asyncio.FIRST_COMPLETED)
         return await looking if looking.done() else (PagesEnd.CUT, None)
@@ -103,22 +103,6 @@ async def _seen_end(guest: QemuGuest) -> tuple[PagesEnd, TransferLook | None]:
         if look.state in ENDED:
             break
     return PagesEnd.GONE, None
-
-
-async def _heard_cut(guest: QemuGuest) -> None:
-    """QEMU has said that the pages were cut off, and answers no question since: a device waits for a page that is missing.
-
-    Its main loop then stands still, and with it all that is asked; what it reports by itself still comes.
-    """
-    woken = asyncio.Event()
-    with guest.waking(woken.set):
-        while True:
-            woken.clear()
-            if guest.is_cut:
-                await guest.clock.sleep(guest.config.yank_after_s)
-                if guest.is_cut:
-                    return
-            await woken.wait()
 
 
 async def cut_pages(guest: QemuGuest) -> None:

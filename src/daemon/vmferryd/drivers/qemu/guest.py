@@ -129,8 +129,21 @@ class QemuGuest:
     async def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Any:
-        """See `Monitor.execute`."""
-        return await (await self.monitor()).execute(command, arguments, timeout_s=timeout_s)
+        """See `Monitor.execute`. Without `timeout_s` nothing is waited for while a device waits for a page that is lost."""
+        monitor = await self.monitor()
+        if timeout_s is not None or not self.said.startswith("postcopy"):
+            return await monitor.execute(command, arguments, timeout_s=timeout_s)
+        answer = asyncio.ensure_future(monitor.execute(command, arguments))
+        cut = asyncio.ensure_future(self.heard_cut())
+        try:
+            await asyncio.wait([answer, cut], return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return await answer
+            raise DriverLost(f"QEMU does not answer {command}, for a device waits for a page")
+        finally:
+            answer.cancel()
+            cut.cancel()
+            await asyncio.gather(answer, cut, return_exceptions=True)
 
     async def execute_urgently(self, command: str, arguments: Mapping[str, Any]) -> Any:
         """See `Monitor.execute_urgently`; also answered when no monitor can be opened, if that was agreed upon before."""
@@ -159,6 +172,22 @@ class QemuGuest:
     def is_cut(self) -> bool:
         """QEMU has said last that the way of its missing pages is cut."""
         return self.said == "postcopy-paused"
+
+    async def heard_cut(self) -> None:
+        """QEMU has said that the pages were cut off, and a while has passed in which it did not say otherwise.
+
+        Its main loop stands still if a device waits for a page that is missing, and with it all that is asked; what it
+        reports by itself still comes.
+        """
+        woken = asyncio.Event()
+        with self.waking(woken.set):
+            while True:
+                woken.clear()
+                if self.is_cut:
+                    await self._clock.sleep(self._config.yank_after_s)
+                    if self.is_cut:
+                        return
+                await woken.wait()
 
     @property
     def _has_session(self) -> bool:
