@@ -143,7 +143,7 @@ def siblings_table() -> str:
 def own_table() -> str:
     """What `vmferry migrate` has beyond virsh."""
     rows = [
-        (", ".join(f"`{word}`" for word in each.opts), (each.help or "").rstrip(".") + _refusal(each.opts[0]) + ".")
+        (", ".join(f"`{word}`" for word in each.opts), each.help or "")
         for each in _found("migrate").params
         if isinstance(each, click.Option) and not set(each.opts) & set(MIGRATE)
     ]

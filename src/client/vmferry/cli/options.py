@@ -31,6 +31,20 @@ NOT_AVAILABLE: Mapping[Flag, str] = {}
 """Modes that need another walk than this client's, with what helps instead. A mode that is there is taken from here."""
 
 
+REFUSED = frozenset(
+    {
+        "--rdma-pin-all",
+        "--zerocopy",
+        "--graphicsuri",
+        "--migrate-disks-target-zero",
+        "--comp-mt-level",
+        "--comp-mt-threads",
+        "--comp-mt-dthreads",
+    }
+)
+"""What no daemon of this version honours, and every one refuses, with what helps."""
+
+
 def migration_options(function: F) -> F:
     """`function` gets an option for each row of both tables, for a command of class `NamedCommand`."""
     named = sorted(
@@ -80,10 +94,14 @@ def _key(row: FlagRow) -> str:
     return f"flag_{row.name.lower()}"
 
 
+def _today(option: str) -> str:
+    return " Refused by the daemons of today." if option in REFUSED else ""
+
+
 def _flag_option(row: FlagRow) -> Callable[[F], F]:
     spellings = (row.option, *ALSO_SPELLED.get(row.flag, ()))
     absent = " Not available in this version." if row.flag in NOT_AVAILABLE else ""
-    return click.option(_key(row), *spellings, is_flag=True, help=row.meaning + absent)
+    return click.option(_key(row), *spellings, is_flag=True, help=row.meaning + absent + _today(row.option))
 
 
 def _parameter_option(row: ParameterRow) -> Callable[[F], F]:
@@ -95,7 +113,7 @@ def _parameter_option(row: ParameterRow) -> Callable[[F], F]:
         type=_type(row),
         metavar=_metavar(row),
         multiple=row.repeatable,
-        help=row.meaning + values + unit,
+        help=row.meaning + values + unit + _today(row.option),
     )
 
 
@@ -106,7 +124,7 @@ def _argument(row: ParameterRow) -> Callable[[F], F]:
         option=row.option,
         metavar=f"[{row.option.removeprefix('--').upper()}]",
         required=False,
-        meaning=row.meaning,
+        meaning=row.meaning + _today(row.option),
     )
 
 

@@ -12,7 +12,9 @@ from cli_fakes import ID, JOB, RUNNING, SOURCE, WEB, Hosts
 
 from vmferry.cli.__main__ import MODULES, main
 from vmferry.cli.exits import ExitCode
+from vmferry.cli.options import REFUSED
 from vmferry.errors import DomainNotFound
+from vmferry.flags import FLAGS
 from vmferry.model import (
     DomainEvent,
     DomainEventDetail,
@@ -24,7 +26,9 @@ from vmferry.model import (
     Side,
     Statistics,
 )
+from vmferry.params import PARAMETERS
 from vmferry.statistics import STATISTICS
+from vmferryd.phases.settings import HONOURED, HONOURED_PARAMS
 
 
 def commands(group=main, path=()):
@@ -415,3 +419,12 @@ def test_events_are_one_line_each():
     assert len(hosts.run("events", WEB.uuid).stdout.splitlines()) == 1
     first, second = map(json.loads, hosts.run("-o", "json", "events").stdout.splitlines())
     assert (first["kind"], first["detail"], second["missed"]) == ("suspended", "migrated", 3)
+
+
+def test_help_names_what_no_daemon_honours():
+    """Nobody has to try an option to hear that it is refused."""
+    flags = {row.option for row in FLAGS if row.flag not in HONOURED}
+    assert REFUSED == flags | {row.option for row in PARAMETERS if row.attribute not in HONOURED_PARAMS}
+    assert "--zerocopy Memory is sent without a copy into the kernel. Refused by" in " ".join(
+        Hosts().run("migrate", "--help").output.split()
+    )
