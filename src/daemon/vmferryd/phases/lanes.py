@@ -4,7 +4,7 @@
 name                      what goes through it
 ========================  =====================================================================================
 `main`                    memory and devices, where one connection is enough; both hypervisors hold its ends
-`memory`                  any number: each connection of a hypervisor that makes several (multifd, preempt)
+`memory`                  any number: each connection of a hypervisor that makes several (multifd)
 `disk:TARGET`             any number: what is asked of the disk's export at the destination
 ========================  =====================================================================================
 
