@@ -130,6 +130,9 @@ async def test_renewed_certificates_are_shown_without_a_restart(pair: Pair, cert
     before = await asyncio.to_thread(shown)
     (certificates / "server-key.pem").write_bytes((certificates / "client-key.pem").read_bytes())
     assert before == await asyncio.to_thread(shown)
+    (certificates / "server-cert.pem").unlink()  # as for a moment while it is replaced
+    async with connect(str(source.uri)):
+        pass
     certificates_of("another authority", certificates)
     renewed = await asyncio.to_thread(shown)
     assert renewed == (certificates / "server-cert.pem").read_text()

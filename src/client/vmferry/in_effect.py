@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 UNLIMITED_MIB_PER_S = 8_796_093_022_207
-"""libvirt's word for no limit."""
+"""libvirt's greatest bandwidth, and its word for no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -350,15 +350,6 @@ def fits(certificate: bytes, key: bytes) -> bool:
         return False
 
 
-def certificate_ends_s(path: Path) -> float:
-    """When the certificate in that PEM file ends, in seconds since 1970.
-
-    Raises:
-        InvalidParameter: it cannot be read.
-    """
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
-    except (OSError, ValueError) as error:
-        raise InvalidParameter(
-            f"cannot read the certificate {path}: {error}", remedy="make one: vmferry pki issue host"
-        ) from None
+def certificate_ends_s(certificate: bytes) -> float:
+    """When the certificate, which is PEM and fits its key, ends, in seconds since 1970."""
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()

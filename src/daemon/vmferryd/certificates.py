@@ -29,29 +29,29 @@ class Certificates:
             InvalidParameter: they cannot be, or do not fit each other.
         """
         self._folder = folder
-        self._looked = _looks_of(folder, "client")
-        self._client = _read(folder, "client")
+        self._client = _Kept(folder, "client")
+        self._server = _Kept(folder, "server")
 
     @property
     def client(self) -> Credentials:
-        """What is shown to other daemons. Asked for at each call to one of them: files that look as before are not read."""
-        looks = _looks_of(self._folder, "client")
-        if looks != self._looked:
-            self._looked, self._client = looks, _newest(self._folder, "client", self._client)
-        return self._client
+        """What is shown to other daemons."""
+        return self._client.newest
 
     @property
     def ends_s(self) -> float:
-        """When what is shown to whoever connects ends, in seconds since 1970."""
-        return certificate_ends_s(self._folder / "server-cert.pem")
+        """When what is shown to whoever connects ends, in seconds since 1970; 0 when nothing is."""
+        shown = self._server.newest.certificate
+        return 0.0 if shown is None else certificate_ends_s(shown)
 
     def server(self) -> grpc.ServerCredentials:
         """For one place: what is shown there, the newest to each who connects; they have to show one of the same authority.
 
         Raises:
-            InvalidParameter: there is none, or its files do not fit each other.
+            InvalidParameter: there is none.
         """
-        shown = _Shown(self._folder)
+        if self._server.newest.certificate is None:
+            raise InvalidParameter(f"{self._folder} has no server-cert.pem", remedy="make it with `vmferry pki issue host`")
+        shown = _Shown(self._server)
         return grpc.dynamic_ssl_server_credentials(
             _configuration(shown.own),
             shown.renewed,  # type: ignore[arg-type]  # the stubs do not know that None means: as before
@@ -59,18 +59,32 @@ class Certificates:
         )
 
 
+class _Kept:
+    """The newest files of one role that fit each other. Asked for at each call: what looks as before is not read."""
+
+    def __init__(self, folder: Path, role: str) -> None:
+        self._folder, self._role = folder, role
+        self._looked = _looks_of(folder, role)
+        self._found = _read(folder, role)
+
+    @property
+    def newest(self) -> Credentials:
+        looks = _looks_of(self._folder, self._role)
+        if looks != self._looked:
+            self._looked, self._found = looks, _newest(self._folder, self._role, self._found)
+        return self._found
+
+
 class _Shown:
     """What one place shows."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.own = _read(folder, "server")
-        if self.own.certificate is None:
-            raise InvalidParameter(f"{folder} has no server-cert.pem", remedy="make it with `vmferry pki issue host`")
+    def __init__(self, kept: _Kept) -> None:
+        self._kept = kept
+        self.own = kept.newest
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """Asked by gRPC before each handshake, in one of its threads; None when nothing has changed."""
-        before, self.own = self.own, _newest(self._folder, "server", self.own)
+        before, self.own = self.own, self._kept.newest
         return None if self.own == before else _configuration(self.own)
 
 

@@ -62,8 +62,9 @@ class Peers:
         Raises:
             InvalidParameter: the URI is none of ours.
         """
-        parsed, key = parse_uri(uri), (uri, self._credentials)
+        key = (uri, self._credentials)
         if key not in self._connections:
+            parsed = parse_uri(uri)
             self._connections[key] = Connection(parsed, self.channel(parsed), bounds=self._bounds)
         return self._connections[key]
 

@@ -25,12 +25,10 @@ from vmferry.cli.units import counted
 from vmferry.client import Connection
 from vmferry.errors import FateUnknown, MigrationNotFound, VmferryError
 from vmferry.flags import NONE, Flag
+from vmferry.in_effect import UNLIMITED_MIB_PER_S
 from vmferry.migrate import Migrated, Patience
 from vmferry.model import GuestLocation, MigrationId, Outcome, Phase, Progress
 from vmferry.params import LONGEST_DOWNTIME_MS, MigrationParams
-
-UNLIMITED_MIB_PER_S = 8_796_093_022_207
-"""libvirt's greatest bandwidth: no limit."""
 
 ANSWERS: Mapping[Outcome, str] = {
     Outcome.ABORTED: "the source has ended the migration; waiting until both hosts have closed it",

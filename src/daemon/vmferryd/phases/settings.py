@@ -13,6 +13,7 @@ from vmferry.combinations import methods
 from vmferry.endpoint import Request
 from vmferry.errors import NotSupported
 from vmferry.flags import STORAGE, Flag
+from vmferry.in_effect import UNLIMITED_MIB_PER_S
 from vmferry.params import MigrationParams
 from vmferryd.drivers.base import Parallel, ReceiveSettings, SendSettings, Tls, Tuning
 from vmferryd.drivers.copies import CopyExtent, CopyMode, DiskCopy
@@ -69,9 +70,6 @@ HONOURED_PARAMS = frozenset(
 )
 """The parameters that this daemon acts upon, by their attribute."""
 
-MAX_MIB_PER_S = ((1 << 63) - 1) >> 20
-"""libvirt's greatest bandwidth: unlimited."""
-
 MEBIBYTE = 1 << 20
 _USUAL_CONNECTIONS = 2
 """QEMU's own."""
@@ -84,12 +82,12 @@ def asked(request: Request) -> MigrationParams:
 
 def bytes_per_s(mib_per_s: int | None) -> int | None:
     """A bandwidth as drivers take it; None is unlimited."""
-    return None if mib_per_s in (None, 0, MAX_MIB_PER_S) else mib_per_s * MEBIBYTE
+    return None if mib_per_s in (None, 0, UNLIMITED_MIB_PER_S) else mib_per_s * MEBIBYTE
 
 
 def mib_per_s(bytes_per_s: int | None) -> int:
     """A driver's bandwidth as users know it."""
-    return MAX_MIB_PER_S if not bytes_per_s else max(1, bytes_per_s // MEBIBYTE)
+    return UNLIMITED_MIB_PER_S if not bytes_per_s else max(1, bytes_per_s // MEBIBYTE)
 
 
 def in_words(change: Tuning) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from vmferry.errors import InvalidParameter, InvalidState, NotSupported
 from vmferry.flags import Flag
+from vmferry.in_effect import UNLIMITED_MIB_PER_S
 from vmferry.model import StateReason
 from vmferry.params import BY_NAME as PARAMETERS
 from vmferry.params import LONGEST_DOWNTIME_MS
@@ -25,7 +26,7 @@ from vmferryd.domains.registry import Domains
 from vmferryd.drivers.base import DriverFeature, Guest, Tuning
 from vmferryd.drivers.registry import DriverRegistry
 from vmferryd.jobs.decisions import SERVES
-from vmferryd.phases.settings import MAX_MIB_PER_S, MEBIBYTE, bytes_per_s, in_words, mib_per_s
+from vmferryd.phases.settings import MEBIBYTE, bytes_per_s, in_words, mib_per_s
 from vmferryd.phases.source import SourceMigration
 from vmferryd.phases.source_migrations import SourceMigrations
 
@@ -73,10 +74,7 @@ class Tunings:
             InvalidState: the guest runs ahead of its memory, which obeys another bound.
             StorageFailed: nothing has changed.
         """
-        if not 0 <= speed_mib_per_s <= MAX_MIB_PER_S:
-            raise InvalidParameter(
-                f"a bandwidth of {speed_mib_per_s} MiB/s overflows", remedy=f"say 0 to {MAX_MIB_PER_S}, which is unlimited"
-            )
+        _refuse_speed(speed_mib_per_s)
         entry = self._domains.find(domain)
         sending = self._sending(entry)
         holding = None if entry.holder is None else self._source.running(entry.holder)
@@ -98,7 +96,7 @@ class Tunings:
         sending = self._sending(entry)
         if sending is not None:
             return mib_per_s(sending.bandwidth_bytes_per_s)
-        return entry.max_speed_mib_per_s or MAX_MIB_PER_S
+        return entry.max_speed_mib_per_s or UNLIMITED_MIB_PER_S
 
     # -- the same after the switch to post-copy ----------------------------------------------------------------------
 
@@ -109,10 +107,7 @@ class Tunings:
             InvalidParameter: it is more than a number of bytes can be.
             InvalidState: the guest is not active here.
         """
-        if not 0 <= speed_mib_per_s <= MAX_MIB_PER_S:
-            raise InvalidParameter(
-                f"a bandwidth of {speed_mib_per_s} MiB/s overflows", remedy=f"say 0 to {MAX_MIB_PER_S}, which is unlimited"
-            )
+        _refuse_speed(speed_mib_per_s)
         await self._tune(domain, Tuning(postcopy_bandwidth_bytes_per_s=bytes_per_s(speed_mib_per_s) or 0))
 
     async def max_postcopy_speed_mib_per_s(self, domain: str) -> int:
@@ -223,9 +218,15 @@ def _throttles(change: Tuning) -> tuple[int | None, int | None]:
     return change.auto_converge_initial_percent, change.auto_converge_increment_percent
 
 
+def _refuse_speed(mib_per_s: int) -> None:
+    if not 0 <= mib_per_s <= UNLIMITED_MIB_PER_S:
+        remedy = f"say 0 to {UNLIMITED_MIB_PER_S}, which is unlimited"
+        raise InvalidParameter(f"a bandwidth of {mib_per_s} MiB/s overflows", remedy=remedy)
+
+
 def _refuse_values(change: Tuning) -> None:
     for percent in _throttles(change):
         if percent is not None and not 1 <= percent <= _MOST_PERCENT:
             raise InvalidParameter(f"a guest cannot be slowed down by {percent} %", remedy=f"say 1 to {_MOST_PERCENT}")
-    if (change.switchover_bandwidth_bytes_per_s or 0) > MAX_MIB_PER_S * MEBIBYTE:
-        raise InvalidParameter("a bandwidth overflows", remedy=f"say 0 to {MAX_MIB_PER_S} MiB/s")
+    if (change.switchover_bandwidth_bytes_per_s or 0) > UNLIMITED_MIB_PER_S * MEBIBYTE:
+        raise InvalidParameter("a bandwidth overflows", remedy=f"say 0 to {UNLIMITED_MIB_PER_S} MiB/s")
