@@ -13,7 +13,7 @@ from vmferry.endpoint import Request
 from vmferry.errors import VmferryError
 from vmferry.flags import Flag
 from vmferry.migrate import Migrated
-from vmferry.model import MigrationId, Phase, Verdict, new_migration_id
+from vmferry.model import DestinationState, MigrationId, Phase, Verdict, new_migration_id
 from vmferry.params import MigrationParams
 
 OFFLINE = Flag.OFFLINE | Flag.PERSIST_DEST
@@ -88,6 +88,10 @@ class OfflineHosts:
     async def names(self, host: Host) -> list[str]:
         """The domains that are defined on `host` and held by nobody."""
         return [domain.name for domain in await host.connection.domains() if domain.migration_id is None]
+
+    async def is_committed(self) -> bool:
+        """The destination has decided that the definition lives there."""
+        return [DestinationState.COMMITTED] == [job.state for job in await self.destination.connection.jobs()]
 
     async def only_on(self, host: Host) -> None:
         """The domain is on that host alone, held by nobody, with its image if it had one, and nothing else is left."""

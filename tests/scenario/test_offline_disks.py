@@ -309,6 +309,8 @@ async def test_the_client_never_comes_back(offline: OfflineHosts, phase: Phase, 
         await host.restart()
     params = await offline.with_image()
     await offline.by_hand(COPIED, params).up_to(phase)
+    if phase is Phase.PERFORM:  # the source's word is on its way, and a restart that overtakes it takes the definition back
+        await eventually(offline.is_committed)
     if side != "neither":
         await getattr(offline, side).restart()
     there = await offline.alone_somewhere() is offline.destination
