@@ -75,11 +75,14 @@ def best_gate(capabilities: QemuCapabilities) -> Gate:
 def while_running(gate: Gate, *, looking: bool) -> dict[str, int]:
     """The migration parameters that keep the gate shut while the CPUs run.
 
-    Up to 7.2 QEMU looks for new dirty pages only while `looking`. So each round has one look, when the round before was sent,
-    as few as possible: looks under TCG before 9.0 lose what the guest writes right after them.
+    While less is left than fits into its limit, QEMU looks for new dirty pages again and again. So it is given the least
+    limit that there is, and looks when a round has been sent. Up to 7.2 it looks only while `looking`, and so once in each
+    round: looks under TCG before 9.0 lose what the guest writes right after them.
     """
-    if gate is not Gate.BITMAP:
+    if gate is Gate.NONE:
         return {}
+    if gate is Gate.ACKNOWLEDGEMENT:
+        return {"downtime-limit": CLOSED_DOWNTIME_MS}
     return {"downtime-limit": CLOSED_DOWNTIME_MS if looking else BLIND_DOWNTIME_MS}
 
 

@@ -341,7 +341,7 @@ class QemuOutgoingGuest:
                 return
             await self._guest.execute("stop")
             record = self._record()
-            opened = {"downtime-limit": gates.OPEN_DOWNTIME_MS} if record.gate is Gate.BITMAP else {}
+            opened = {"downtime-limit": gates.OPEN_DOWNTIME_MS} if record.gate is not Gate.NONE else {}
             full = {"max-bandwidth": record.bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S}
             await self._set_parameters(full | opened)
             self._record().changed(self._directory, sealed=True)  # it may have been tuned meanwhile

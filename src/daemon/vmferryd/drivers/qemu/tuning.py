@@ -62,7 +62,7 @@ async def tune(guest: QemuGuest, change: Tuning) -> None:
 
 def _parameters(change: Tuning, record: TransferRecord | None) -> dict[str, Any]:
     parameters: dict[str, Any] = {}
-    if change.max_downtime_ms is not None and (record is None or record.gate is not Gate.BITMAP):
+    if change.max_downtime_ms is not None and (record is None or record.gate is Gate.NONE):
         parameters["downtime-limit"] = change.max_downtime_ms
     if change.max_bandwidth_bytes_per_s is not None and record is not None:
         parameters["max-bandwidth"] = change.max_bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S
