@@ -16,8 +16,9 @@ from support.waiting import eventually
 from vmferry.errors import AddressUnavailable, NotSupported, VmferryError
 from vmferry.flags import NONE, Flag
 from vmferry.migrate import Migrated
-from vmferry.model import GuestLocation
+from vmferry.model import GuestLocation, JobStep
 from vmferry.params import MigrationParams
+from vmferry.report import Account, report
 from vmferryd.drivers.memory import FaultKind, Verb
 from vmferryd.transfer import sockets
 
@@ -112,6 +113,21 @@ async def test_disks_are_the_same_when_the_guest_has_moved(disks: Disks, way: Fl
     assert {("vda", len(LATER)), ("vdb", len(BEFORE))} == {(d.target, d.processed_bytes) for d in done.statistics.disks}
     assert len(LATER) + len(BEFORE) == done.statistics.disk_total_bytes
     await disks.hosts.lives(disks.hosts.destination)
+
+
+async def test_the_report_tells_when_disks_were_copied_and_how_much(disks: Disks) -> None:
+    """The copying of disks and of memory are two spans, one after the other; also after the daemon's restart."""
+    done = await disks.migrate()
+    await disks.hosts.source.restart()
+    job = await disks.hosts.source.connection.job(done.migration_id)
+    steps = [(change.step, change.figures and change.figures.sent_bytes) for change in job.changes if change.step]
+    assert [(JobStep.DISKS, None), (JobStep.MEMORY, 2 * len(BEFORE))] == steps
+    found = report([Account("a", job)])
+    copying = [span for span in found.spans if "copies" in span.what]
+    assert ["copies the disks", "copies the memory, and what is written to the disks meanwhile"] == [s.what for s in copying]
+    assert copying[0].at_ms + copying[0].took_ms == copying[1].at_ms
+    assert found.copies is not None
+    assert {("vda", len(BEFORE)), ("vdb", len(BEFORE))} == {(d.target, d.processed_bytes) for d in found.copies.disks}
 
 
 @pytest.mark.parametrize(("verb", "kind"), HERE)

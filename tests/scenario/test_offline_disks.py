@@ -14,6 +14,7 @@ from scenario.offline_hosts import CONTENT, COPIED, HOLE, MOVED, OfflineHosts, d
 from support.daemons import NAME, TwoHosts
 from support.tools import qemu_missing, skipping_forbidden
 from support.waiting import eventually
+from vmferry.disks import DiskFigures
 from vmferry.errors import (
     InvalidParameter,
     InvalidState,
@@ -25,6 +26,7 @@ from vmferry.errors import (
 from vmferry.flags import Flag
 from vmferry.model import Outcome, Phase, Progress, new_migration_id
 from vmferry.params import MigrationParams
+from vmferry.report import Account, report
 from vmferryd.transfer import images
 from vmferryd.transfer.image_channel import ImageChannel
 from vmferryd.transfer.image_stream import Kind
@@ -63,6 +65,18 @@ async def test_a_disk_moves_with_its_domain(offline: OfflineHosts) -> None:
     for host in offline.hosts.hosts:
         job = await host.connection.job(done.migration_id)
         assert len(CONTENT) == job.statistics.disk_processed_bytes
+
+
+async def test_the_report_tells_of_the_images(offline: OfflineHosts) -> None:
+    """How much of each disk went over, in words that know of no guest."""
+    params = await offline.with_image()
+    done = await offline.migrate(COPIED, params)
+    jobs = [await host.connection.job(done.migration_id) for host in offline.hosts.hosts]
+    found = report([Account("a", jobs[0]), Account("b", jobs[1])])
+    assert {"copies the disks", "defines the domain"} <= {span.what for span in found.spans}
+    assert found.copies is not None
+    assert (DiskFigures("vda", len(CONTENT), len(CONTENT)),) == found.copies.disks
+    assert not [span.what for span in found.spans if "guest" in span.what]
 
 
 async def test_progress_is_told(offline: OfflineHosts) -> None:

@@ -313,13 +313,21 @@ class JobChangeKind(StrEnum):
         return self in (JobChangeKind.COMPLETED, JobChangeKind.FAILED, JobChangeKind.CANCELLED)
 
 
+class JobStep(StrEnum):
+    """What begins with a change, although the record stays what it is: the parts of a transfer that come one by one."""
+
+    NONE = ""
+    DISKS = "disks"
+    MEMORY = "memory"
+
+
 @dataclass(frozen=True, slots=True)
 class JobChange:
     """One change of a job, `at_s` seconds since the epoch by its host's clock.
 
     `sequence` grows from change to change over all jobs of the host, through restarts of its daemon. The rest is what the
-    job was right after it; `figures` is None while nothing is known of the transfer. `reason` is a decision's: what was
-    decided, and why.
+    job was right after it; `figures` is None while nothing is known of the transfer. `reason` and `step` are a decision's:
+    what was decided, and why, and what began with it.
     """
 
     sequence: int
@@ -331,6 +339,7 @@ class JobChange:
     error: str = ""
     figures: ChangeFigures | None = None
     reason: str = ""
+    step: JobStep = JobStep.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from vmferry.flags import Flag
+from vmferry.disks import DiskFigures
+from vmferry.flags import STORAGE, Flag
 from vmferry.flags import names as flag_names
 from vmferry.model import (
     ChangeFigures,
@@ -17,6 +19,7 @@ from vmferry.model import (
     JobChange,
     JobChangeKind,
     JobInfo,
+    JobStep,
     JobType,
     Phase,
     Side,
@@ -55,6 +58,18 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskCopies:
+    """The disks that were copied, and how far. What the guest wrote meanwhile is counted as well.
+
+    `at_ms` and `took_ms` are for all of them, without the memory that follows; None where nobody tells when they were copied.
+    """
+
+    disks: tuple[DiskFigures, ...]
+    at_ms: int | None = None
+    took_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """How long the guest stood still, and about when it began to."""
 
@@ -73,7 +88,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that is known of one migration. `missing` says which host's part is not here, and why."""
+    """All that is known of one migration.
+
+    `missing` says which host's part is not here, and why; `copies` is None when no disk was to be copied.
+    """
 
     migration_id: str
     domain: str
@@ -93,6 +111,7 @@ class Report:
     said: tuple[Said, ...]
     clocks_apart_ms: int = 0
     missing: str = ""
+    copies: DiskCopies | None = None
 
     @property
     def waits(self) -> tuple[Span, ...]:
@@ -118,16 +137,37 @@ _WORDS: Mapping[str, tuple[str, str]] = {
 }
 """What a host does in a state, and what it waits for there."""
 
+_OFFLINE: Mapping[str, tuple[str, str]] = {
+    SourceState.RELEASED: ("lets its definition go", "the destination to take over"),
+    SourceState.CANCELLED: ("keeps the domain", ""),
+    DestinationState.PREPARED: ("is ready to receive", "the source to send the domain"),
+    DestinationState.RECEIVED: ("has the whole domain", "the source to release it"),
+    DestinationState.COMMITTED: ("defines the domain", ""),
+    DestinationState.ABORTED: ("discards what it had received", ""),
+}
+"""The same of a domain that does not run, where that is another story."""
+
+_COPYING_DISKS = "copies the disks"
+_STEPS: Mapping[JobStep, str] = {
+    JobStep.DISKS: _COPYING_DISKS,
+    JobStep.MEMORY: "copies the memory, and what is written to the disks meanwhile",
+}
+"""What a host does from a step on."""
+
 _PREPARATIONS: Mapping[Side, tuple[Phase, str]] = {
     Side.SOURCE: (Phase.BEGIN, "checks the guest and writes its definition"),
     Side.DESTINATION: (Phase.PREPARE, "checks the definition and starts a hypervisor that waits"),
+}
+_PREPARATIONS_OFFLINE: Mapping[Side, tuple[Phase, str]] = {
+    Side.SOURCE: (Phase.BEGIN, "checks the domain and writes its definition"),
+    Side.DESTINATION: (Phase.PREPARE, "checks the definition"),
 }
 """The phase with which a host's part begins: its first state has this before the wait."""
 
 _BESIDES = (JobChangeKind.ITERATION, JobChangeKind.ERROR, JobChangeKind.DECISION)
 """What changes nothing about what a host does."""
 
-_OPENING = "opens the way for the guest's data"
+_OPENING = "opens the way for the data"
 _CONFIRMING = "hears how it went, and gives its copy up"
 
 
@@ -144,6 +184,7 @@ def report(accounts: Sequence[Account], missing: str = "") -> Report:
     first, job = told[0], told[0].job
     sides = {account.job.side: account for account in told}
     took_ms = {phase: took for account in reversed(told) for phase, took in account.job.took_ms.items()}
+    spans = tuple(span for account in told for span in _joined(_spans(account, zero_s)))
     return Report(
         migration_id=job.migration_id,
         domain=job.domain_name,
@@ -156,14 +197,24 @@ def report(accounts: Sequence[Account], missing: str = "") -> Report:
         flags=flag_names(Flag(job.flags)),
         settings=job.settings,
         phases={phase: took_ms[phase] for phase in Phase if phase in took_ms},
-        spans=tuple(span for account in told for span in _joined(_spans(account, zero_s))),
+        spans=spans,
         rounds=tuple(_rounds(first, zero_s)),
         pause=_pause(sides, zero_s),
         hypervisor_downtime_ms=job.statistics.downtime_ms,
         said=tuple(said for account in told for said in _said(account, zero_s)),
         clocks_apart_ms=round(abs(told[0].ahead_s - told[-1].ahead_s) * 1000),
         missing=missing,
+        copies=_copies(job, spans),
     )
+
+
+def _copies(job: JobInfo, spans: Iterable[Span]) -> DiskCopies | None:
+    if not job.statistics.disks:
+        return None
+    copying = [span for span in spans if span.what == _COPYING_DISKS]
+    if not copying:
+        return DiskCopies(job.statistics.disks)
+    return DiskCopies(job.statistics.disks, copying[0].at_ms, sum(span.took_ms for span in copying))
 
 
 def _name(sides: Mapping[Side, Account], side: Side) -> str:
@@ -190,13 +241,22 @@ def _ms(account: Account, at_s: float, zero_s: float) -> int:
 
 def _spans(account: Account, zero_s: float) -> Iterator[Span]:
     job = account.job
-    marks = [change for change in job.changes if change.kind not in _BESIDES]
+    marks = list(_marks(change for change in job.changes if change.step or change.kind not in _BESIDES))
     ends = [change.at_s for change in marks[1:]] + [_last_s(account)]
     for mark, end_s in zip(marks, ends, strict=True):
         if mark.kind.is_end:
             continue
         at_ms, end_ms = _ms(account, mark.at_s, zero_s), _ms(account, end_s, zero_s)
         yield from _of_one(account, mark, at_ms, max(at_ms, end_ms), is_first=mark is marks[0])
+
+
+def _marks(changes: Iterable[JobChange]) -> Iterator[JobChange]:
+    """`changes` in order; the first step of a state has begun with that state."""
+    known = list(changes)
+    for change, following in pairwise(known):
+        is_begun = following.step and not change.step and change.state == following.state == SourceState.PERFORMING
+        yield replace(change, step=following.step) if is_begun else change
+    yield from known[-1:]
 
 
 def _joined(spans: Iterable[Span]) -> Iterator[Span]:
@@ -216,8 +276,8 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
 def _of_one(account: Account, mark: JobChange, at_ms: int, end_ms: int, *, is_first: bool) -> Iterator[Span]:
     """What happened between two changes: work, a wait, or the one and then the other."""
     job = account.job
-    what, waits_for = _WORDS[mark.state]
-    phase, preparing = _PREPARATIONS[job.side]
+    what, waits_for = _words(Flag(job.flags), mark)
+    phase, preparing = (_PREPARATIONS_OFFLINE if Flag.OFFLINE in Flag(job.flags) else _PREPARATIONS)[job.side]
     if is_first:
         ready_ms = min(end_ms, at_ms + job.took_ms.get(phase, 0))
         if ready_ms > at_ms:
@@ -229,6 +289,21 @@ def _of_one(account: Account, mark: JobChange, at_ms: int, end_ms: int, *, is_fi
         what, waits_for = _CONFIRMING, ""
     if end_ms > at_ms or not is_first:
         yield Span(account.host, job.side, at_ms, end_ms - at_ms, what, waits_for)
+
+
+def _words(flags: Flag, mark: JobChange) -> tuple[str, str]:
+    if mark.state == SourceState.PERFORMING:
+        return _STEPS.get(mark.step) or _performing(flags), ""
+    return (_OFFLINE if Flag.OFFLINE in flags else {}).get(mark.state) or _WORDS[mark.state]
+
+
+def _performing(flags: Flag) -> str:
+    """What a source does that tells of no step."""
+    if Flag.OFFLINE in flags:
+        return _COPYING_DISKS
+    if Flag.LIVE not in flags:
+        return "copies the guest, which stands still"
+    return "copies the guest and its disks while it runs" if flags & STORAGE else _WORDS[SourceState.PERFORMING][0]
 
 
 def _rounds(account: Account, zero_s: float) -> Iterator[Round]:
@@ -257,7 +332,7 @@ def _said(account: Account, zero_s: float) -> Iterator[Said]:
         yield Said(account.host, warning)
     told = ""
     for change in account.job.changes:
-        if change.reason and change.reason not in account.job.warnings:
+        if change.reason and not change.step and change.reason not in account.job.warnings:
             yield Said(account.host, change.reason, _ms(account, change.at_s, zero_s))
         if change.error and change.error != told:
             told = change.error

@@ -33,6 +33,7 @@ from vmferry.model import (
     JobInfo,
     JobOperation,
     JobStatus,
+    JobStep,
     JobType,
     Keep,
     MigrationId,
@@ -269,6 +270,7 @@ def _change_to_wire(change: JobChange) -> jobs_pb2.JobChange:
         error=change.error,
         figures=jobs_pb2.ChangeFigures(**asdict(change.figures)) if change.figures else None,
         reason=change.reason,
+        step=change.step,
     )
 
 
@@ -283,6 +285,7 @@ def _change_from_wire(message: jobs_pb2.JobChange) -> JobChange:
         error=message.error,
         figures=_figures_from_wire(message.figures) if message.HasField("figures") else None,
         reason=message.reason,
+        step=JobStep(message.step) if message.step in set(JobStep) else JobStep.NONE,
     )
 
 

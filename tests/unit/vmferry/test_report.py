@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from vmferry.disks import DiskFigures
 from vmferry.flags import Flag
 from vmferry.model import (
     ChangeFigures,
@@ -14,6 +15,7 @@ from vmferry.model import (
     JobChangeKind,
     JobInfo,
     JobOperation,
+    JobStep,
     JobType,
     MigrationId,
     Phase,
@@ -21,7 +23,7 @@ from vmferry.model import (
     SourceState,
     Statistics,
 )
-from vmferry.report import Account, Pause, Said, Span, report
+from vmferry.report import Account, DiskCopies, Pause, Said, Span, report
 
 ZERO_S = 1_700_000_000.0
 FIGURES = ChangeFigures(sent_bytes=5, remaining_bytes=7, bytes_per_s=11, dirty_bytes_per_s=13, throttle_percent=20)
@@ -93,7 +95,7 @@ def test_work_and_waits_of_the_source_are_told_apart() -> None:
     assert spans(SOURCE, "host-a") == [
         (0, 10, "checks the guest and writes its definition", ""),
         (10, 90, "is ready to send", "the destination to get ready"),
-        (100, 10, "opens the way for the guest's data", ""),
+        (100, 10, "opens the way for the data", ""),
         (110, 690, "copies the guest while it runs", ""),
         (800, 150, "sends the last part", "the destination to take over"),
         (950, 10, "hears how it went, and gives its copy up", ""),
@@ -131,6 +133,64 @@ def test_a_clock_that_is_ahead_does_not_bend_the_story() -> None:
     found = report([A, Account("host-b", shifted, ahead_s)])
     assert found.clocks_apart_ms == 3_600_000
     assert replace(found, clocks_apart_ms=0) == report([A, B])
+
+
+COPIED = replace(
+    SOURCE,
+    flags=int(Flag.LIVE | Flag.NON_SHARED_DISK),
+    statistics=Statistics(disks=(DiskFigures("vda", 9, 9),)),
+    changes=(
+        *SOURCE.changes[:3],
+        change(JobChangeKind.DECISION, 112, SourceState.PERFORMING, Phase.PERFORM, reason="now", step=JobStep.DISKS),
+        change(JobChangeKind.DECISION, 250, SourceState.PERFORMING, Phase.PERFORM, reason="then", step=JobStep.MEMORY),
+        *SOURCE.changes[3:],
+    ),
+)
+
+
+def test_the_copying_of_disks_has_a_span_of_its_own() -> None:
+    """It begins with the transfer and ends where the memory's begins; what is said of it is told there alone."""
+    assert spans(COPIED, "host-a")[3:5] == [
+        (110, 140, "copies the disks", ""),
+        (250, 550, "copies the memory, and what is written to the disks meanwhile", ""),
+    ]
+    found = report([Account("host-a", COPIED), B])
+    assert found.copies == DiskCopies((DiskFigures("vda", 9, 9),), 110, 140)
+    assert found.said == ()
+
+
+def test_a_copy_that_failed_is_told_up_to_its_end() -> None:
+    """There the memory never had its turn."""
+    changes = (*COPIED.changes[:4], change(JobChangeKind.STATE, 400, SourceState.CANCELLED, Phase.PERFORM))
+    failed = replace(COPIED, changes=changes, statistics=Statistics(disks=(DiskFigures("vda", 9, 4),)))
+    found = report([Account("host-a", failed)])
+    assert found.copies == DiskCopies((DiskFigures("vda", 9, 4),), 110, 290)
+
+
+def test_disks_of_a_daemon_that_tells_no_steps() -> None:
+    """How much is known, not when."""
+    older = replace(COPIED, changes=SOURCE.changes)
+    assert spans(older, "host-a")[3] == (110, 690, "copies the guest and its disks while it runs", "")
+    assert report([Account("host-a", older)]).copies == DiskCopies((DiskFigures("vda", 9, 9),))
+    assert report([A]).copies is None
+
+
+def test_a_domain_that_does_not_run_has_no_guest_in_its_story() -> None:
+    """What goes over are images and a definition; no hypervisor is started, and nothing runs."""
+    flags = int(Flag.OFFLINE | Flag.NON_SHARED_DISK)
+    source = replace(SOURCE, flags=flags, statistics=Statistics(disks=(DiskFigures("vda", 9, 9),)))
+    found = report([Account("host-a", source), Account("host-b", replace(DESTINATION, flags=flags))])
+    told = [span.what for span in found.spans]
+    assert "copies the disks" in told
+    assert "defines the domain" in told
+    assert not [what for what in told if "hypervisor" in what or "while it runs" in what]
+    assert found.copies == DiskCopies((DiskFigures("vda", 9, 9),), 110, 690)
+
+
+def test_a_guest_that_is_not_moved_live_does_not_run() -> None:
+    """It stands still while it is copied."""
+    still = replace(SOURCE, flags=0)
+    assert spans(still, "host-a")[3] == (110, 690, "copies the guest, which stands still", "")
 
 
 def test_one_host_alone_tells_what_it_knows() -> None:

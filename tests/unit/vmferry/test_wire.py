@@ -21,6 +21,7 @@ from vmferry.model import (
     JobInfo,
     JobOperation,
     JobStatus,
+    JobStep,
     JobType,
     MigrationId,
     Outcome,
@@ -103,6 +104,20 @@ def test_newer_reason() -> None:
     assert StateReason.UNKNOWN is wire.domain_from_wire(message).reason
 
 
+def test_newer_step() -> None:
+    """A step that only a newer daemon knows is none, and the rest of its job is read."""
+    change = jobs_pb2.JobChange(kind=jobs_pb2.JOB_CHANGE_KIND_DECISION, phase=types_pb2.PHASE_PERFORM, step="walk")
+    job = jobs_pb2.Job(
+        side=types_pb2.SIDE_SOURCE,
+        operation=jobs_pb2.JOB_OPERATION_MIGRATION_OUT,
+        type=jobs_pb2.JOB_TYPE_UNBOUNDED,
+        phase=types_pb2.PHASE_PERFORM,
+        status=jobs_pb2.JOB_STATUS_ACTIVE,
+        changes=[change],
+    )
+    assert [JobStep.NONE] == [change.step for change in wire.job_from_wire(job).changes]
+
+
 counts = st.integers(0, 2**63 - 1)
 job_changes = st.builds(
     JobChange,
@@ -113,6 +128,7 @@ job_changes = st.builds(
     phase=st.sampled_from(Phase),
     iteration=counts,
     reason=texts,
+    step=st.sampled_from(JobStep),
     error=texts,
     figures=st.none()
     | st.builds(

@@ -271,7 +271,11 @@ def _facts(job: JobInfo) -> list[tuple[str, str]]:
         ("Error", job.error),
         ("Reason", job.error_reason),
         *(("Warning", warning) for warning in job.warnings),
-        *(("Decision", f"{moment(c.at_s)}  {c.reason}") for c in job.changes if c.kind is JobChangeKind.DECISION),
+        *(
+            ("Step" if c.step else "Decision", f"{moment(c.at_s)}  {c.reason}")
+            for c in job.changes
+            if c.kind is JobChangeKind.DECISION
+        ),
         ("Phases", ", ".join(f"{phase} {duration(job.took_ms[phase])}" for phase in Phase if phase in job.took_ms)),
     ]
 

@@ -16,9 +16,10 @@ from vmferry.cli.jobs import find
 from vmferry.cli.running import Session, asynchronous
 from vmferry.cli.units import duration, moment, rate, size
 from vmferry.client import Connection
+from vmferry.disks import DiskFigures
 from vmferry.errors import InvalidParameter, VmferryError
 from vmferry.model import JobInfo, JobType
-from vmferry.report import Account, Report, Round, Span, report
+from vmferry.report import Account, DiskCopies, Report, Round, Span, report
 
 BAR_WIDTH = 40
 
@@ -27,6 +28,7 @@ APART_MS = 10
 
 _WORK, _WAIT, _PAUSE = "█", "░", "▓"
 
+DISK_HEADINGS = ("Disk", "Copied", "Still to copy")
 ROUND_HEADINGS = ("Round", "At", "Sent so far", "Rate", "Guest writes", "Slowed by", "Still to send")
 
 VERDICTS = {
@@ -109,6 +111,9 @@ def show(console: Console, found: Report) -> None:
         render.prose(console, ("note: ", "yellow"), found.missing)
     render.line(console)
     render.table(console, ("At", "Took", "Host", _legend(), "What"), _timeline(found))
+    if found.copies:
+        render.line(console)
+        render.table(console, DISK_HEADINGS, map(disk_cells, found.copies.disks))
     if found.rounds:
         render.line(console)
         render.table(console, (*ROUND_HEADINGS, ""), _rounds(found.rounds))
@@ -131,12 +136,22 @@ def summary(found: Report) -> list[tuple[str, str]]:
         ("migration", found.migration_id),
         ("began", moment(found.started_s)),
         ("guest stood still", f"{pause}{own}" if pause else ""),
+        ("disks", _disks(found.copies) if found.copies else ""),
         ("phases", ", ".join(f"{phase} {duration(took_ms)}" for phase, took_ms in found.phases.items())),
         ("data went by", found.data_channel),
         ("flags", ", ".join(found.flags) or "none"),
         ("settings", ", ".join(settings)),
         ("the hosts' clocks", apart if found.clocks_apart_ms >= APART_MS else ""),
     ]
+
+
+def _disks(copies: DiskCopies) -> str:
+    took = "" if copies.took_ms is None else f"; the copying took {duration(copies.took_ms)}"
+    done_bytes = sum(disk.processed_bytes for disk in copies.disks)
+    left_bytes = sum(disk.total_bytes - disk.processed_bytes for disk in copies.disks)
+    of = f" of {size(done_bytes + left_bytes)}" if left_bytes else ""
+    names = ", ".join(disk.target for disk in copies.disks)
+    return f"{names}: copied {size(done_bytes)}{of}{took}"
 
 
 def instant(at_ms: int) -> str:
@@ -175,6 +190,11 @@ def _rounds(rounds: Sequence[Round]) -> Iterator[Sequence[str]]:
     most = max(1, *(one.figures.remaining_bytes for one in rounds))
     for one in rounds:
         yield *round_cells(one), _WORK * round(one.figures.remaining_bytes / most * BAR_WIDTH / 2)
+
+
+def disk_cells(disk: DiskFigures) -> tuple[str, ...]:
+    """The figures of a disk, in the order of `DISK_HEADINGS`."""
+    return disk.target, size(disk.processed_bytes), size(disk.total_bytes - disk.processed_bytes)
 
 
 def round_cells(one: Round) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from vmferry.cli.report import ROUND_HEADINGS, VERDICTS, in_words, instant, round_cells, summary
+from vmferry.cli.report import DISK_HEADINGS, ROUND_HEADINGS, VERDICTS, disk_cells, in_words, instant, round_cells, summary
 from vmferry.cli.units import duration, rate, size
 from vmferry.model import Side
 from vmferry.report import Report, Span
@@ -62,8 +62,11 @@ def as_page(found: Report) -> str:
     _text(body, "h2", "What each host did")
     body.append(_timeline(found))
     _table(body, ("At", "Took", "Host", "What", "Waits for"), map(_span_cells, found.spans))
+    if found.copies:
+        _text(body, "h2", "The disks that were copied")
+        _table(body, DISK_HEADINGS, map(disk_cells, found.copies.disks))
     if found.rounds:
-        _text(body, "h2", "The rounds of copying")
+        _text(body, "h2", "The rounds of copying memory")
         body.append(_chart(found))
         _table(
             body,
@@ -137,7 +140,6 @@ def _timeline(found: Report) -> Element:
         _text(svg, "text", found.source if side is Side.SOURCE else found.destination, {"x": "4", "y": str(y + 20)})
         for span in found.spans:
             if span.side is side:
-                words = f"{duration(span.took_ms)}: {in_words(span)}"
                 kind = "wait" if span.waits_for else "work"
                 _box(
                     svg,
@@ -145,7 +147,7 @@ def _timeline(found: Report) -> Element:
                     (span.at_ms, span.took_ms),
                     (y, LANE - 14),
                     kind,
-                    f"{duration(span.took_ms)}: {words}",
+                    f"{duration(span.took_ms)}: {in_words(span)}",
                 )
     if found.pause:
         times = (found.pause.at_ms, found.pause.took_ms)

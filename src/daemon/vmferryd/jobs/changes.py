@@ -12,6 +12,7 @@ from vmferry.model import (
     JobInfo,
     JobOperation,
     JobStatus,
+    JobStep,
     JobType,
     Phase,
     Side,
@@ -21,7 +22,10 @@ from vmferry.model import (
 from vmferryd.jobs.journal import Record
 
 KEPT_OF_A_KIND = 32
-"""So many of the newest rounds, and of the newest decisions, are kept with a job. There are few other changes, all kept."""
+"""So many of the newest rounds, and of the newest decisions, are kept with a job.
+
+There are few other changes, nor many steps, and all are kept.
+"""
 
 _MANY = (JobChangeKind.ITERATION, JobChangeKind.DECISION)
 
@@ -75,8 +79,10 @@ def change_between(before: Record | None, after: Record, *, closed: bool) -> Job
     return JobChangeKind.ITERATION if is_further else None
 
 
-def changed(record: Record, kind: JobChangeKind, sequence: int, at_s: float, reason: str = "") -> Record:
-    """The record with one more change; `reason` is a decision's."""
+def changed(
+    record: Record, kind: JobChangeKind, sequence: int, at_s: float, reason: str = "", step: JobStep = JobStep.NONE
+) -> Record:
+    """The record with one more change; `reason` and `step` are a decision's."""
     figures = record.statistics
     change = JobChange(
         sequence,
@@ -88,13 +94,16 @@ def changed(record: Record, kind: JobChangeKind, sequence: int, at_s: float, rea
         record.error,
         figures.at_change,
         reason,
+        step,
     )
     return replace(record, changes=_bounded((*record.changes, change)))
 
 
 def _bounded(changes: tuple[JobChange, ...]) -> tuple[JobChange, ...]:
     dropped = frozenset(
-        sequence for kind in _MANY for sequence in [c.sequence for c in changes if c.kind is kind][:-KEPT_OF_A_KIND]
+        sequence
+        for kind in _MANY
+        for sequence in [c.sequence for c in changes if c.kind is kind and not c.step][:-KEPT_OF_A_KIND]
     )
     return tuple(change for change in changes if change.sequence not in dropped) if dropped else changes
 

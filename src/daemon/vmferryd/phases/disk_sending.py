@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from vmferry.channel import parse_uri
+from vmferry.disks import DiskFigures
 from vmferry.errors import TimedOut, TransferStopped, VmferryError
 from vmferry.model import Statistics
 from vmferryd.drivers.base import SendSettings, Tuning
@@ -26,8 +27,9 @@ from vmferryd.transfer.routes import Route
 
 @dataclass(frozen=True, slots=True)
 class ImageToSend:
-    """One image, in the order in which the destination expects them."""
+    """The image of one disk, in the order in which the destination expects them."""
 
+    target: str
     path: str
     size_bytes: int
     skip_zeroes: bool = False
@@ -72,7 +74,8 @@ class DiskSending:
         self._begun_s = self.context.clock.monotonic()
         self._paced = (self._begun_s, 0)
         total = sum(image.size_bytes for image in self.images)
-        self.statistics = Statistics(disk_total_bytes=total, disk_remaining_bytes=total)
+        disks = tuple(DiskFigures(image.target, image.size_bytes) for image in self.images)
+        self.statistics = Statistics(disk_total_bytes=total, disk_remaining_bytes=total, disks=disks)
         try:
             await first(
                 self._send(route, opening),
@@ -148,7 +151,8 @@ class DiskSending:
 
     def _processed(self, done: int) -> None:
         left = self.statistics.disk_total_bytes - done
-        self.statistics = replace(self.statistics, disk_processed_bytes=done, disk_remaining_bytes=left)
+        disks = tuple(_counted(self.images, done))
+        self.statistics = replace(self.statistics, disk_processed_bytes=done, disk_remaining_bytes=left, disks=disks)
 
     async def _pace(self) -> None:
         """No more is sent on the average than is allowed, since that was said last."""
@@ -158,6 +162,14 @@ class DiskSending:
             if wait_s <= 0:
                 return
             await self.context.clock.sleep(min(wait_s, self.context.limits.progress_s))
+
+
+def _counted(images: Iterable[ImageToSend], done_bytes: int) -> Iterator[DiskFigures]:
+    """How far each is when they go one after the other, and so much of all is done."""
+    for image in images:
+        own_bytes = min(image.size_bytes, done_bytes)
+        yield DiskFigures(image.target, image.size_bytes, own_bytes)
+        done_bytes -= own_bytes
 
 
 @contextmanager

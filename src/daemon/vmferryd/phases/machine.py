@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from vmferry.errors import VmferryError
-from vmferry.model import DestinationState, JobChangeKind, JobInfo, Phase, Side, SourceState
+from vmferry.model import DestinationState, JobChangeKind, JobInfo, JobStep, Phase, Side, SourceState
 from vmferryd.database import Change
 from vmferryd.jobs.changes import change_between, changed, job_info
 from vmferryd.jobs.job import DestinationEffect, DestinationEvent, SourceEffect, SourceEvent, Step
@@ -81,11 +81,11 @@ class Machine(Generic[S, E, F]):
         self._record = replace(self._record, **facts)
         self.publish()
 
-    def tell_decision(self, reason: str) -> None:
-        """What was decided, and why, is in the job's history, durably from its next write on."""
+    def tell_decision(self, reason: str, step: JobStep = JobStep.NONE) -> None:
+        """What was decided, and why, and what began with it, is in the job's history, durably from its next write on."""
         self.publish()
         sequence = self._context.board.next_sequence()
-        self._record = changed(self._record, JobChangeKind.DECISION, sequence, self._context.clock.wall(), reason)
+        self._record = changed(self._record, JobChangeKind.DECISION, sequence, self._context.clock.wall(), reason, step)
         self._context.board.publish(self.info())
 
     async def write(self, **facts: Any) -> None:

@@ -22,7 +22,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import NONE, Flag
-from vmferry.model import JobType, Statistics
+from vmferry.model import JobStep, JobType, Statistics
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, OutgoingGuest, RunState, SendSettings, Tuning
 from vmferryd.drivers.copies import DiskCopy, disk_channel
 from vmferryd.drivers.settings import MEMORY, tuned
@@ -43,7 +43,7 @@ class Sending:
     """A guest on its way. Make one for each attempt. `disk_failed` says that an I/O error has stopped the guest meanwhile.
 
     `told` hears which way the data goes, and a warning when that is not the way that was meant; `advised` hears
-    why the limit of the pause is what it is, and why a transfer does not end.
+    why the limit of the pause is what it is, and why a transfer does not end; `stepped` hears what begins, in words too.
     """
 
     context: Context
@@ -59,6 +59,7 @@ class Sending:
     disk_failed: bool = False
     paused_by_user: bool = False
     advised: Callable[[GuestEvent], None] = lambda _: None
+    stepped: Callable[[JobStep, str], None] = lambda _, __: None
     _cancellation: Cancellation = field(default_factory=Cancellation)
     _io_error: asyncio.Event = field(default_factory=asyncio.Event)
     _said: str = ""
@@ -197,10 +198,15 @@ class Sending:
 
     async def _copy_disks(self, lanes: Lanes) -> None:
         """The disks are at the destination but for what the guest goes on writing; each has a channel of its own."""
+        if not self.copies:
+            return
         for copy in self.copies:
             lanes.listen(disk_channel(copy.target), self.outgoing.disk_socket(copy.target))
-        if self.copies:
-            await self.outgoing.copy_disks(self.copies, self.settings)
+        names = ", ".join(copy.target for copy in self.copies)
+        self.stepped(JobStep.DISKS, f"the copying of the disks begins: {names}")
+        await self.outgoing.copy_disks(self.copies, self.settings)
+        await self.look()
+        self.stepped(JobStep.MEMORY, f"the disks are at the destination: {names}; the memory follows")
 
     def close(self) -> None:
         """No channel of the transfer is open here."""

@@ -32,7 +32,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.flags import Flag
-from vmferry.model import DomainState, Outcome, Phase, SourceState, StateReason, Statistics
+from vmferry.model import DomainState, JobStep, Outcome, Phase, SourceState, StateReason, Statistics
 from vmferry.wish import RunWish
 from vmferryd.domains.entry import Entry
 from vmferryd.drivers.base import EventKind, Extent, Guest, GuestEvent, RunState, SendSettings, Tuning
@@ -274,12 +274,18 @@ class SourceMigration(Settling):
         if event.kind is EventKind.STUCK:
             self.machine.note(warnings=(*self.record.warnings, event.detail))
 
+    def _stepped(self, step: JobStep, what: str) -> None:
+        """The job's history says when a part of the transfer began, with the figures of that moment."""
+        if self._sending is not None:
+            self.note_figures(self._sending.statistics)
+        self.machine.tell_decision(what, step)
+
     def _new_sending(self) -> Sending | DiskSending:
         flags = Flag(self.record.flags)
         if cargo(flags) is Cargo.DISKS:
             return DiskSending(self._context, tuple(self._images()))
         copies = disk_copies(flags, copied_targets(self.record))
-        return Sending(self._context, self._guest(), self._told, flags, copies, advised=self._advised)
+        return Sending(self._context, self._guest(), self._told, flags, copies, advised=self._advised, stepped=self._stepped)
 
     def _images(self) -> Iterator[ImageToSend]:
         """The images as they are here, in the order in which the destination expects them."""
@@ -287,7 +293,9 @@ class SourceMigration(Settling):
             raise DriverLost("the domain of this migration is gone")
         paths = {disk.target: disk.source_path or "" for disk in self._entry.definition.devices.disks}
         for image in self.record.disks or ():
-            yield ImageToSend(paths[image.target], image.size_bytes, image.target in self._settings.detect_zeroes)
+            yield ImageToSend(
+                image.target, paths[image.target], image.size_bytes, image.target in self._settings.detect_zeroes
+            )
 
     async def _let_go(self) -> SourceEvent | None:
         sending = self._sending

@@ -11,8 +11,10 @@ from cli_fakes import DESTINATION, ID, JOB, SOURCE, Hosts
 from lxml import html
 
 from vmferry.cli.exits import ExitCode
+from vmferry.disks import DiskFigures
 from vmferry.errors import PeerUnreachable
-from vmferry.model import ChangeFigures, JobChange, JobChangeKind, JobType, Phase, Side, Statistics
+from vmferry.flags import Flag
+from vmferry.model import ChangeFigures, JobChange, JobChangeKind, JobStep, JobType, Phase, Side, Statistics
 
 AT_S = JOB.started_s
 FIGURES = ChangeFigures(sent_bytes=30 << 20, remaining_bytes=8 << 20, bytes_per_s=32 << 20, throttle_percent=20)
@@ -21,6 +23,7 @@ SENT = replace(
     peer_uri=DESTINATION,
     took_ms={Phase.BEGIN: 10},
     elapsed_ms=8500,
+    flags=int(Flag.LIVE),
     settings={"bandwidth": "40"},
     statistics=Statistics(guest_pause_ms=60, downtime_ms=40),
     changes=(
@@ -110,6 +113,44 @@ def test_a_page_holds_the_drawings_and_takes_no_markup_from_anybody(hosts: Hosts
     boxes = [box.get("class") for box in tree.xpath("//svg//rect")]
     assert (boxes.count("work"), boxes.count("wait"), boxes.count("pause")) == (4, 3, 1)
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+WITH_DISKS = replace(
+    SENT,
+    flags=int(Flag.LIVE | Flag.NON_SHARED_DISK),
+    statistics=Statistics(disks=(DiskFigures("vda", 3 << 30, 3 << 30), DiskFigures("vdb", 2 << 30, 1 << 30))),
+    changes=(
+        *SENT.changes[:2],
+        JobChange(7, JobChangeKind.DECISION, AT_S + 0.2, "performing", Phase.PERFORM, step=JobStep.DISKS),
+        JobChange(8, JobChangeKind.DECISION, AT_S + 5, "performing", Phase.PERFORM, step=JobStep.MEMORY),
+        *SENT.changes[2:],
+    ),
+)
+
+
+def test_disks_are_in_the_story_in_each_form(hosts: Hosts, tmp_path: Path) -> None:
+    """When they were copied, how long that took, and how much of each."""
+    hosts.source.newest = WITH_DISKS
+    text = hosts.run("report", "web").stdout
+    assert "vda, vdb: copied 4.0 GiB of 5.0 GiB; the copying took 4.8 s" in " ".join(text.split())
+    assert [line.split()[-3:] for line in text.splitlines() if line.startswith("0.200 s   4.8 s")] == [
+        ["copies", "the", "disks"]
+    ]
+    assert ["vdb 1.0 GiB 1.0 GiB"] == [" ".join(line.split()) for line in text.splitlines() if line.startswith("vdb")]
+    found = json.loads(hosts.run("report", "web", "--json").stdout)
+    assert found["copies"] == {
+        "disks": [
+            {"target": "vda", "total_bytes": 3 << 30, "processed_bytes": 3 << 30},
+            {"target": "vdb", "total_bytes": 2 << 30, "processed_bytes": 1 << 30},
+        ],
+        "at_ms": 200,
+        "took_ms": 4800,
+    }
+    page = tmp_path / "report.html"
+    hosts.run("report", "web", "--html", str(page))
+    tree = html.fromstring(page.read_text(encoding="utf-8"))
+    assert "4.8 s: copies the disks" in [title.text for title in tree.xpath("//svg//title")]
+    assert ["vdb", "1.0 GiB", "1.0 GiB"] in [[cell.text for cell in row] for row in tree.xpath("//tr")]
 
 
 def test_a_page_that_cannot_be_written_is_refused(hosts: Hosts, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from vmferry.model import (
     DestinationState,
     JobChangeKind,
     JobStatus,
+    JobStep,
     JobType,
     MigrationId,
     Phase,
@@ -96,6 +97,14 @@ def test_old_decisions_are_dropped_as_rounds_are() -> None:
     assert len(record.changes) == 1 + KEPT_OF_A_KIND
     told = event(job_info(record, closed=False), record.changes[-1])
     assert (told.kind, told.reason) == (Kind.DECISION, "pause limit 199 ms")
+
+
+def test_steps_are_kept_however_much_was_decided_after_them() -> None:
+    """When a part of the transfer began is known to its end."""
+    record = changed(RECORD, Kind.DECISION, 1, 0.0, "the disks first", JobStep.DISKS)
+    for number in range(2, 200):
+        record = changed(record, Kind.DECISION, number, 0.0, f"pause limit {number} ms")
+    assert (record.changes[0].step, len(record.changes)) == (JobStep.DISKS, 1 + KEPT_OF_A_KIND)
 
 
 def test_the_past_is_told_as_it_was() -> None:

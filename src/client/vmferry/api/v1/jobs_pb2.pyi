@@ -151,7 +151,7 @@ class _JobChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobChan
     JOB_CHANGE_KIND_PROGRESS: _JobChangeKind.ValueType  # 9
     """Only figures have changed. Not kept, and so never replayed."""
     JOB_CHANGE_KIND_DECISION: _JobChangeKind.ValueType  # 10
-    """The hypervisor's driver has decided something about the pause; `reason` says what, and why."""
+    """Something was decided or begun on the way; `reason` says what, and why, for people."""
 
 class JobChangeKind(_JobChangeKind, metaclass=_JobChangeKindEnumTypeWrapper):
     """What has changed."""
@@ -173,7 +173,7 @@ JOB_CHANGE_KIND_CANCELLED: JobChangeKind.ValueType  # 8
 JOB_CHANGE_KIND_PROGRESS: JobChangeKind.ValueType  # 9
 """Only figures have changed. Not kept, and so never replayed."""
 JOB_CHANGE_KIND_DECISION: JobChangeKind.ValueType  # 10
-"""The hypervisor's driver has decided something about the pause; `reason` says what, and why."""
+"""Something was decided or begun on the way; `reason` says what, and why, for people."""
 Global___JobChangeKind: _TypeAlias = JobChangeKind  # noqa: Y015
 
 @_typing.final
@@ -227,6 +227,7 @@ class JobChange(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows from change to change over all jobs of the host, through restarts of its daemon."""
     kind: Global___JobChangeKind.ValueType
@@ -240,6 +241,8 @@ class JobChange(_message.Message):
     error: _builtins.str
     reason: _builtins.str
     """Of a decision: what was decided, and why, for people."""
+    step: _builtins.str
+    """Of a decision with which something begins that takes a while: "disks", their copying; "memory", its copying after that."""
     @_builtins.property
     def figures(self) -> Global___ChangeFigures:
         """Absent while nothing is known of the transfer."""
@@ -256,10 +259,11 @@ class JobChange(_message.Message):
         error: _builtins.str = ...,
         figures: Global___ChangeFigures | None = ...,
         reason: _builtins.str = ...,
+        step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "error", b"error", "figures", b"figures", "iteration", b"iteration", "kind", b"kind", "phase", b"phase", "reason", b"reason", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "error", b"error", "figures", b"figures", "iteration", b"iteration", "kind", b"kind", "phase", b"phase", "reason", b"reason", "sequence", b"sequence", "state", b"state", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
