@@ -12,6 +12,7 @@ from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferryd.drivers.base import (
     DriverFeature,
     EventKind,
+    Guest,
     ReceiveSettings,
     RunState,
     SendSettings,
@@ -300,9 +301,14 @@ async def test_a_running_transfer_can_be_tuned(stage: Stage) -> None:
 
 
 async def test_what_a_transfer_obeys_can_be_asked(stage: Stage) -> None:
-    """The answer is what the user has set, and not what the driver makes of it; and the transfer's own values go with it."""
+    """The answer is what the user has set, and not what the driver makes of it; and the transfer's own values go with it.
+
+    Also those that were set when the attempt had begun, and no memory was sent yet.
+    """
     migration = await stage.migration(dirty=DIRTY)
     assert (await migration.source.tuning()).max_downtime_ms == DEFAULT_DOWNTIME_MS
+    await migration.outgoing.begin()
+    await migration.source.tune(Tuning(max_downtime_ms=5))
     await migration.begin(ENDLESS)
     await migration.under_way()
     begun = await migration.source.tuning()
@@ -325,6 +331,22 @@ async def test_a_pause_that_is_kept_counts_for_the_next_transfer(stage: Stage) -
     assert (await migration.source.tuning()).max_downtime_ms == 1_234
     await migration.outgoing.cancel()
     assert (await migration.source.tuning()).max_downtime_ms == 1_234
+    await _is_as_before_an_attempt_that_sends_nothing(migration.source)
+
+
+async def _is_as_before_an_attempt_that_sends_nothing(guest: Guest) -> None:
+    """Whatever an earlier attempt has left, and however often it is cancelled; what is set after its end is kept."""
+    for kept_ms in (987, 654):
+        await guest.tune(Tuning(max_downtime_ms=kept_ms))
+        for _ in range(2):
+            await guest.outgoing().begin()
+        await guest.tune(Tuning(max_downtime_ms=70, postcopy_bandwidth_bytes_per_s=1 << 20))
+        await guest.outgoing().cancel()
+        found = await guest.tuning()
+        assert (found.max_downtime_ms, found.postcopy_bandwidth_bytes_per_s) == (kept_ms, 0)
+        await guest.tune(Tuning(max_downtime_ms=55))
+        await guest.outgoing().cancel()
+        assert (await guest.tuning()).max_downtime_ms == 55
 
 
 async def test_a_compression_cache_is_set_or_refused(stage: Stage) -> None:

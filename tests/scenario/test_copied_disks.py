@@ -232,6 +232,29 @@ async def test_what_is_tuned_while_disks_are_copied_is_obeyed_by_the_memory(disk
     await moving
 
 
+async def test_what_is_tuned_while_disks_are_copied_ends_with_the_migration(disks: Disks) -> None:
+    """One that is cancelled before any memory was sent leaves the values that held before it, also after a restart."""
+    source = disks.hosts.source
+    await source.connection.set_max_downtime(NAME, 500)
+    await source.connection.set_max_postcopy_speed(NAME, 9)
+    for restarts in (False, True):
+        source.machine.faults.once(Verb.COPY_DISKS, FaultKind.HANG)
+        moving = asyncio.create_task(disks.migrate(COPIED | Flag.POSTCOPY))
+        await eventually(lambda: source.machine.faults.hanging == 1)
+        await source.connection.set_max_downtime(NAME, 40)
+        await source.connection.set_max_postcopy_speed(NAME, 3)
+        if restarts:
+            await source.restart()
+        else:
+            await source.connection.abort_job((await source.connection.newest_job(NAME)).migration_id)
+        source.machine.faults.release()
+        with pytest.raises(VmferryError):
+            await moving
+        await disks.hosts.lives(source)
+        found = await source.connection.tune_migration(NAME)
+        assert (found.max_downtime_ms, found.postcopy_bandwidth_mib_per_s) == (500, 9)
+
+
 async def test_an_image_that_was_there_is_never_removed(disks: Disks) -> None:
     """Whatever becomes of the migration: only what it made itself is, also by a daemon that comes back."""
     faults = disks.hosts.source.machine.faults

@@ -187,6 +187,10 @@ class OutgoingGuest(Protocol):
         """The UNIX socket at which the hypervisor looks for the other end of the disk's channel."""
         ...
 
+    async def begin(self) -> None:
+        """What is tuned from now on is this attempt's alone: `cancel` puts back what held before. The first verb of each."""
+        ...
+
     async def copy_disks(self, copies: Sequence[DiskCopy], settings: SendSettings) -> None:
         """The disks are at the receiver but for what the guest goes on writing, which follows until `held`.
 

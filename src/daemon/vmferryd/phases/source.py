@@ -246,7 +246,8 @@ class SourceMigration(Settling):
         own_uri = self._context.identity.daemon_uri
         opening = Opening(record.migration_id, record.ticket, record.proof_secret, daemon_uri=own_uri)
         try:
-            self._sending = self._new_sending()
+            # Not before: whoever tunes it until then changes what it is begun with, and nothing that is the guest's own.
+            self._sending = await self._new_sending()
             if self._cancelled:
                 self._sending.cancel(self._cancelled)
             await self._sending.until_held(self._route, opening, self._settings)
@@ -280,12 +281,16 @@ class SourceMigration(Settling):
             self.note_figures(self._sending.statistics)
         self.machine.tell_decision(what, step)
 
-    def _new_sending(self) -> Sending | DiskSending:
+    async def _new_sending(self) -> Sending | DiskSending:
         flags = Flag(self.record.flags)
         if cargo(flags) is Cargo.DISKS:
             return DiskSending(self._context, tuple(self._images()))
         copies = disk_copies(flags, copied_targets(self.record))
-        return Sending(self._context, self._guest(), self._told, flags, copies, advised=self._advised, stepped=self._stepped)
+        sending = Sending(
+            self._context, self._guest(), self._told, flags, copies, advised=self._advised, stepped=self._stepped
+        )
+        await sending.outgoing.begin()
+        return sending
 
     def _images(self) -> Iterator[ImageToSend]:
         """The images as they are here, in the order in which the destination expects them."""

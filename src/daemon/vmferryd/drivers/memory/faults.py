@@ -39,6 +39,7 @@ class Verb(StrEnum):
     RESUME = "resume"
     SHUTDOWN = "shutdown"
     DESTROY = "destroy"
+    BEGIN = "begin"
     COPY_DISKS = "copy-disks"
     SEND = "send"
     HELD = "held"

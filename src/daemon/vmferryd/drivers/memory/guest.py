@@ -83,6 +83,7 @@ class SimulatedGuest:
         self.watch = Watch()
         self.max_downtime_ms = DEFAULT_DOWNTIME_MS
         self.postcopy_bandwidth_bytes_per_s = 0
+        self._kept: tuple[int, int] | None = None
         self._listeners: list[Listener] = []
 
     @property
@@ -193,6 +194,16 @@ class SimulatedGuest:
             self.max_downtime_ms = change.max_downtime_ms
         if change.postcopy_bandwidth_bytes_per_s is not None:
             self.postcopy_bandwidth_bytes_per_s = change.postcopy_bandwidth_bytes_per_s
+
+    def begin_attempt(self) -> None:
+        """What is tuned from now on is one attempt's to send the guest."""
+        self._kept = self._kept or (self.max_downtime_ms, self.postcopy_bandwidth_bytes_per_s)
+
+    def end_attempt(self) -> None:
+        """What held before the attempt holds again."""
+        if self._kept is not None:
+            self.max_downtime_ms, self.postcopy_bandwidth_bytes_per_s = self._kept
+            self._kept = None
 
     def resume(self) -> None:
         """See `Guest.resume`."""

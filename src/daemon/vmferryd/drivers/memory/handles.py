@@ -168,6 +168,12 @@ class MemoryOutgoingGuest:
         """See `OutgoingGuest.disk_socket`."""
         return self._simulated.host.folder / f"{self._simulated.plan.directory.name}-{target}"
 
+    async def begin(self) -> None:
+        """See `OutgoingGuest.begin`."""
+        async with self._monitor.around(Verb.BEGIN):
+            self._simulated.demand_life()
+            self._simulated.begin_attempt()
+
     async def copy_disks(self, copies: Sequence[DiskCopy], settings: SendSettings) -> None:  # noqa: ARG002 - see the protocol
         """See `OutgoingGuest.copy_disks`. Images are copied whole, whatever is asked for."""
         async with self._monitor.around(Verb.COPY_DISKS):
@@ -232,6 +238,7 @@ class MemoryOutgoingGuest:
             if self._simulated.sender is not None:
                 await self._simulated.sender.cancel()
             self._simulated.mirrors.cancel()
+            self._simulated.end_attempt()
 
     async def fate(self) -> Fate:
         """See `OutgoingGuest.fate`."""

@@ -22,6 +22,7 @@ from vmferryd.drivers.fate import Fate
 from vmferryd.drivers.pause import Move
 from vmferryd.drivers.qemu import encryption, parallel
 from vmferryd.drivers.qemu import gate as gates
+from vmferryd.drivers.qemu import record as records
 from vmferryd.drivers.qemu.flow import COMMON, ENDED, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.gate import Gate
 from vmferryd.drivers.qemu.mirrors import Mirrors
@@ -62,6 +63,11 @@ class QemuOutgoingGuest:
         """See `OutgoingGuest`."""
         return self._mirrors.socket(target)
 
+    async def begin(self) -> None:
+        """See `OutgoingGuest`."""
+        async with self._guest.deciding:
+            records.keep(self._directory, await self._parameters())
+
     async def copy_disks(self, copies: Sequence[DiskCopy], settings: SendSettings) -> None:
         """See `OutgoingGuest`."""
         await self._mirrors.copy(copies, settings)
@@ -80,7 +86,7 @@ class QemuOutgoingGuest:
         if look.state not in ENDED:
             raise DriverRefused(f"a transfer of this guest is going on already ({look.status})")
         runs = (await self._guest.execute("query-status"))["running"]
-        parameters = await self._parameters()
+        parameters = records.kept(self._directory) or await self._parameters()
         kept_ms = parameters.get("downtime-limit") or self._guest.config.default_downtime_ms
         record = TransferRecord(
             ran=runs,
@@ -260,6 +266,7 @@ class QemuOutgoingGuest:
         try:
             if TransferRecord.read(self._directory) is not None:
                 await self._cancel()
+            await self._put_back()
             await self._mirrors.cancel()  # last: the CPUs need not wait for the end of a copy
         except DriverLost:
             # A guest that is gone sends nothing any more.
@@ -332,7 +339,8 @@ class QemuOutgoingGuest:
 
     async def _set_parameters(self, parameters: Mapping[str, Any]) -> None:
         chosen = {name: value for name, value in parameters.items() if value is not None}
-        await self._guest.execute("migrate-set-parameters", chosen)
+        if chosen:
+            await self._guest.execute("migrate-set-parameters", chosen)
 
     async def _seal(self) -> None:
         """The CPUs stand still by our doing, and the gate is open; nothing has happened if the transfer has ended."""
@@ -366,10 +374,19 @@ class QemuOutgoingGuest:
         async with self._guest.deciding:
             record = self._record()
             await self._restore(record)
+            record.changed(self._directory, parameters={})  # what is set from now on is not taken back by another `cancel`
             status = (await self._guest.execute("query-status"))["status"]
             stands = status not in {"running", "io-error"}  # who stopped for a failed disk waits until somebody heals it
             if stands and not record.let_go and record.ran and look.state is not TransferState.COMPLETED:
                 await self._guest.start_cpus()
+
+    async def _put_back(self) -> None:
+        """What was tuned since `begin` holds no more."""
+        async with self._guest.deciding:
+            parameters = records.kept(self._directory)
+            if parameters is not None:
+                await self._set_parameters(parameters)
+                records.forget(self._directory)
 
     async def _interrupt(self) -> TransferLook:
         """The transfer has ended, in whatever way; the look says which."""

@@ -14,6 +14,7 @@ from typing import Any
 from vmferryd.drivers.qemu.gate import Gate
 
 _NAME = "outgoing.json"
+_KEPT = "kept.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +50,7 @@ class TransferRecord:
 
     def write(self, directory: Path) -> None:
         """The record is in `directory`, whole or not at all."""
-        fresh = directory / f"{_NAME}.new"
-        fresh.write_text(json.dumps(asdict(self)))
-        fresh.replace(directory / _NAME)
+        _write(directory / _NAME, asdict(self))
 
     def changed(self, directory: Path, **changes: Any) -> TransferRecord:
         """The record with `changes`, written."""
@@ -72,3 +71,29 @@ class TransferRecord:
     def remove(directory: Path) -> None:
         """There is no record."""
         (directory / _NAME).unlink(missing_ok=True)
+
+
+def keep(directory: Path, parameters: Mapping[str, Any]) -> None:
+    """QEMU's own parameters from before an attempt are in `directory` until `forget`; the first to be kept stand."""
+    if kept(directory) is None:
+        _write(directory / _KEPT, parameters)
+
+
+def kept(directory: Path) -> Mapping[str, Any] | None:
+    """What was kept; None between attempts."""
+    try:
+        parameters: Mapping[str, Any] = json.loads((directory / _KEPT).read_text())
+    except OSError:
+        return None
+    return parameters
+
+
+def forget(directory: Path) -> None:
+    """Nothing is kept."""
+    (directory / _KEPT).unlink(missing_ok=True)
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(json.dumps(value))
+    fresh.replace(path)
