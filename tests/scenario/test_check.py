@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from scenario.test_data_channel import free_port
 from support.daemons import NAME, UUID, Host, TwoHosts, domain_xml
 from vmferry.checking import CERTIFICATE_LEFT_S, Witness, notes
 from vmferry.endpoint import Request
@@ -13,6 +16,7 @@ from vmferry.errors import InvalidState
 from vmferry.findings import Finding, Weight
 from vmferry.flags import NONE, Flag
 from vmferry.model import DriverInfo, HostCapabilities, HostInfo, new_migration_id
+from vmferry.params import MigrationParams
 from vmferryd.phases.found import Found
 
 LIVE = Flag.LIVE
@@ -53,6 +57,34 @@ async def test_both_hosts_tell_everything_at_once(two_hosts: TwoHosts, mode: Fla
     assert {("a", "NOT_SUPPORTED", "RDMA_PIN_ALL"), ("b", "ALREADY_EXISTS", "")} <= set(_codes(findings))
     assert all(finding.weight is Weight.PROBLEM and finding.problem for finding in findings)
     await _untouched(a, 1)
+
+
+@pytest.mark.parametrize("uri", ["tcp:127.0.0.1", "tcp:127.0.0.1:FREE", "unix://FOLDER/d"])
+async def test_a_place_of_its_own_is_tried_where_it_would_be(two_hosts: TwoHosts, tmp_path: Path, uri: str) -> None:
+    """The destination has closed it again; that nobody waits there now is no problem of the migration."""
+    a, b = two_hosts.hosts
+    params = MigrationParams(migrate_uri=uri.replace("FREE", str(free_port())).replace("FOLDER", str(tmp_path)))
+    assert await a.connection.check(NAME, b.connection, flags=LIVE, params=params) == ()
+    await a.connection.migrate(NAME, b.connection, flags=LIVE, params=params)
+
+
+async def test_a_place_that_is_taken_is_told_once(two_hosts: TwoHosts) -> None:
+    """By the host where it would be."""
+    a, b = two_hosts.hosts
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        params = MigrationParams(migrate_uri=f"tcp:127.0.0.1:{somebody.getsockname()[1]}")
+        findings = await a.connection.check(NAME, b.connection, flags=LIVE, params=params)
+    assert [("b", "ADDRESS_UNAVAILABLE", "")] == _codes(findings)
+
+
+async def test_a_migration_uri_that_is_none(two_hosts: TwoHosts) -> None:
+    """The destination says what is wrong with it, and what to give in its place."""
+    a, b = two_hosts.hosts
+    params = MigrationParams(migrate_uri="tcp:127.0.0.1:0")
+    (finding,) = await a.connection.check(NAME, b.connection, flags=LIVE, params=params)
+    assert ("b", "PARAMETER_INVALID") == (finding.host, finding.code)
+    assert "'tcp:127.0.0.1:0' names a port at which nobody can wait" in finding.problem
+    assert "or none (tcp:127.0.0.1)" in finding.remedy
 
 
 async def test_a_domain_that_is_held(two_hosts: TwoHosts) -> None:

@@ -77,12 +77,25 @@ async def perform(context: Context, request: Request) -> Reply:
     with found.trying():
         await _reach(context, request.destination_daemon_uri or cookie.daemon_uri, "the destination's daemon")
         if Flag.OFFLINE not in request.flags:
-            route = choose(request.flags, request.uri, cookie.data, cookie.daemon_uri)
-            if refused := refusal_at_source(request.flags, route, context.doors.plain):
-                raise refused
-            if route.address is not None:
-                await _connect(context, route.address)
+            await _look_at_the_way(context, request, cookie)
     return Reply(request.migration_id, findings=found.findings(context.identity.host_name))
+
+
+async def _look_at_the_way(context: Context, request: Request, cookie: Cookie) -> None:
+    """Raises when the guest's data may not travel as the destination would have it, or does not get there.
+
+    A place of this migration's own has been tried by the destination, and nobody waits there any more; one that it has
+    refused it has said so of, and of that alone there is nothing to be told here.
+    """
+    if request.uri and cookie.data is None:
+        return
+    tried = request.uri if cookie.data is not None and not cookie.data.uri else ""
+    offer = replace(cookie.data, uri=tried) if tried and cookie.data is not None else cookie.data
+    route = choose(request.flags, request.uri, offer, cookie.daemon_uri)
+    if refused := refusal_at_source(request.flags, route, context.doors.plain):
+        raise refused
+    if route.address is not None and not tried:
+        await _connect(context, route.address)
 
 
 def _refuse_claimed(context: Context, domains: Domains, preparation: Preparation) -> None:

@@ -10,7 +10,7 @@ import ipaddress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from vmferry.errors import InvalidParameter, NotSupported, VmferryError
 
@@ -94,18 +94,30 @@ def _place(text: str, scheme: Scheme, style: Style) -> Address:
     rest = text.partition(":")[2].removeprefix("//")
     try:
         parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname or "", parts.port
+        host = parts.hostname or ""
     except ValueError as error:
         raise _unreadable(text, f"cannot be read ({error})") from None
     if not host:
         raise _unreadable(text, "names no host")
-    if port == 0 or parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
-        raise _unreadable(text, "has more than a host and a port, or port 0")
-    return Address(scheme, host=host, port=port or 0, style=style)
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+        raise _unreadable(text, "has more than a host and a port")
+    return Address(scheme, host, _port(text, parts, Address(scheme, host, style=style)), style=style)
 
 
-def _unreadable(text: str, what: str) -> InvalidParameter:
-    return InvalidParameter(f"the migration URI {text!r} {what}", remedy=_SPELLINGS, detail="libvirt: INVALID_ARG")
+def _port(text: str, parts: SplitResult, without: Address) -> int:
+    """The port that is named; 0 when none is."""
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        remedy = f"name a port from 1 to 65535; or none ({without}), and the destination's daemon takes one that is free"
+        raise _unreadable(text, "names a port at which nobody can wait", remedy)
+    return port or 0
+
+
+def _unreadable(text: str, what: str, remedy: str = _SPELLINGS) -> InvalidParameter:
+    return InvalidParameter(f"the migration URI {text!r} {what}", remedy=remedy, detail="libvirt: INVALID_ARG")
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,22 @@ def test_refused(uri: str, error: type[VmferryError], code: str) -> None:
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("uri", "instead"),
+    [
+        ("tcp:host-c:0", "tcp:host-c"),
+        ("tcp://host-c:0", "tcp://host-c"),
+        ("tcp:host-c:65536", "tcp:host-c"),
+        ("tcp:[2001:db8::3]:http", "tcp:[2001:db8::3]"),
+    ],
+)
+def test_a_port_that_is_none_is_named_and_what_to_write_instead(uri: str, instead: str) -> None:
+    """Who wants any free port leaves it out."""
+    with pytest.raises(InvalidParameter, match="names a port at which nobody can wait") as caught:
+        parse(uri)
+    assert f"or none ({instead}), and the destination's daemon takes one that is free" in caught.value.remedy
+
+
 @pytest.mark.parametrize("listen_address", ["", ANY])
 def test_host_that_calls_itself_localhost(listen_address: str) -> None:
     """No source is sent to itself."""
