@@ -22,9 +22,10 @@ from itertools import product
 from pathlib import Path
 from typing import Protocol
 
-from bench import by_hand, by_virsh, by_vmferry
+from bench import by_hand, by_virsh, by_vmferry, traced
 from bench.figures import HEADINGS, as_markdown, best, rows, share, summaries, targets
 from bench.guests import GuestKind, Mood, Move, Way
+from bench.inside import PAUSE_HEADINGS, Share, share_rows, shares
 from bench.picture import picture
 from bench.tunnel import Carried, carried
 from support.emulators import truthful_emulator
@@ -39,9 +40,10 @@ QUICK_WAYS = (Way.RAW, Way.DIRECT, Way.TUNNEL, Way.TUNNEL_TLS)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured."""
+    """What is measured. `traced` is the guest whose pauses are taken apart."""
 
     kinds: Sequence[GuestKind]
+    traced: GuestKind
     ways: Sequence[Way]
     rounds: int
     tunnel_bytes: int
@@ -50,16 +52,22 @@ class Plan:
 def plan(given: argparse.Namespace) -> Plan:
     """What the command line asks for."""
     if given.quick:
-        return Plan([GuestKind(256, Mood.IDLE)], QUICK_WAYS, 1, 64 * MEBIBYTE)
+        small = GuestKind(256, Mood.IDLE)
+        return Plan([small], small, QUICK_WAYS, 1, 64 * MEBIBYTE)
     moods = [Mood(mood) for mood in given.moods]
     ways = [way for way in map(Way, given.ways) if not way.is_libvirts or by_virsh.is_possible()]
     kinds = [GuestKind(*one) for one in product(given.sizes, moods)]
-    return Plan(kinds, ways, given.rounds, given.tunnel_mib * MEBIBYTE)
+    return Plan(kinds, GuestKind(512, Mood.IDLE), ways, given.rounds, given.tunnel_mib * MEBIBYTE)
+
+
+def _machinery() -> tuple[GuestImage, str]:
+    """What is moved, and the QEMU that runs it."""
+    return build_guest(GUEST_CACHE), truthful_emulator() or "qemu-system-x86_64"
 
 
 async def moves(wanted: Plan) -> list[Move]:
     """Every guest has moved every way in every round, in this order: guest, round, way."""
-    image, emulator = build_guest(GUEST_CACHE), truthful_emulator() or "qemu-system-x86_64"
+    image, emulator = _machinery()
     found: list[Move] = []
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmb")))
@@ -112,6 +120,23 @@ async def _move(kind: GuestKind, way: Way, pair: _Pair | None, guest: _Guest) ->
         return await pair.move(kind, way, traveller, guest.number)
 
 
+async def pauses(wanted: Plan) -> list[traced.Traced]:
+    """A guest has moved directly in every round, with QEMUs that trace what they do."""
+    image, emulator = _machinery()
+    found: list[traced.Traced] = []
+    with tempfile.TemporaryDirectory(prefix="vmb") as name:
+        directory = Path(name)
+        async with by_vmferry.plain(directory / "plain") as pair:
+            for number in range(wanted.rounds):
+                place = directory / str(number)
+                place.mkdir()
+                one = await traced.move(pair, wanted.traced, emulator, image, place)
+                found.append(one)
+                told = one.missing if one.pause is None else f"the daemons {one.pause.daemons_ms:.1f} ms of the pause"
+                _say(f"{wanted.traced.name}, traced: {told}, load {one.move.load:.1f} {'; '.join(one.move.faults)}")
+    return found
+
+
 async def tunnels(wanted: Plan) -> list[Carried]:
     """Tunnels alone, as often as guests move."""
     found: list[Carried] = []
@@ -150,13 +175,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted, before = plan(given), machine()
     carried_by_tunnels = asyncio.run(tunnels(wanted))
     moved = asyncio.run(moves(wanted))
-    found = summaries(moved)
-    judged = targets(found, carried_by_tunnels)
+    taken_apart = asyncio.run(pauses(wanted))
+    found, seen = summaries(moved), [one.pause for one in taken_apart if one.pause is not None]
+    judged, parts = targets(found, seen, carried_by_tunnels), shares(seen)
     given.directory.mkdir(parents=True, exist_ok=True)
     everything = {
         "before": before,
         "after": machine(),
         "moves": [asdict(one) for one in moved],
+        "traced": [asdict(one) for one in taken_apart],
+        "pauses": [asdict(one) for one in parts],
         "tunnels": [asdict(one) for one in carried_by_tunnels],
         "summaries": [asdict(one) for one in found],
         "targets": [asdict(one) for one in judged],
@@ -164,10 +192,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (given.directory / "bench.json").write_text(json.dumps(everything, indent=1))
     (given.directory / "bench.svg").write_text(picture(found, "Ways to move a guest, medians"))
     print(as_markdown(HEADINGS, rows(found)), end="\n\n")
+    print(of_pauses(parts, taken_apart), end="\n\n")
     print(as_markdown(("tunnels", "GB/s", "answer p50 ms", "p99 ms"), _of_tunnels(carried_by_tunnels)), end="\n\n")
     met = [(one.what, one.wanted, one.measured, "met" if one.met else "NOT MET") for one in judged]
     print(as_markdown(("target", "wanted", "measured", ""), met))
-    return 1 if any(move.faults for move in moved if not Way(move.way).is_libvirts) else 0
+    ours = [*(move for move in moved if not Way(move.way).is_libvirts), *(one.move for one in taken_apart)]
+    return 1 if any(move.faults for move in ours) else 0
+
+
+def of_pauses(parts: Sequence[Share], taken_apart: Sequence[traced.Traced]) -> str:
+    """What is printed of the pauses: the table, and why some are not in it."""
+    missing = [f"A pause was not taken apart: {why}." for why in sorted({one.missing for one in taken_apart}) if why]
+    table = [as_markdown(PAUSE_HEADINGS, share_rows(parts))] if parts else []
+    return "\n\n".join(missing + table)
 
 
 def _of_tunnels(found: Sequence[Carried]) -> list[tuple[str, ...]]:

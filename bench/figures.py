@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.guests import Move, Way
+from bench.inside import Pause
 from bench.tunnel import Carried
 
 GB = 1e9
 LONGEST_OVERHEAD_MS = 250
+LONGEST_INSIDE_MS = 10
 LONGEST_ANSWER_MS = 50
 SHARE = 0.99
 
@@ -87,9 +89,9 @@ def _rate(move: Move) -> float:
     return move.bytes_per_s
 
 
-def targets(found: Sequence[Summary], tunnels: Sequence[Carried]) -> list[Target]:
+def targets(found: Sequence[Summary], pauses: Sequence[Pause], tunnels: Sequence[Carried]) -> list[Target]:
     """Every target that these figures say something about."""
-    return [*_of_moves(found), *_of_tunnels(tunnels)]
+    return [*_of_moves(found), *_of_pauses(pauses), *_of_tunnels(tunnels)]
 
 
 def _of_moves(found: Sequence[Summary]) -> Iterator[Target]:
@@ -105,6 +107,12 @@ def _of_moves(found: Sequence[Summary]) -> Iterator[Target]:
             yield _at_most(f"{name}, pause beyond raw QEMU's", one.pause_more_ms, most_ms, " ms")
         if one.way == Way.DIRECT:
             yield _at_most(f"{name}, outside QEMU's total time", one.overhead_ms, LONGEST_OVERHEAD_MS, " ms")
+
+
+def _of_pauses(pauses: Sequence[Pause]) -> Iterator[Target]:
+    if pauses:
+        middle_ms = float(median(one.daemons_ms for one in pauses))
+        yield _at_most("direct, the daemons' share of the pause", middle_ms, LONGEST_INSIDE_MS, " ms")
 
 
 def _of_tunnels(tunnels: Sequence[Carried]) -> Iterator[Target]:

@@ -6,6 +6,7 @@ from lxml import etree
 
 from bench.figures import as_markdown, rows, share, summaries, targets
 from bench.guests import GuestKind, Mood, Move, Way
+from bench.inside import Pause
 from bench.picture import picture
 from bench.tunnel import Carried
 
@@ -36,19 +37,21 @@ def test_without_raw_qemu_there_are_no_ratios() -> None:
     """And no target that needs one."""
     found = summaries(MOVES[3:])
     assert {one.throughput_ratio for one in found} == {None}
-    assert [one.what for one in targets(found, [])] == ["512 MiB, idle: direct, outside QEMU's total time"]
+    assert [one.what for one in targets(found, [], [])] == ["512 MiB, idle: direct, outside QEMU's total time"]
 
 
 def test_targets_that_are_met_and_missed() -> None:
     """Each says what was measured."""
     slow = Carried("tcp", 1, 0.5e9, 1.0, (), 0.0)
     busy = Carried("tls", 2, 0.5e9, 1.0, (*[1.0] * 98, 60.0, 70.0), 0.0)
-    judged = {one.what: (one.met, one.measured) for one in targets(summaries(MOVES), [slow, busy])}
+    pauses = [Pause(5, 4, 9, 5), Pause(5, 90, 9, 90), Pause(5, 5, 9, 6)]
+    judged = {one.what: (one.met, one.measured) for one in targets(summaries(MOVES), pauses, [slow, busy])}
     assert judged == {
         "512 MiB, idle: direct, pause of raw QEMU's": (True, "0.25"),
         "512 MiB, idle: direct, outside QEMU's total time": (True, "200.0 ms"),
         "512 MiB, idle: direct, fixed limit, throughput of raw QEMU's": (False, "0.50"),
         "512 MiB, idle: direct, fixed limit, pause beyond raw QEMU's": (False, "15.0 ms"),
+        "direct, the daemons' share of the pause": (False, "11.0 ms"),
         "the tunnel alone, tcp": (False, "0.50 GB/s"),
         "an answer beside 2 tunnels, tls, p99": (False, "70.0 ms"),
     }
