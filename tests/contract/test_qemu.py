@@ -204,6 +204,18 @@ async def test_parameters_are_as_before_after_a_cancel(stage: Stage) -> None:
     assert not [name for name in nodes if name.startswith("vmferry")]
 
 
+async def test_the_gate_is_put_away_when_the_guest_runs(stage: Stage) -> None:
+    """Nothing but the guest's own is in the destination's QEMU; while it is waited for there is no time for that."""
+    migration = await stage.held()
+    await migration.let_go()
+    destination = migration.destination
+    assert isinstance(destination, QemuGuest)
+    await destination.resume()
+    await stage.runs(destination)
+    nodes = [node["node-name"] for node in await destination.execute("query-named-block-nodes")]
+    assert [] == [name for name in nodes if "vmferry" in name]
+
+
 @pytest.mark.option("--compressed", "--comp-methods", "--comp-xbzrle-cache", "--auto-converge")
 async def test_auto_converge_and_xbzrle_are_carried_out(stage: Stage) -> None:
     """Both sides agree on a cache, and the guest arrives whole."""

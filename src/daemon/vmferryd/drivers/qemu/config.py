@@ -25,6 +25,7 @@ class QemuConfig:
         look_timeout_s: for one look from outside, at processes or at an image; storage that is dead hangs whoever looks.
         poll_s: between two looks at a transfer whose events may have been missed.
         eager_poll_s: the same near the end of a round, of a transfer of which QEMU reports nothing.
+        paused_poll_s: the same while its guest stands still for the last part.
         connect_poll_s: between two attempts to reach the monitor of a process that starts.
         iteration_event_s: at least this lies between two reports of an iteration to listeners.
         default_downtime_ms: the pause aimed at when the sender's settings name none.
@@ -32,8 +33,9 @@ class QemuConfig:
         stalled_ratio: rounds that leave more than this part of the round before have stopped shrinking.
         idle_remaining_bytes: less than this is sent at once, whatever the bandwidth seems to be.
         slot_s: QEMU's own unit of time: its rate limit, its bandwidth figure and its threshold are renewed once in each slot.
-        slow_ahead_s: this long before the end of a round QEMU is slowed down.
-        slowest_bytes_per_s: less than this QEMU is never allowed.
+        near_end_s: this long before the end of a round looks become frequent.
+        hurried_rounds: a transfer that goes round more often than this from one look to the next is slowed down.
+        slowest_bytes_per_s: what a transfer is slowed down to.
         stop_ahead_s: the CPUs are stopped this long before QEMU's slot ends, for only then does it go on.
         log_tail_bytes: how much of QEMU's last words an error carries.
         bridge_helper: the program that makes taps for bridges when the driver is not root.
@@ -53,6 +55,7 @@ class QemuConfig:
     look_timeout_s: float = 2.0
     poll_s: float = 0.05
     eager_poll_s: float = 0.005
+    paused_poll_s: float = 0.001
     connect_poll_s: float = 0.005
     iteration_event_s: float = 0.05
     default_downtime_ms: int = 300
@@ -60,7 +63,8 @@ class QemuConfig:
     stalled_ratio: float = 0.75
     idle_remaining_bytes: int = 1 << 20
     slot_s: float = 0.1
-    slow_ahead_s: float = 0.15
+    near_end_s: float = 0.15
+    hurried_rounds: int = 50
     slowest_bytes_per_s: int = 2 << 10
     stop_ahead_s: float = 0.025
     log_tail_bytes: int = 2048

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class QemuGuest:
         self._closed = False
         self.handshake: socket.socket | None = None
         """The channel on which QEMU shakes hands, as long as it does: see `encryption`."""
+        self.put_off: list[Callable[[], Awaitable[None]]] = []
+        """What can wait until the CPUs run, and is done then. A guest that never runs is as well off without."""
         self.said = ""
         """The transfer's status as QEMU last reported it by itself."""
 
@@ -131,9 +133,20 @@ class QemuGuest:
     ) -> Any:
         """See `Monitor.execute`. Without `timeout_s` nothing is waited for while a device waits for a page that is lost."""
         monitor = await self.monitor()
+        return await self._answer(lambda: monitor.execute(command, arguments, timeout_s=timeout_s), command, timeout_s)
+
+    async def ask(self, *commands: str, timeout_s: float | None = None) -> list[Any]:
+        """See `Monitor.ask`; waits as `execute` does."""
+        monitor = await self.monitor()
+        answers: list[Any] = await self._answer(
+            lambda: monitor.ask(*commands, timeout_s=timeout_s), " and ".join(commands), timeout_s
+        )
+        return answers
+
+    async def _answer(self, asking: Callable[[], Coroutine[Any, Any, Any]], command: str, timeout_s: float | None) -> Any:
         if timeout_s is not None or not self.said.startswith("postcopy"):
-            return await monitor.execute(command, arguments, timeout_s=timeout_s)
-        answer = asyncio.ensure_future(monitor.execute(command, arguments))
+            return await asking()
+        answer = asyncio.ensure_future(asking())
         cut = asyncio.ensure_future(self.heard_cut())
         try:
             await asyncio.wait([answer, cut], return_when=asyncio.FIRST_COMPLETED)
@@ -233,14 +246,14 @@ class QemuGuest:
         is_cut = self.is_cut
         bound_s = self._config.yank_after_s if is_cut else None
         try:
-            status = await self.execute("query-status", timeout_s=bound_s)
-            look = TransferLook.of(await self.execute("query-migrate", timeout_s=bound_s))
+            status, migration = await self.ask("query-status", "query-migrate", timeout_s=bound_s)
         except DriverLost:
             if is_cut and await self.may_answer():
                 return GuestProbe(RunState.RUNNING, TransferState.POSTCOPY_PAUSED, "a device waits for a page")
             if await self._has_ended():
                 return GuestProbe(RunState.GONE, TransferState.NONE, self.last_words())
             raise
+        look = TransferLook.of(migration)
         return GuestProbe(run_state(status["status"], look.state), look.state, look.error, look.blockers)
 
     async def devices(self) -> Mapping[str, str]:
@@ -277,11 +290,11 @@ class QemuGuest:
         Raises:
             DriverRefused: a transfer is going on; CPUs that it found standing still must not run before it has ended.
         """
-        status = (await self.execute("query-status"))["status"]
+        answer, migration = await self.ask("query-status", "query-migrate")
+        status, state = answer["status"], TransferLook.of(migration).state
         if status == "running":
             return
         # QEMU would accept `cont` from a guest that waits for its state, and start its CPUs on arrival.
-        state = TransferLook.of(await self.execute("query-migrate")).state
         gone_over = state.in_postcopy and status == "finish-migrate"
         if state in _BUSY or gone_over or status == "inmigrate":
             raise DriverRefused("the guest is being sent or received", remedy="Wait for the end, or cancel it.")
@@ -303,7 +316,10 @@ class QemuGuest:
                     raise
                 await self._clock.sleep(self._config.poll_s)
             else:
-                return
+                break
+        while self.put_off:
+            with contextlib.suppress(DriverLost, DriverRefused):
+                await self.put_off.pop()()
 
     async def shutdown(self) -> None:
         """See `Guest`."""

@@ -85,7 +85,7 @@ class QemuIncomingGuest:
             extent = await self._received()
             await self._exports.close()
             if extent is Extent.WHOLE:
-                await self._take_down()
+                self._guest.put_off.append(self._take_down)
         except DriverLost as error:
             if await self._guest.process.wait(self._guest.config.settle_timeout_s):
                 raise await self._failure(str(error)) from error

@@ -58,6 +58,7 @@ class QemuOutgoingGuest:
         self._mirrors = Mirrors(guest)
         self._pause_ms = 0
         self._stuck_at_ms = 0
+        self._stands = False
 
     def disk_socket(self, target: str) -> Path:
         """See `OutgoingGuest`."""
@@ -137,7 +138,7 @@ class QemuOutgoingGuest:
 
     async def held(self) -> None:
         """See `OutgoingGuest`."""
-        last, pace, self._pause_ms = Round(), Pace(), 0
+        last, pace, self._pause_ms, self._stands = Round(), Pace(), 0, False
         async for look in self._looks():
             match look.state:
                 case TransferState.HELD:
@@ -226,6 +227,7 @@ class QemuOutgoingGuest:
         """See `OutgoingGuest`. QEMU never starts the CPUs by itself afterwards, whatever becomes of the channel."""
         async with self._guest.deciding:
             await self._continue()
+        self._stands = False  # from now on the destination is waited for
         async for seen in self._looks():
             if seen.state.in_postcopy:
                 return Extent.RUNNABLE
@@ -348,6 +350,7 @@ class QemuOutgoingGuest:
             if (await self._look()).state is not TransferState.ACTIVE:
                 return
             await self._guest.execute("stop")
+            self._stands = True
             record = self._record()
             opened = {"downtime-limit": gates.OPEN_DOWNTIME_MS} if record.gate is not Gate.NONE else {}
             full = {"max-bandwidth": record.bandwidth_bytes_per_s or UNLIMITED_BYTES_PER_S}
@@ -434,7 +437,7 @@ class QemuOutgoingGuest:
         said, passes = "", 0
         is_silent = "events" in self._record().gate.source_hindrances
         config = self._guest.config
-        patience = (lambda look: quiet_s(look, config)) if is_silent else None
+        patience = (lambda look: config.paused_poll_s if self._stands else quiet_s(look, config)) if is_silent else None
         async for look in looks(self._guest, patience=patience):
             self._last = look.statistics or self._last
             if is_silent and look.status != said:

@@ -175,6 +175,8 @@ class Mirrors:
         Raises:
             TransferFailed: a copy is not whole; `cancel` is owed.
         """
+        if not self._mark.exists():
+            return
         looks = await self.count()
         for look in looks:
             if look.error or not (look.is_ready or look.has_ended):

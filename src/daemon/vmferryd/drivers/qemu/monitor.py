@@ -10,9 +10,9 @@ import array
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError
 from qemu.qmp.message import Message
@@ -22,6 +22,7 @@ from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import Clock
 from vmferryd.drivers.qemu.config import QemuConfig
 
+T = TypeVar("T")
 _NEGOTIATIONS = 3
 """How often a session is begun at most. qemu.qmp takes the first words after the greeting for the answer to its own, and an
 event that comes between them ends the negotiation; QEMU greets whoever connects next."""
@@ -31,7 +32,7 @@ EventHandler = Callable[[str, Mapping[str, Any]], None]
 
 
 class Monitor:
-    """A session with QEMU's monitor. Commands run one at a time, in the order in which they were asked for."""
+    """A session with QEMU's monitor. Commands run one at a time, in the order in which they were asked for; see `ask`."""
 
     def __init__(self, client: _Client, raw: socket.socket, config: QemuConfig) -> None:
         self._client = client
@@ -78,12 +79,32 @@ class Monitor:
             DriverRefused: QEMU said no; `detail` has its words.
             DriverLost: QEMU or the session ended, or did not answer in time; it may have happened.
         """
+        return await self._in_turn(lambda: self._execute(command, arguments), command, timeout_s)
+
+    async def ask(self, *commands: str, timeout_s: float | None = None) -> list[Any]:
+        """What QEMU returned to each, in their order. They are sent together: the way there and back is waited for once.
+
+        Raises:
+            DriverRefused, DriverLost: as `execute`.
+        """
+        return await self._in_turn(lambda: self._all(commands), " and ".join(commands), timeout_s)
+
+    async def _all(self, commands: Sequence[str]) -> list[Any]:
+        asked = [asyncio.ensure_future(self._execute(command, None)) for command in commands]
+        try:
+            return await asyncio.gather(*asked)
+        finally:
+            for one in asked:
+                one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _in_turn(self, work: Callable[[], Awaitable[T]], what: str, timeout_s: float | None) -> T:
         bound_s = self._config.command_timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(bound_s), self._turn:
-                return await self._execute(command, arguments)
+                return await work()
         except TimeoutError as error:
-            raise _unanswered(command, bound_s) from error
+            raise _unanswered(what, bound_s) from error
 
     async def execute_urgently(self, command: str, arguments: Mapping[str, Any]) -> Any:
         """What QEMU returned; out of band, so that it answers even while its main loop is blocked.
@@ -104,12 +125,7 @@ class Monitor:
         Raises:
             DriverRefused, DriverLost: as `execute`.
         """
-        bound_s = self._config.command_timeout_s
-        try:
-            async with asyncio.timeout(bound_s), self._turn:
-                await self._hand_over(channel, name)
-        except TimeoutError as error:
-            raise _unanswered("getfd", bound_s) from error
+        await self._in_turn(lambda: self._hand_over(channel, name), "getfd", None)
 
     async def close(self) -> None:
         """The session is over; QEMU is untouched."""

@@ -129,12 +129,14 @@ class Pace:
     """How fast QEMU may send now; None: as fast as the user allows.
 
     A transfer behind a gate that has nothing left to send looks for new dirty pages again and again, thousands of times a
-    second, and each look stops the main loop. So its last stretch is sent slowly: QEMU then sleeps until its slot ends, looks
-    once, and answers commands meanwhile. `bandwidth_bytes_per_s` is what was measured while nothing held it back.
+    second, and each look stops the main loop. One that goes on like this is slowed down: QEMU then sends what it finds until
+    its slot's share is used up, sleeps until the slot ends, looks once, and answers commands meanwhile.
+    `bandwidth_bytes_per_s` is what was measured while nothing held it back, `passes` QEMU's count of rounds by then.
     """
 
     bandwidth_bytes_per_s: float = 0.0
     limit_bytes_per_s: int | None = None
+    passes: int = 0
 
     @property
     def is_slow(self) -> bool:
@@ -144,18 +146,16 @@ class Pace:
     def next(self, look: TransferLook, aim: Aim, gate: Gate, config: QemuConfig) -> Pace:
         """The pace after `look`.
 
-        A QEMU that looks only when it is told to is slowed down when it has sent everything: then whatever it finds uses its
-        slot up, and it does not look a second time. Any other is slowed down before it gets there.
+        A QEMU that looks only when it is told to is slowed down when it has sent everything, and so looks a single time. Any
+        other is stopped as a rule before it has gone round often; only one that is not, because even little takes too long,
+        is slowed down.
         """
         measured = self.bandwidth_bytes_per_s if self.is_slow else look.bandwidth_bytes_per_s
-        rest = look.remaining_bytes
-        near = 0 if gate is Gate.BITMAP else _near_bytes(measured, config)
-        if not look.passes or rest > near:
-            return Pace(measured)
-        if self.is_slow:
-            return self
-        limit = max(config.slowest_bytes_per_s, int(rest / config.slot_s))
-        return Pace(measured, min(limit, aim.bandwidth_bytes_per_s or limit))
+        hurries = look.passes - self.passes > config.hurried_rounds
+        has_sent_all = look.passes > 0 and not look.remaining_bytes
+        is_due = hurries or (has_sent_all and (self.is_slow or gate is Gate.BITMAP))
+        limit = min(config.slowest_bytes_per_s, aim.bandwidth_bytes_per_s or config.slowest_bytes_per_s)
+        return Pace(measured, limit if is_due else None, look.passes)
 
 
 def quiet_s(look: TransferLook, config: QemuConfig) -> float:
@@ -173,7 +173,7 @@ def quiet_s(look: TransferLook, config: QemuConfig) -> float:
 
 def _near_bytes(bytes_per_s: float, config: QemuConfig) -> float:
     """With less than this left the end of a round is near."""
-    return max(config.idle_remaining_bytes, bytes_per_s * config.slow_ahead_s)
+    return max(config.idle_remaining_bytes, bytes_per_s * config.near_end_s)
 
 
 def after_round(last: Round, look: TransferLook, aim: Aim, limit_ms: int, config: QemuConfig) -> Decision | None:

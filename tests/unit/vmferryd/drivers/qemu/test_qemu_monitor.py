@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.errors import DriverLost
+from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import SystemClock
 from vmferryd.drivers.qemu.config import QemuConfig
 from vmferryd.drivers.qemu.monitor import Monitor
@@ -64,6 +64,47 @@ async def test_an_event_before_the_first_answer_is_no_refusal(hasty: Hasty, tmp_
     monitor = await opened(tmp_path)
     assert await monitor.execute("query-status") == {"status": "running"}
     await monitor.close()
+
+
+class Patient:
+    """A monitor that answers two questions when it has heard both, with the command; `none` is refused."""
+
+    def __init__(self) -> None:
+        self._heard: list[dict[str, str]] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client, until it goes."""
+        writer.write(json.dumps(GREETING).encode() + b"\n")
+        said, due = "", 1
+        while data := await reader.read(1 << 16):
+            said += data.decode()
+            told = []
+            while said:
+                message, end = json.JSONDecoder().raw_decode(said)
+                told, said = [*told, message], said[end:].lstrip()
+            self._heard += told
+            if len(self._heard) >= due:
+                for message in self._heard:
+                    writer.write(json.dumps(self._answer(message)).encode() + b"\n")
+                self._heard, due = [], 2
+        writer.close()
+
+    @staticmethod
+    def _answer(message: dict[str, str]) -> dict[str, object]:
+        name, label = message["execute"], {"id": message["id"]} if "id" in message else {}
+        refused = {"error": {"class": "GenericError", "desc": "no"}}
+        return (refused if name == "none" else {"return": {"to": name}}) | label
+
+
+async def test_what_is_asked_together_is_sent_together(tmp_path: Path) -> None:
+    """The answers come in the order of the questions, and one refusal is the refusal of all."""
+    async with await asyncio.start_unix_server(Patient().serve, str(tmp_path / "monitor")):
+        monitor = await opened(tmp_path)
+        assert await monitor.ask("query-status", "query-migrate") == [{"to": "query-status"}, {"to": "query-migrate"}]
+        with pytest.raises(DriverRefused, match="refused none"):
+            await monitor.ask("none", "query-migrate")
+        assert await monitor.ask("query-jobs", "query-pci") == [{"to": "query-jobs"}, {"to": "query-pci"}]
+        await monitor.close()
 
 
 @pytest.mark.parametrize("hasty", [99], indirect=True)

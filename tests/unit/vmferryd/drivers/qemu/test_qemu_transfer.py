@@ -158,31 +158,34 @@ def test_what_was_found_is_sent_at_full_speed() -> None:
     assert (False, slow.bandwidth_bytes_per_s) == (fast.is_slow, fast.bandwidth_bytes_per_s)
 
 
-def test_any_other_qemu_is_slowed_down_ahead_of_the_end() -> None:
-    """What is left by then goes out within one slot; nothing is slowed down before the transfer has begun."""
-    config = QemuConfig()
-    assert not Pace().next(look(0, 0), Aim(300), Gate.ACKNOWLEDGEMENT, config).is_slow
-    slow = Pace().next(look(1, 2 << 20), Aim(300), Gate.ACKNOWLEDGEMENT, config)
-    assert int((2 << 20) / config.slot_s) == slow.limit_bytes_per_s
+def test_any_other_qemu_is_slowed_down_when_it_goes_round_and_round() -> None:
+    """Not for a few rounds between two looks: the guest is stopped then, as a rule."""
+    calm = Pace().next(look(1, 4096), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
+    busy = calm.next(look(1 + CONFIG.hurried_rounds, 0), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
+    hurried = busy.next(look(2 + 2 * CONFIG.hurried_rounds, 4096), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
+    assert [None, None, CONFIG.slowest_bytes_per_s] == [each.limit_bytes_per_s for each in (calm, busy, hurried)]
+    still = hurried.next(look(3 + 2 * CONFIG.hurried_rounds, 0), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
+    found = still.next(look(4 + 2 * CONFIG.hurried_rounds, 4096), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
+    assert (True, False) == (still.is_slow, found.is_slow)
 
 
 def test_the_users_limit_stands_while_it_is_slow() -> None:
     """A slow stretch is never faster than what the user allows."""
-    slow = Pace().next(look(1, 2 << 20), Aim(300, 1 << 20), Gate.ACKNOWLEDGEMENT, QemuConfig())
-    assert 1 << 20 == slow.limit_bytes_per_s
+    slow = Pace().next(look(1, 0), Aim(300, 1024), Gate.BITMAP, QemuConfig())
+    assert 1024 == slow.limit_bytes_per_s
 
 
 @pytest.mark.parametrize(
     ("remaining_bytes", "wait_s"),
     [
         pytest.param(1000 * MIB, CONFIG.poll_s, id="much is left"),
-        pytest.param(15_000_000 + 6_000_000, 0.03, id="half of the way to where it is slowed down"),
+        pytest.param(15_000_000 + 6_000_000, 0.03, id="half of the way to where the end is near"),
         pytest.param(15_000_000, CONFIG.eager_poll_s, id="it is there"),
         pytest.param(0, CONFIG.eager_poll_s, id="nothing is left"),
     ],
 )
 def test_a_transfer_is_left_alone_while_much_is_left(remaining_bytes: int, wait_s: float) -> None:
-    """At 100 MB/s it is slowed down with 15 MB left; looks become frequent before that and not earlier."""
+    """At 100 MB/s the end is near with 15 MB left; looks become frequent before that and not earlier."""
     assert quiet_s(look(1, remaining_bytes), CONFIG) == pytest.approx(wait_s)
 
 
