@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vmferry.model import Statistics
@@ -148,14 +148,22 @@ class Pace:
 
         A QEMU that looks only when it is told to is slowed down when it has sent everything, and so looks a single time. Any
         other is stopped as a rule before it has gone round often; only one that is not, because even little takes too long,
-        is slowed down.
+        is slowed down. And one that has a limit anyway, ahead of the end: it sleeps in each slot, and who has slowed it down
+        knows for how long.
         """
         measured = self.bandwidth_bytes_per_s if self.is_slow else look.bandwidth_bytes_per_s
         hurries = look.passes - self.passes > config.hurried_rounds
-        has_sent_all = look.passes > 0 and not look.remaining_bytes
-        is_due = hurries or (has_sent_all and (self.is_slow or gate is Gate.BITMAP))
-        limit = min(config.slowest_bytes_per_s, aim.bandwidth_bytes_per_s or config.slowest_bytes_per_s)
-        return Pace(measured, limit if is_due else None, look.passes)
+        rest = look.remaining_bytes
+        if gate is Gate.ACKNOWLEDGEMENT and aim.bandwidth_bytes_per_s:
+            is_near = rest <= _near_bytes(measured, config)
+        else:
+            is_near = not rest and (self.is_slow or gate is Gate.BITMAP)
+        if not look.passes or not (is_near or hurries):
+            return Pace(measured, None, look.passes)
+        if self.is_slow:
+            return replace(self, passes=look.passes)
+        limit = max(config.slowest_bytes_per_s, int(rest / config.slot_s))
+        return Pace(measured, min(limit, aim.bandwidth_bytes_per_s or limit), look.passes)
 
 
 def quiet_s(look: TransferLook, config: QemuConfig) -> float:

@@ -163,16 +163,24 @@ def test_any_other_qemu_is_slowed_down_when_it_goes_round_and_round() -> None:
     calm = Pace().next(look(1, 4096), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
     busy = calm.next(look(1 + CONFIG.hurried_rounds, 0), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
     hurried = busy.next(look(2 + 2 * CONFIG.hurried_rounds, 4096), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
-    assert [None, None, CONFIG.slowest_bytes_per_s] == [each.limit_bytes_per_s for each in (calm, busy, hurried)]
+    assert [None, None, 40960] == [each.limit_bytes_per_s for each in (calm, busy, hurried)]
     still = hurried.next(look(3 + 2 * CONFIG.hurried_rounds, 0), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
     found = still.next(look(4 + 2 * CONFIG.hurried_rounds, 4096), Aim(300), Gate.ACKNOWLEDGEMENT, CONFIG)
     assert (True, False) == (still.is_slow, found.is_slow)
 
 
+def test_one_that_has_a_limit_is_slowed_down_ahead_of_the_end() -> None:
+    """What is left by then goes out within one slot; nothing is slowed down before the transfer has begun."""
+    limited = Aim(300, 100 << 20)
+    assert not Pace().next(look(0, 0), limited, Gate.ACKNOWLEDGEMENT, CONFIG).is_slow
+    slow = Pace().next(look(1, 2 << 20), limited, Gate.ACKNOWLEDGEMENT, CONFIG)
+    assert int((2 << 20) / CONFIG.slot_s) == slow.limit_bytes_per_s
+
+
 def test_the_users_limit_stands_while_it_is_slow() -> None:
     """A slow stretch is never faster than what the user allows."""
-    slow = Pace().next(look(1, 0), Aim(300, 1024), Gate.BITMAP, QemuConfig())
-    assert 1024 == slow.limit_bytes_per_s
+    slow = Pace().next(look(1, 2 << 20), Aim(300, 1 << 20), Gate.ACKNOWLEDGEMENT, QemuConfig())
+    assert 1 << 20 == slow.limit_bytes_per_s
 
 
 @pytest.mark.parametrize(
