@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.certificates import certificates_of
-from support.data_plane import WAYS, Feature, Hosts, Play, Way, cells, note
+from support.data_plane import FOLDER, WAYS, Feature, Hosts, Play, Way, cells, note
 from support.disk_images import Images
 from support.guest.build import GuestImage, GuestSettings
 from support.hosts import Host, alive, connections, speaking_tls
@@ -58,11 +58,11 @@ async def test_feature(quiet: Traveller, feature: Feature, way: str, short_direc
     """No corrupt page, no beat lost or doubled, nothing left behind, by the way asked for; or a refusal with its reason."""
     chosen = WAYS[way]
     async with hosts_of(chosen, short_directory) as pair, connections(*pair) as (source, destination):
-        images = _disk(quiet, short_directory) if STORAGE & feature.flags else None
+        images = _disk(quiet, short_directory, feature.flags) if STORAGE & feature.flags else None
         await quiet.start(source)
         flags = chosen.flags | feature.flags
         xml = await quiet.next_xml(source)
-        params = replace(feature.params, destination_xml=xml if images is None else images.at_destination(xml))
+        params = replace(_placed(feature, short_directory), destination_xml=images.at_destination(xml) if images else xml)
         if way in feature.refused:
             await _is_refused(source, destination, flags, params, feature.refused[way])
             note(feature, way)
@@ -85,9 +85,17 @@ async def test_feature(quiet: Traveller, feature: Feature, way: str, short_direc
     note(feature, way)
 
 
-def _disk(traveller: Traveller, directory: Path) -> Images:
+def _placed(feature: Feature, directory: Path) -> MigrationParams:
+    """The feature's parameters, with its addresses in that folder."""
+    uri = feature.params.disks_uri
+    return replace(feature.params, disks_uri=uri.replace(FOLDER, str(directory))) if uri else feature.params
+
+
+def _disk(traveller: Traveller, directory: Path, flags: Flag) -> Images:
     """It has a disk, to which it writes all the time."""
     images = Images(directory, "qcow2")
+    if Flag.NON_SHARED_INC in flags:
+        images.on_top()
     traveller.disks = images.disk()
     traveller.settings = replace(traveller.settings, memory_mib=48, disk_mib=1)
     return images

@@ -66,7 +66,12 @@ class Feature:
 
 _PARALLEL = Flag.LIVE | Flag.PARALLEL
 _SYNCHRONOUS = Flag.LIVE | Flag.NON_SHARED_DISK | Flag.NON_SHARED_SYNCHRONOUS_WRITES
+FOLDER = "/FOLDER"
+"""In an address: the folder of the one who plays the row."""
+_OWN_WAY = MigrationParams(disks_uri=f"unix://{FOLDER}/disks.sock")
 _SLOW = MigrationParams(bandwidth_mib_per_s=32, postcopy_bandwidth_mib_per_s=32)
+
+_NO_ADDRESS = "a tunnel opens no address of its own"
 
 FEATURES: tuple[Feature, ...] = (
     Feature("live"),
@@ -80,6 +85,22 @@ FEATURES: tuple[Feature, ...] = (
     Feature("parallel, zstd", _PARALLEL, MigrationParams(compression=("zstd",), compression_zstd_level=1)),
     Feature("disks", Flag.LIVE | Flag.NON_SHARED_DISK),
     Feature("disks, each write at both", _SYNCHRONOUS, MigrationParams(migrate_disks_detect_zeroes=("vda",))),
+    Feature(
+        "disks, zeroes detected",
+        Flag.LIVE | Flag.NON_SHARED_DISK,
+        MigrationParams(migrate_disks=("vda",), migrate_disks_detect_zeroes=("vda",)),
+    ),
+    Feature("disks, only the top images", Flag.LIVE | Flag.NON_SHARED_INC),
+    Feature(
+        "disks, at an address of their own",
+        Flag.LIVE | Flag.NON_SHARED_DISK,
+        _OWN_WAY,
+        refused={
+            "tunnel": _NO_ADDRESS,
+            "direct, TLS": "would travel in the clear",
+            "tunnel, TLS": _NO_ADDRESS,
+        },
+    ),
     Feature("post-copy", Flag.LIVE | Flag.POSTCOPY, _SLOW, Play.POSTCOPY),
     Feature("post-copy, resumed", Flag.LIVE | Flag.POSTCOPY, _SLOW, Play.RECOVERY),
     Feature(

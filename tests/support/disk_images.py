@@ -40,6 +40,13 @@ class Images:
             raw.flush()
             run("qemu-io", "-f", form, "-c", f"write -s {raw.name} 1M {len(DATA)}", str(source))
 
+    def on_top(self) -> None:
+        """What was the source's image lies beneath an image of each host that has nothing yet; both hosts have it."""
+        beneath = self.here.parent / "beneath"
+        (self.here / "disk").rename(beneath)
+        for folder in (self.here, self.there):
+            run("qemu-img", "create", "-q", "-f", "qcow2", "-F", self.form, "-b", str(beneath), str(folder / "disk"))
+
     def disk(self) -> str:
         """The disk at the source, as XML."""
         return (
