@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.drivers.base import PagesEnd, TransferState
@@ -18,6 +18,7 @@ from vmferryd.drivers.qemu.transfer import TransferLook
 if TYPE_CHECKING:
     from vmferryd.drivers.qemu.guest import QemuGuest
 
+T = TypeVar("T")
 CHANNEL = "migration"
 COMMON = frozenset({"events", "return-path", "pause-before-switchover", "late-block-activate"})
 ENDED = frozenset({TransferState.NONE, TransferState.COMPLETED, TransferState.CANCELLED, TransferState.FAILED})
@@ -31,20 +32,31 @@ async def set_capabilities(guest: QemuGuest, wanted: frozenset[str] | set[str]) 
     await guest.execute("migrate-set-capabilities", {"capabilities": chosen})
 
 
-async def looks(guest: QemuGuest, *, patience: Callable[[TransferLook], float] | None = None) -> AsyncIterator[TransferLook]:
-    """A look now, and one after every event or a while; an unanswered question is asked again while QEMU lives.
+def looks(guest: QemuGuest, *, patience: Callable[[TransferLook], float] | None = None) -> AsyncIterator[TransferLook]:
+    """A look now, and one after every event or a while; see `answers`.
 
     `patience` is how long that while is after a look, in seconds: for a transfer of which QEMU reports nothing.
     """
+
+    async def look() -> TransferLook:
+        return TransferLook.of(await guest.execute("query-migrate"))
+
+    return answers(guest, look, patience=patience)
+
+
+async def answers(
+    guest: QemuGuest, ask: Callable[[], Awaitable[T]], *, patience: Callable[[T], float] | None = None
+) -> AsyncIterator[T]:
+    """An answer now, and one after every event or a while; an unanswered question is asked again while QEMU lives."""
     woken = asyncio.Event()
     with guest.waking(woken.set):
         while True:
             woken.clear()
             poll_s = guest.config.poll_s
             try:
-                look = TransferLook.of(await guest.execute("query-migrate"))
-                poll_s = poll_s if patience is None else patience(look)
-                yield look
+                answer = await ask()
+                poll_s = poll_s if patience is None else patience(answer)
+                yield answer
             except DriverLost:
                 # While the last part is sent QEMU answers nothing, and a slow channel can make that long.
                 if not await guest.may_answer():

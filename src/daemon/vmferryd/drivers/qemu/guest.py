@@ -61,6 +61,8 @@ class QemuGuest:
         self._closed = False
         self.handshake: socket.socket | None = None
         """The channel on which QEMU shakes hands, as long as it does: see `encryption`."""
+        self.has_arrived = False
+        """Its state has just been loaded, and it was not sent since: its CPUs may run."""
         self.put_off: list[Callable[[], Awaitable[None]]] = []
         """What can wait until the CPUs run, and is done then. A guest that never runs is as well off without."""
         self.said = ""
@@ -290,6 +292,9 @@ class QemuGuest:
         Raises:
             DriverRefused: a transfer is going on; CPUs that it found standing still must not run before it has ended.
         """
+        if self.has_arrived:
+            await self.start_cpus()
+            return
         answer, migration = await self.ask("query-status", "query-migrate")
         status, state = answer["status"], TransferLook.of(migration).state
         if status == "running":
@@ -317,6 +322,7 @@ class QemuGuest:
                 await self._clock.sleep(self._config.poll_s)
             else:
                 break
+        self.has_arrived = False
         while self.put_off:
             with contextlib.suppress(DriverLost, DriverRefused):
                 await self.put_off.pop()()
@@ -337,6 +343,7 @@ class QemuGuest:
 
     def outgoing(self) -> QemuOutgoingGuest:
         """See `Guest`."""
+        self.has_arrived = False
         return QemuOutgoingGuest(self)
 
     def incoming(self) -> QemuIncomingGuest:

@@ -13,7 +13,7 @@ from vmferry.errors import DriverLost, TransferFailed
 from vmferryd.drivers.base import Extent, PagesEnd, ReceiveSettings, TransferState
 from vmferryd.drivers.qemu import encryption, parallel
 from vmferryd.drivers.qemu import gate as gates
-from vmferryd.drivers.qemu.flow import COMMON, cut_pages, hand_over, looks, pages_end, set_capabilities
+from vmferryd.drivers.qemu.flow import COMMON, answers, cut_pages, hand_over, looks, pages_end, set_capabilities
 from vmferryd.drivers.qemu.mirrors import Exports
 from vmferryd.drivers.qemu.relay import recover_through
 from vmferryd.drivers.qemu.transfer import TransferLook
@@ -85,6 +85,7 @@ class QemuIncomingGuest:
             extent = await self._received()
             await self._exports.close()
             if extent is Extent.WHOLE:
+                self._guest.has_arrived = True
                 self._guest.put_off.append(self._take_down)
         except DriverLost as error:
             if await self._guest.process.wait(self._guest.config.settle_timeout_s):
@@ -93,14 +94,13 @@ class QemuIncomingGuest:
         return extent
 
     async def _received(self) -> Extent:
-        async for look in looks(self._guest):
+        async for migration, status in answers(self._guest, lambda: self._guest.ask("query-migrate", "query-status")):
+            look = TransferLook.of(migration)
             if look.state in {TransferState.FAILED, TransferState.CANCELLED}:
                 raise await self._failure(look.error)
-            if look.state is TransferState.COMPLETED or look.state.in_postcopy:
-                # The status is ahead of the device state: only the run state says that this has been loaded as well.
-                status = (await self._guest.execute("query-status"))["status"]
-                if status != "inmigrate":
-                    return Extent.RUNNABLE if look.state.in_postcopy else Extent.WHOLE
+            # The status is ahead of the device state: only the run state says that this has been loaded as well.
+            if (look.state is TransferState.COMPLETED or look.state.in_postcopy) and status["status"] != "inmigrate":
+                return Extent.RUNNABLE if look.state.in_postcopy else Extent.WHOLE
         raise AssertionError("looks never end by themselves")
 
     async def pulled(self) -> PagesEnd:

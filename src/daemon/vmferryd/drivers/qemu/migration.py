@@ -59,6 +59,7 @@ class QemuOutgoingGuest:
         self._pause_ms = 0
         self._stuck_at_ms = 0
         self._stands = False
+        self._is_held = False
 
     def disk_socket(self, target: str) -> Path:
         """See `OutgoingGuest`."""
@@ -138,7 +139,7 @@ class QemuOutgoingGuest:
 
     async def held(self) -> None:
         """See `OutgoingGuest`."""
-        last, pace, self._pause_ms, self._stands = Round(), Pace(), 0, False
+        last, pace, self._pause_ms, self._stands, self._is_held = Round(), Pace(), 0, False, False
         async for look in self._looks():
             match look.state:
                 case TransferState.HELD:
@@ -147,6 +148,7 @@ class QemuOutgoingGuest:
                         # The gate lets QEMU complete only after the CPUs were stopped, by us or by whoever else.
                         record.changed(self._directory, sealed=True)
                     await self._mirrors.finish()
+                    self._is_held = True
                     return
                 case TransferState.COMPLETING | TransferState.COMPLETED:
                     return
@@ -359,18 +361,24 @@ class QemuOutgoingGuest:
 
     async def _continue(self) -> None:
         """QEMU has been told to send the last part, now or before, and that is on record."""
-        look = await self._look()
         record = self._record()
-        if look.state is TransferState.HELD:
-            if not record.sealed:
-                raise DriverRefused(
-                    "QEMU stopped the guest itself, and would start it by itself if the channel broke",
-                    remedy="Cancel the transfer, and send the guest paused or with a QEMU that can be held.",
-                )
-            record.changed(self._directory, let_go=True)
+        if record.let_go or not self._is_held:
+            look = await self._look()
+            if look.state is not TransferState.HELD:
+                if record.let_go:
+                    return
+                raise DriverRefused(f"the last part was not sent, for the transfer is {look.status}", detail=look.error)
+        if not record.sealed:
+            raise DriverRefused(
+                "QEMU stopped the guest itself, and would start it by itself if the channel broke",
+                remedy="Cancel the transfer, and send the guest paused or with a QEMU that can be held.",
+            )
+        told = record.changed(self._directory, let_go=True)
+        try:
             await self._guest.execute("migrate-continue", {"state": "pre-switchover"})
-        elif not record.let_go:
-            raise DriverRefused(f"the last part was not sent, for the transfer is {look.status}", detail=look.error)
+        except DriverRefused:
+            told.changed(self._directory, let_go=record.let_go)
+            raise
 
     async def _cancel(self) -> None:
         look = await self._interrupt()
