@@ -204,6 +204,21 @@ async def test_parameters_are_as_before_after_a_cancel(stage: Stage) -> None:
     assert not [name for name in nodes if name.startswith("vmferry")]
 
 
+async def test_a_guest_that_arrived_and_is_sent_on_is_not_started(stage: Stage) -> None:
+    """It never ran here, and would be started at once but for the transfer that goes on."""
+    arrived = await stage.held()
+    await arrived.let_go()
+    plan = stage.plan(arrived.definition)
+    incoming = await stage.harness.driver.accept(plan, arrived.definition, ReceiveSettings())
+    onward = Migration(arrived.definition, arrived.destination, incoming, stage.harness.patience_s)
+    await onward.begin(ENDLESS)
+    with pytest.raises(DriverRefused, match="being sent"):
+        await arrived.destination.resume()
+    await onward.outgoing.cancel()
+    await arrived.destination.resume()
+    await stage.runs(arrived.destination)
+
+
 async def test_the_gate_is_put_away_when_the_guest_runs(stage: Stage) -> None:
     """Nothing but the guest's own is in the destination's QEMU; while it is waited for there is no time for that."""
     migration = await stage.held()
