@@ -306,9 +306,8 @@ class DestinationMigration:
         except VmferryError as error:
             await self._not_loaded(error)
             return
-        # That it lives was said with the answer a moment ago; the guest stands still while it is asked again.
         decision = destination_runnable if extent is Extent.RUNNABLE else destination_loaded
-        await self.machine.decide(lambda state: decision(state, alive=True, has_word=self._has_word), "loaded")
+        await self._go_on(lambda state, *, alive: decision(state, alive=alive, has_word=self._has_word), "loaded")
         if self._has_word:
             await self._go_on(destination_released, "release")
 

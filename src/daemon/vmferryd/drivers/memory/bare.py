@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from vmferry.errors import VmferryError
+from vmferry.errors import DriverLost, VmferryError
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.drivers.base import ReceiveSettings, StartMode
 from vmferryd.drivers.memory.driver import MemoryDriver
@@ -41,7 +41,8 @@ class BareHypervisor:
             self.guest.kill("load of migration failed")
             return
         if self._on_arrival is StartMode.RUNNING:
-            await self._incoming.guest.resume()
+            with contextlib.suppress(DriverLost):  # it was killed as soon as it had arrived
+                await self._incoming.guest.resume()
         self.has_arrived.set()
 
 
