@@ -219,14 +219,14 @@ async def test_a_guest_that_arrived_and_is_sent_on_is_not_started(stage: Stage) 
     await stage.runs(arrived.destination)
 
 
-async def test_the_gate_is_put_away_when_the_guest_runs(stage: Stage) -> None:
+async def test_the_gate_is_put_away_in_the_end(stage: Stage) -> None:
     """Nothing but the guest's own is in the destination's QEMU; while it is waited for there is no time for that."""
     migration = await stage.held()
     await migration.let_go()
     destination = migration.destination
     assert isinstance(destination, QemuGuest)
     await destination.resume()
-    await stage.runs(destination)
+    await migration.incoming.put_away()
     nodes = [node["node-name"] for node in await destination.execute("query-named-block-nodes")]
     assert [] == [name for name in nodes if "vmferry" in name]
 

@@ -10,6 +10,7 @@ from vmferry.flags import NONE, Flag
 from vmferry.model import DomainState, StateReason
 from vmferry.params import MigrationParams
 from vmferry.protocol import Spelling
+from vmferryd.drivers.memory.handles import MemoryIncomingGuest
 
 
 async def test_live(two_hosts: TwoHosts) -> None:
@@ -25,6 +26,20 @@ async def test_live(two_hosts: TwoHosts) -> None:
     assert done.warnings == ()
     assert done.statistics.guest_pause_ms > 0
     assert done.statistics.memory_processed_bytes > 0
+
+
+async def test_what_the_arrival_needed_is_put_away(two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the destination, when the guest runs and before anybody can send it on: nothing waits for that."""
+    seen: list[tuple[bool, bool]] = []
+
+    async def put_away(_: MemoryIncomingGuest) -> None:
+        (domain,) = await two_hosts.destination.connection.domains()
+        seen.append((two_hosts.destination.guest().cpu.running, domain.migration_id is not None))
+
+    monkeypatch.setattr(MemoryIncomingGuest, "put_away", put_away)
+    await two_hosts.migrate()
+    await two_hosts.lives(two_hosts.destination)
+    assert [(True, True)] == seen
 
 
 async def test_there_and_back(two_hosts: TwoHosts) -> None:

@@ -389,6 +389,10 @@ class IncomingGuest(Protocol):
         """
         ...
 
+    async def put_away(self) -> None:
+        """Nothing of the arrival is left at the guest, so far as that can be; never raises. It is not sent before that."""
+        ...
+
     async def pulled(self) -> PagesEnd:
         """How the flow of missing pages ended. Waits for it, and never raises for it; one that was cut is CUT at once.
 

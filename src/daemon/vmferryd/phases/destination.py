@@ -471,6 +471,8 @@ class DestinationMigration:
 
     async def _close_job(self) -> None:
         await self.machine.settled()
+        if self.incoming is not None and self.state.outcome.at_destination:
+            await self.incoming.put_away()
         self.reception.close()
         for path in filter(None, (self.record.data_path, self.record.disks_path)):
             remove_stale_socket(Path(path))

@@ -291,6 +291,9 @@ class MemoryIncomingGuest:
             self._simulated.receiver = receiver
             receiver.begin()
 
+    async def put_away(self) -> None:
+        """See `IncomingGuest.put_away`. There is nothing."""
+
     async def pulled(self) -> PagesEnd:
         """See `IncomingGuest.pulled`."""
         async with self._monitor.around(Verb.PULLED):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,6 @@ class QemuGuest:
         """The channel on which QEMU shakes hands, as long as it does: see `encryption`."""
         self.has_arrived = False
         """Its state has just been loaded, and it was not sent since: its CPUs may run."""
-        self.put_off: list[Callable[[], Awaitable[None]]] = []
-        """What can wait until the CPUs run, and is done then. A guest that never runs is as well off without."""
         self.said = ""
         """The transfer's status as QEMU last reported it by itself."""
 
@@ -323,9 +321,6 @@ class QemuGuest:
             else:
                 break
         self.has_arrived = False
-        while self.put_off:
-            with contextlib.suppress(DriverLost, DriverRefused):
-                await self.put_off.pop()()
 
     async def shutdown(self) -> None:
         """See `Guest`."""

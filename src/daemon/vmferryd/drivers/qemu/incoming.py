@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmferry.errors import DriverLost, TransferFailed
+from vmferry.errors import DriverLost, DriverRefused, TransferFailed
 from vmferryd.drivers.base import Extent, PagesEnd, ReceiveSettings, TransferState
 from vmferryd.drivers.qemu import encryption, parallel
 from vmferryd.drivers.qemu import gate as gates
@@ -34,6 +34,7 @@ class QemuIncomingGuest:
         self._exports = Exports(guest)
         self._landings: Mapping[str, Path] = {}
         self._encrypted = False
+        self._is_to_be_put_away = False
 
     @property
     def guest(self) -> QemuGuest:
@@ -86,7 +87,7 @@ class QemuIncomingGuest:
             await self._exports.close()
             if extent is Extent.WHOLE:
                 self._guest.has_arrived = True
-                self._guest.put_off.append(self._take_down)
+                self._is_to_be_put_away = True
         except DriverLost as error:
             if await self._guest.process.wait(self._guest.config.settle_timeout_s):
                 raise await self._failure(str(error)) from error
@@ -102,6 +103,13 @@ class QemuIncomingGuest:
             if (look.state is TransferState.COMPLETED or look.state.in_postcopy) and status["status"] != "inmigrate":
                 return Extent.RUNNABLE if look.state.in_postcopy else Extent.WHOLE
         raise AssertionError("looks never end by themselves")
+
+    async def put_away(self) -> None:
+        """See `IncomingGuest`."""
+        if self._is_to_be_put_away:
+            self._is_to_be_put_away = False
+            with contextlib.suppress(DriverLost, DriverRefused):
+                await self._take_down()
 
     async def pulled(self) -> PagesEnd:
         """See `IncomingGuest`."""
