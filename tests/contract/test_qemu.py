@@ -204,6 +204,23 @@ async def test_parameters_are_as_before_after_a_cancel(stage: Stage) -> None:
     assert not [name for name in nodes if name.startswith("vmferry")]
 
 
+async def test_a_last_part_that_qemu_refuses_to_send_was_not_sent(stage: Stage) -> None:
+    """The transfer ended behind the driver's back; the record does not say that the guest was let go."""
+    migration = await stage.migration()
+    source, outgoing = migration.source, migration.outgoing
+    assert isinstance(source, QemuGuest)
+    near, far = socket.socketpair()
+    await migration.incoming.receive(far)
+    await outgoing.send(near, FAST)
+    await migration.within(outgoing.held())
+    await source.execute("migrate_cancel")
+    with pytest.raises(DriverRefused):
+        await outgoing.let_go()
+    record = TransferRecord.read(source.plan.directory)
+    assert record is not None
+    assert not record.let_go
+
+
 async def test_a_guest_that_arrived_and_is_sent_on_is_not_started(stage: Stage) -> None:
     """It never ran here, and would be started at once but for the transfer that goes on."""
     arrived = await stage.held()

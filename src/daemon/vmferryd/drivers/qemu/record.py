@@ -61,11 +61,8 @@ class TransferRecord:
     @classmethod
     def read(cls, directory: Path) -> TransferRecord | None:
         """The record in `directory`; None when no transfer was begun."""
-        try:
-            fields = json.loads((directory / _NAME).read_text())
-        except OSError:
-            return None
-        return cls(**{**fields, "gate": Gate(fields["gate"])})
+        fields = _read(directory / _NAME)
+        return None if fields is None else cls(**{**fields, "gate": Gate(fields["gate"])})
 
     @staticmethod
     def remove(directory: Path) -> None:
@@ -81,16 +78,20 @@ def keep(directory: Path, parameters: Mapping[str, Any]) -> None:
 
 def kept(directory: Path) -> Mapping[str, Any] | None:
     """What was kept; None between attempts."""
-    try:
-        parameters: Mapping[str, Any] = json.loads((directory / _KEPT).read_text())
-    except OSError:
-        return None
-    return parameters
+    return _read(directory / _KEPT)
 
 
 def forget(directory: Path) -> None:
     """Nothing is kept."""
     (directory / _KEPT).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    try:
+        fields: Mapping[str, Any] = json.loads(path.read_text())
+    except OSError:
+        return None
+    return fields
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
