@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,12 +10,10 @@ from scenario.by_hand import ByHand
 from scenario.test_departures import hung
 from support.daemons import NAME, TwoHosts
 from support.waiting import eventually
-from vmferry.bounds import DEFAULTS
-from vmferry.endpoint import Request, Settled
-from vmferry.errors import FateUnknown, TimedOut, VmferryError
+from vmferry.endpoint import Settled
+from vmferry.errors import TimedOut, VmferryError
 from vmferry.flags import Flag
-from vmferry.model import DomainState, GuestLocation, MigrationId, Outcome, Phase, StateReason, new_migration_id
-from vmferry.phase_calls import perform_reply
+from vmferry.model import DomainState, GuestLocation, MigrationId, Outcome, Phase, StateReason
 from vmferryd.drivers.memory import FaultKind, Verb
 
 
@@ -106,18 +103,6 @@ async def test_a_destination_that_falls_silent(two_hosts: TwoHosts) -> None:
     await eventually(in_doubt)
     await two_hosts.destination.start()
     await two_hosts.lives_somewhere()
-
-
-async def test_a_perform_that_says_nothing() -> None:
-    """A client does not wait for ever for a source that is there and says nothing: its fate is unknown."""
-
-    async def silence() -> AsyncIterator[object]:
-        await asyncio.Event().wait()
-        yield
-
-    request = Request(new_migration_id(), NAME)
-    with pytest.raises(FateUnknown, match="has said nothing"):
-        await perform_reply(request, silence(), lambda _: None, DEFAULTS.changed(["perform_silence_s=0.05"]))  # type: ignore[arg-type]
 
 
 def _deaf(two_hosts: TwoHosts) -> None:

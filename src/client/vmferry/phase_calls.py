@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Protocol, TypeAlias
 
@@ -244,37 +244,58 @@ def prepare_reply(request: Request, message: migration_pb2.PrepareResponse | mig
     return Reply(request.migration_id, cookie=message.cookie, uri=message.uri, findings=findings_from_wire(message.findings))
 
 
-async def perform_reply(
-    request: Request,
-    events: AsyncIterable[PerformEvent],
-    listener: ProgressListener,
-    bounds: Bounds,
-) -> Reply:
-    """What Perform answered in the end; `listener` has heard every step before.
+class PerformCall(Protocol):
+    """A Perform under way, in any spelling and protocol."""
+
+    def __aiter__(self) -> AsyncIterator[PerformEvent]:
+        """Its messages."""
+        ...
+
+    def cancel(self) -> object:
+        """The daemon is told that nobody listens any more; nothing happens to a call that has ended."""
+        ...
+
+
+async def perform_reply(request: Request, call: PerformCall, listener: ProgressListener, bounds: Bounds) -> Reply:
+    """What Perform answered in the end; `listener` has heard every step before, and the call has ended.
 
     A transfer may take hours, so the call as a whole has no bound: the source's daemon watches its progress, and here it is
     bounded how long the daemon may say nothing.
 
+    A listener who leaves ends the call. gRPC alone does not see to that: one who leaves when the request has just been sent
+    leaves the call behind until it is collected, and a source whose caller seems to be there goes on.
+
     Raises:
         FateUnknown: the stream ended without a result, or said nothing for too long.
     """
-    async for event in _bounded(events, bounds.perform_silence_s):
-        if event.WhichOneof("event") == "result":
-            result = event.result
-            return Reply(
-                request.migration_id,
-                cookie=result.cookie,
-                statistics=wire.statistics_from_wire(result.statistics),
-                domain=wire.domain_from_wire(result.domain) if result.HasField("domain") else None,
-                warnings=tuple(result.warnings),
-                findings=findings_from_wire(result.findings),
-            )
-        listener(wire.progress_from_wire(event.progress))
-    raise FateUnknown("perform ended without a result")
+    reply: Reply | None = None
+    try:
+        async for event in _bounded(call, bounds.perform_silence_s):
+            if event.WhichOneof("event") == "result":
+                reply = _performed(request, event)
+            else:
+                listener(wire.progress_from_wire(event.progress))
+    finally:
+        call.cancel()
+    if reply is None:
+        raise FateUnknown("perform ended without a result")
+    return reply
 
 
-async def _bounded(events: AsyncIterable[PerformEvent], silence_s: float) -> AsyncIterator[PerformEvent]:
-    iterator = aiter(events)
+def _performed(request: Request, event: PerformEvent) -> Reply:
+    result = event.result
+    return Reply(
+        request.migration_id,
+        cookie=result.cookie,
+        statistics=wire.statistics_from_wire(result.statistics),
+        domain=wire.domain_from_wire(result.domain) if result.HasField("domain") else None,
+        warnings=tuple(result.warnings),
+        findings=findings_from_wire(result.findings),
+    )
+
+
+async def _bounded(call: PerformCall, silence_s: float) -> AsyncIterator[PerformEvent]:
+    iterator = aiter(call)
     while True:
         try:
             async with asyncio.timeout(silence_s):
