@@ -75,6 +75,26 @@ async def test_a_guest_that_was_not_reached_at_the_start(two_hosts: TwoHosts, ve
     await two_hosts.again()
 
 
+@pytest.mark.parametrize("first", [None, FaultKind.LOSE_BEFORE], ids=["at the start", "when it is tried again"])
+async def test_a_guest_that_dies_as_soon_as_it_is_found(two_hosts: TwoHosts, first: FaultKind | None) -> None:
+    """Nobody listens to its events yet; it is not shown as a guest that stands still."""
+    source = two_hosts.source
+    await source.stop()
+    if first is not None:
+        source.machine.faults.nth(Verb.ATTACH, 1, first)
+    source.machine.faults.nth(Verb.ATTACH, 1 if first is None else 2, FaultKind.KILL_AFTER)
+    await source.start()
+
+    async def is_shut_off() -> bool:
+        return DomainState.SHUTOFF is (await source.connection.domain(NAME)).state
+
+    await eventually(is_shut_off)
+    assert [] == source.machine.leftovers()
+    await source.connection.start(NAME)
+    await two_hosts.lives(source)
+    await two_hosts.again()
+
+
 async def test_a_copy_that_was_not_reached_is_given_up_all_the_same(two_hosts: TwoHosts) -> None:
     """A source that starts again, and cannot reach its copy at first, does not forget to destroy it."""
     await ByHand(two_hosts).up_to(Phase.PERFORM)

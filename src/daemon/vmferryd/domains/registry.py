@@ -92,9 +92,8 @@ class Domains:
 
     async def _look_again(self, entry: Entry) -> None:
         guest = await self.reached(entry)
-        run_state = RunState.GONE if guest is None else (await guest.probe()).run_state
-        if entry.guest is guest and entry.holder is None and run_state is not RunState.GONE:
-            self.mark_as(entry, run_state, StateReason.UNKNOWN)
+        if guest is not None and entry.holder is None:
+            await self._show(entry, guest)
         entry.unseen = False
 
     async def _readopt(self, entry: Entry, live: DomainDefinition, plan: GuestPlan) -> None:
@@ -106,10 +105,19 @@ class Domains:
             await self._forget_live(entry, StateReason.UNKNOWN)
             return
         self.activate(entry, live, plan, guest)
-        probe = await guest.probe()
-        self.mark(entry, *_STATES.get(probe.run_state, (DomainState.PAUSED, StateReason.UNKNOWN)))
+        await self._show(entry, guest)
         entry.unseen = False
         log.info("domain_adopted", domain=entry.name, state=entry.state)
+
+    async def _show(self, entry: Entry, guest: Guest) -> None:
+        """The domain is shown as its guest is; a guest that ended before anybody listened to its events is lost."""
+        run_state = (await guest.probe()).run_state
+        if entry.guest is not guest:
+            return
+        if run_state is RunState.GONE and entry.holder is None:
+            await self.lost(entry, StateReason.UNKNOWN)
+        else:
+            self.mark_as(entry, run_state, StateReason.UNKNOWN)
 
     async def follow_events(self) -> None:
         """Each guest's events change its domain's state; runs until it is cancelled."""
