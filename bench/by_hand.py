@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from bench.guests import DEFAULT_LIMIT_MS, GuestKind, Move, Way
 from support.guest import GuestImage
 from support.guest.raw_migration import Host, Options, migrate, qemu_command, running
+from support.ports import free_port
 from vmferry_demo.heartbeats import judge, parse_beat
 
 UNLIMITED_MIB_PER_S = 1 << 20
@@ -64,10 +64,3 @@ async def move(kind: GuestKind, emulator: str, image: GuestImage, directory: Pat
 async def _heard(host: Host) -> None:
     """The guest has beaten often enough that it has settled."""
     await host.recorder.wait_until(lambda lines: sum(1 for line in lines if parse_beat(line)) >= BEATS, timeout_s=HEAR_S)
-
-
-def free_port() -> int:
-    """A port of this machine at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -16,9 +16,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.by_hand import BEATS, free_port
+from bench.by_hand import BEATS
 from bench.guests import GuestKind, Move, Way
 from bench.ordering import ordered, said
+from support.ports import free_port
 from support.traveller import NAME, READY_S, Traveller
 from support.waiting import eventually
 

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.by_hand import BEATS, free_port
+from bench.by_hand import BEATS
 from bench.guests import DEFAULT_LIMIT_MS, GuestKind, Move, Way
 from bench.ordering import ordered
 from support.certificates import certificates_of
 from support.guest import GuestImage
 from support.hosts import Host, alive
+from support.ports import free_port
 from support.traveller import NAME, Traveller
 from support.waiting import eventually
 from vmferry.client import Connection, connect

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.by_hand import free_port
 from support.certificates import certificates_of
+from support.ports import free_port
 from vmferry.client import Connection, connect
 
 PAUSE_S = 0.005

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scenario.test_data_channel import free_port
 from support.daemons import NAME, UUID, Host, TwoHosts, domain_xml
+from support.ports import free_port
 from vmferry.checking import CERTIFICATE_LEFT_S, Witness, notes
 from vmferry.endpoint import Request
 from vmferry.errors import InvalidState

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from scenario.offline_hosts import disk, with_disks
-from scenario.test_data_channel import free_port
 from support.daemons import NAME, UUID, TwoHosts
+from support.ports import free_port
 from support.waiting import eventually
 from vmferry.errors import AddressUnavailable, NotSupported, VmferryError
 from vmferry.flags import NONE, Flag

@@ -17,6 +17,7 @@ from scenario.test_peer_to_peer import P2P, sent
 from scenario.test_protocols import ONE, TWO, speaking
 from support.certificates import certificates_of
 from support.daemons import FAST, NAME, Host, TwoHosts, domain_xml
+from support.ports import free_port
 from support.waiting import eventually
 from vmferry.client import Connection, connect
 from vmferry.endpoint import Request
@@ -62,13 +63,6 @@ def prepared(walk: ByHand) -> Cookie:
 def held(hosts: TwoHosts) -> frozenset[int]:
     """The ports that migrations hold at the destination."""
     return hosts.destination.daemon.context.doors._ports.held
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # -- which way -------------------------------------------------------------------------------------------------------

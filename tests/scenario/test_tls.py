@@ -15,6 +15,7 @@ import pytest
 from scenario.offline_hosts import disk, with_disks
 from support.certificates import certificates_of
 from support.daemons import FAST, NAME, domain_xml
+from support.ports import free_port
 from vmferry.channel import Credentials, parse_uri
 from vmferry.client import Connection, connect
 from vmferry.errors import NotSupported, PeerUnreachable
@@ -30,12 +31,6 @@ from vmferryd.transfer.addresses import Address, Scheme
 Pair = tuple[Connection, Connection]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     """What both daemons and the client trust and show."""
@@ -49,7 +44,7 @@ async def pair(tmp_path: Path, certificates: Path) -> AsyncIterator[Pair]:
         made = []
         for name in ("a", "b"):
             settings = {
-                "listen": f"vmferry+tls://127.0.0.1:{_free_port()}",
+                "listen": f"vmferry+tls://127.0.0.1:{free_port()}",
                 "certificates": certificates,
                 "state_directory": tmp_path / name,
                 "host_name": name,
@@ -91,7 +86,7 @@ async def test_disks_never_travel_in_plain_text(pair: Pair, tmp_path: Path, monk
     await source.start(NAME)
     params = MigrationParams(destination_xml=with_disks(disk(there)))
     flags = Flag.LIVE | Flag.NON_SHARED_DISK
-    for asked in ({"disks_port": _free_port()}, {"disks_uri": f"tcp://127.0.0.1:{_free_port()}"}):
+    for asked in ({"disks_port": free_port()}, {"disks_uri": f"tcp://127.0.0.1:{free_port()}"}):
         with pytest.raises(NotSupported, match="unencrypted"):
             await source.migrate(NAME, destination, flags=flags, params=replace(params, **asked))
     assert not there.exists()

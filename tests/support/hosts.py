@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from support.ports import free_port
 from support.waiting import eventually
 from vmferry.bounds import DEFAULTS, Bounds
 from vmferry.client import Connection, connect
@@ -117,7 +117,7 @@ def speaking_tls(name: str, directory: Path, certificates: Path) -> Host:
     """A host whose daemon is reached by others over TLS, at a port of the loopback, and by its client as any other."""
     config = directory / f"{name}.toml"
     config.write_text("[data]\nport = 0\n")
-    options = (f"--listen=vmferry+tls://127.0.0.1:{_free_port()}", f"--certificates={certificates}", f"--config={config}")
+    options = (f"--listen=vmferry+tls://127.0.0.1:{free_port()}", f"--certificates={certificates}", f"--config={config}")
     return Host(name, directory / name, options)
 
 
@@ -142,12 +142,6 @@ async def connections(*made: Host, bounds: Bounds = DEFAULTS) -> AsyncIterator[l
     """A connection to each host."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(connect(host.uri, bounds=bounds)) for host in made]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _processes() -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import free_ports
 from support.waiting import eventually
 from vmferry.errors import AddressUnavailable, NotSupported, TransferFailed
 from vmferryd.limits import Limits
@@ -59,26 +60,18 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-async def hall(limits: Limits, free_ports: tuple[int, int]) -> AsyncIterator[Hall]:
+async def hall(limits: Limits, two_ports: tuple[int, ...]) -> AsyncIterator[Hall]:
     """Doors, with a shared one."""
-    made = Hall(limits, Ports(*free_ports))
+    made = Hall(limits, Ports(*two_ports))
     await made.doors.open_shared(0)
     yield made
     await made.close()
 
 
 @pytest.fixture
-def free_ports() -> tuple[int, int]:
+def two_ports() -> tuple[int, ...]:
     """Two ports, one after the other, that nobody listens at."""
-    for first in range(49300, 49900, 2):
-        with socket.socket() as one, socket.socket() as other:
-            try:
-                one.bind(("127.0.0.1", first))
-                other.bind(("127.0.0.1", first + 1))
-            except OSError:
-                continue
-            return first, first + 1
-    pytest.fail("no two free ports")
+    return free_ports(2)
 
 
 async def dialled(uri: str) -> socket.socket:
@@ -203,16 +196,16 @@ async def test_who_leaves_at_once_does_no_harm(hall: Hall) -> None:
     (await connect(parse(berth.uri), berth.grant(hall.came.append), LIMITS)).close()
 
 
-async def test_a_range_is_used_up_and_given_back(hall: Hall, free_ports: tuple[int, int]) -> None:
+async def test_a_range_is_used_up_and_given_back(hall: Hall, two_ports: tuple[int, ...]) -> None:
     """Each migration has a port of its own; one too many is told so, and a closed place is free again."""
-    first, second = [await hall.berth("tcp:127.0.0.1") for _ in free_ports]
-    assert [f"tcp:127.0.0.1:{port}" for port in free_ports] == [first.uri, second.uri] == [first.uri_out, second.uri_out]
+    first, second = [await hall.berth("tcp:127.0.0.1") for _ in two_ports]
+    assert [f"tcp:127.0.0.1:{port}" for port in two_ports] == [first.uri, second.uri] == [first.uri_out, second.uri_out]
     with pytest.raises(AddressUnavailable, match="hold 2 of them") as caught:
         await hall.berth("tcp:127.0.0.1")
     assert "data.last_port" in caught.value.remedy
     first.close()
     first.close()
-    await eventually(lambda: _free(free_ports[0]))
+    await eventually(lambda: _free(two_ports[0]))
     assert first.uri == (await hall.berth("tcp:127.0.0.1")).uri
 
 
@@ -221,23 +214,23 @@ def _free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-async def test_a_port_that_somebody_else_has_is_passed_over(hall: Hall, free_ports: tuple[int, int]) -> None:
+async def test_a_port_that_somebody_else_has_is_passed_over(hall: Hall, two_ports: tuple[int, ...]) -> None:
     """Within the range; one that was asked for is an error that says what helps."""
     with socket.socket() as somebody:
-        somebody.bind(("127.0.0.1", free_ports[0]))
+        somebody.bind(("127.0.0.1", two_ports[0]))
         somebody.listen()
-        assert f"tcp:127.0.0.1:{free_ports[1]}" == (await hall.berth("tcp:127.0.0.1")).uri
+        assert f"tcp:127.0.0.1:{two_ports[1]}" == (await hall.berth("tcp:127.0.0.1")).uri
         with pytest.raises(AddressUnavailable, match="somebody else does") as caught:
-            await hall.berth(f"tcp:127.0.0.1:{free_ports[0]}")
+            await hall.berth(f"tcp:127.0.0.1:{two_ports[0]}")
         assert caught.value.remedy
         with pytest.raises(AddressUnavailable):
-            await hall.doors.open_shared(free_ports[0])
+            await hall.doors.open_shared(two_ports[0])
 
 
-async def test_a_port_that_was_asked_for(hall: Hall, free_ports: tuple[int, int]) -> None:
+async def test_a_port_that_was_asked_for(hall: Hall, two_ports: tuple[int, ...]) -> None:
     """It is that one, nothing is answered, and a source that cannot connect goes no other way."""
-    berth = await hall.berth(f"tcp:127.0.0.1:{free_ports[1]}")
-    assert (f"tcp:127.0.0.1:{free_ports[1]}", "", Otherwise.FAIL) == (berth.uri, berth.uri_out, berth.otherwise)
+    berth = await hall.berth(f"tcp:127.0.0.1:{two_ports[1]}")
+    assert (f"tcp:127.0.0.1:{two_ports[1]}", "", Otherwise.FAIL) == (berth.uri, berth.uri_out, berth.otherwise)
     assert Otherwise.TUNNEL is (await hall.berth()).otherwise
 
 
