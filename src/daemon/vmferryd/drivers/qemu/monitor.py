@@ -27,6 +27,10 @@ _NEGOTIATIONS = 3
 """How often a session is begun at most. qemu.qmp takes the first words after the greeting for the answer to its own, and an
 event that comes between them ends the negotiation; QEMU greets whoever connects next."""
 
+_MOST_OWED = 7
+"""How many answers QEMU may owe. With eight commands waiting for its main loop it stops reading the session, and then what is
+out of band is not answered either (QEMU, monitor/qmp.c)."""
+
 EventHandler = Callable[[str, Mapping[str, Any]], None]
 """Called from the event loop with an event's name and data; must not block and must not raise."""
 
@@ -39,6 +43,7 @@ class Monitor:
         self._raw = raw
         self._config = config
         self._turn = asyncio.Lock()
+        self._owed: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     @classmethod
@@ -134,6 +139,8 @@ class Monitor:
         self._closed = True
         self._raw.close()
         await _end(self._client, self._config)
+        for answer in self._owed:
+            answer.cancel()
 
     async def _hand_over(self, channel: socket.socket, name: str) -> None:
         with contextlib.suppress(DriverRefused):
@@ -151,13 +158,29 @@ class Monitor:
         if self._closed:
             raise DriverLost(f"the monitor was closed before {command}")
         try:
-            return await self._client.execute(command, arguments, oob=urgent)
+            if urgent:
+                return await self._client.execute(command, arguments, oob=True)
+            return await self._answer(command, arguments)
         except ExecuteError as error:
             raise DriverRefused(f"QEMU refused {command}: {error}", detail=str(error)) from error
         except (QMPError, OSError, EOFError) as error:
             if isinstance(error, TimeoutError):
                 raise
             raise DriverLost(f"QEMU went away while it was asked to {command}", detail=str(error)) from error
+
+    async def _answer(self, command: str, arguments: Mapping[str, Any] | None) -> Any:
+        """What is not waited for any more is still owed, and counts until it comes."""
+        if len(self._owed) >= _MOST_OWED:
+            raise DriverLost(f"QEMU was not asked to {command}, for it owes the answers to the {_MOST_OWED} commands before")
+        answer = asyncio.ensure_future(self._client.execute(command, arguments))
+        self._owed.add(answer)
+        answer.add_done_callback(self._paid)
+        return await asyncio.shield(answer)
+
+    def _paid(self, answer: asyncio.Future[Any]) -> None:
+        self._owed.discard(answer)
+        if not answer.cancelled():
+            answer.exception()  # nobody may be left who waits for it
 
 
 async def _agree(client: _Client, raw: socket.socket, spare: socket.socket, config: QemuConfig) -> None:

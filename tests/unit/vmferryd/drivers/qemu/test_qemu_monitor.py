@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import eventually
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import SystemClock
 from vmferryd.drivers.qemu.config import QemuConfig
@@ -105,6 +106,62 @@ async def test_what_is_asked_together_is_sent_together(tmp_path: Path) -> None:
             await monitor.ask("none", "query-migrate")
         assert await monitor.ask("query-jobs", "query-pci") == [{"to": "query-jobs"}, {"to": "query-pci"}]
         await monitor.close()
+
+
+class Stuck:
+    """A monitor whose main loop waits until `migrate-recover`: it keeps eight commands in band and then reads no more."""
+
+    def __init__(self) -> None:
+        self._kept: list[dict[str, str]] = []
+        self._waits = True
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client, until it goes."""
+        writer.write(json.dumps(GREETING).encode() + b"\n")
+        said = ""
+        while len(self._kept) < 8 and (data := await reader.read(1 << 16)):
+            said += data.decode()
+            while said:
+                message, end = json.JSONDecoder().raw_decode(said)
+                said = said[end:].lstrip()
+                for answered in self._heard(message):
+                    name = answered.get("execute") or answered["exec-oob"]
+                    label = {"id": answered["id"]} if "id" in answered else {}
+                    writer.write(json.dumps({"return": {"to": name}} | label).encode() + b"\n")
+        await reader.read()
+        writer.close()
+
+    def _heard(self, message: dict[str, str]) -> list[dict[str, str]]:
+        """What is answered now."""
+        if "exec-oob" in message:
+            kept, self._kept, self._waits = self._kept, [], False
+            return [message, *kept]
+        if self._waits and message["execute"] != "qmp_capabilities":
+            self._kept.append(message)
+            return []
+        return [message]
+
+
+async def test_what_is_urgent_is_answered_however_often_the_rest_was_asked(tmp_path: Path) -> None:
+    """Answers that nobody waits for any more do not fill the queue behind which QEMU reads nothing."""
+    async with await asyncio.start_unix_server(Stuck().serve, str(tmp_path / "monitor")):
+        monitor = await opened(tmp_path)
+        for _ in range(6):
+            with pytest.raises(DriverLost):
+                await monitor.ask("query-status", "query-migrate", timeout_s=0.05)
+        with pytest.raises(DriverLost, match="owes the answers"):
+            await monitor.execute("query-status", timeout_s=5)
+        async with asyncio.timeout(5):
+            assert await monitor.execute_urgently("migrate-recover", {}) == {"to": "migrate-recover"}
+        await eventually(lambda: _answers(monitor), what="late answers are no debt any more")
+        await monitor.close()
+
+
+async def _answers(monitor: Monitor) -> bool:
+    try:
+        return await monitor.execute("query-jobs") == {"to": "query-jobs"}
+    except DriverLost:
+        return False
 
 
 @pytest.mark.parametrize("hasty", [99], indirect=True)
