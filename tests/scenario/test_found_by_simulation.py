@@ -10,9 +10,9 @@ import pytest
 from scenario.by_hand import ByHand
 from simulation.host import LoopClock
 from simulation.loop import Order, VirtualLoop, simulated
-from support.daemons import NAME, UUID, Host, TwoHosts
+from support.daemons import NAME, UUID, Host, TwoHosts, domain_xml
 from support.waiting import eventually
-from vmferry.errors import InvalidState, StorageFailed
+from vmferry.errors import DomainNotFound, InvalidState, StorageFailed
 from vmferry.model import DomainState, MigrationId, Outcome, Phase, StateReason, Verdict
 from vmferryd.drivers.memory import FaultKind, Verb
 from vmferryd.phases.lease import Lease
@@ -93,6 +93,50 @@ async def test_a_guest_that_dies_as_soon_as_it_is_found(two_hosts: TwoHosts, fir
     await source.connection.start(NAME)
     await two_hosts.lives(source)
     await two_hosts.again()
+
+
+async def test_a_transient_guest_that_dies_while_nothing_can_be_written(two_hosts: TwoHosts) -> None:
+    """It is gone for everybody, and later guests' events are followed all the same."""
+    source = two_hosts.source
+    await source.connection.undefine(NAME)
+    source.writes.fail_from(1)
+    source.machine.kill(UUID)
+    await eventually(lambda: _is_unknown(source))
+    source.writes.heal()
+    await source.connection.define(domain_xml())
+    await source.connection.start(NAME)
+    source.machine.kill(UUID)
+
+    async def has_crashed() -> bool:
+        return DomainState.CRASHED is (await source.connection.domain(NAME)).state
+
+    await eventually(has_crashed)
+
+
+async def test_a_transient_guest_that_dies_while_its_migration_waits_to_begin(two_hosts: TwoHosts) -> None:
+    """Whoever waited for it is told that there is no such domain any more."""
+    source = two_hosts.source
+    await source.connection.undefine(NAME)
+    source.machine.faults.once(Verb.PAUSE, FaultKind.HANG)
+    suspending = asyncio.create_task(source.connection.suspend(NAME))
+    await eventually(lambda: source.machine.faults.hanging == 1)
+    beginning = asyncio.ensure_future(ByHand(two_hosts).begin())
+    lock = source.daemon.context.domains.find(NAME).lock
+    await eventually(lambda: bool(lock._waiters), what="Begin has found the domain, and waits for who has it now")
+    source.machine.kill(UUID)
+    await eventually(lambda: _is_unknown(source))
+    source.machine.faults.release()
+    with pytest.raises(DomainNotFound, match="not on this host any more"):
+        await beginning
+    await asyncio.gather(suspending, return_exceptions=True)
+
+
+async def _is_unknown(host: Host) -> bool:
+    try:
+        await host.connection.domain(NAME)
+    except DomainNotFound:
+        return True
+    return False
 
 
 async def test_a_copy_that_was_not_reached_is_given_up_all_the_same(two_hosts: TwoHosts) -> None:

@@ -170,6 +170,8 @@ def _nothing_left(world: World) -> Iterator[str]:
             yield f"{host.name}: {len(pipes)} sockets to hypervisors are open"
         if jobs := [job.state for job in daemon.context.board.all() if job.ended_s is None]:
             yield f"{host.name}: jobs have no end: {jobs}"
+        if ended := sorted({"domain events", "housekeeping"}.difference(_task_names(host))):
+            yield f"{host.name}: its daemon has ended what it does for ever: {', '.join(ended)}"
 
 
 def _task_names(host: Host) -> list[str]:

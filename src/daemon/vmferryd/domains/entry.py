@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vmferry.errors import DefinitionInvalid, Violation
+from vmferry.errors import DefinitionInvalid, DomainNotFound, Violation
 from vmferry.model import DomainInfo, DomainState, MigrationId, StateReason
 from vmferryd.domains import definition as domain_xml
 from vmferryd.domains.findings import DefinitionRefused, Finding
 from vmferryd.domains.model import DomainDefinition
 from vmferryd.domains.store import StoredDomain
 from vmferryd.drivers.base import Guest, GuestPlan
+
+SEE_ALL = "see `vmferry list --all`"
 
 
 def parse(xml: str) -> DomainDefinition:
@@ -69,9 +71,14 @@ class Entry:
 
     @property
     def definition(self) -> DomainDefinition:
-        """Of the running guest if there is one, else the stored one."""
+        """Of the running guest if there is one, else the stored one.
+
+        Raises:
+            DomainNotFound: there is neither any more; whoever found the entry has waited meanwhile.
+        """
         chosen = self.live or self.persistent
-        assert chosen is not None  # noqa: S101 - an entry without either is never kept
+        if chosen is None:
+            raise DomainNotFound(f"domain {self.name} is not on this host any more", remedy=SEE_ALL)
         return chosen
 
     def stored(self) -> StoredDomain:

@@ -26,7 +26,7 @@ from vmferry.errors import (
 from vmferry.model import DomainEventDetail, DomainEventKind, DomainState, MigrationId, StateReason
 from vmferryd.database import Change
 from vmferryd.domains import definition as domain_xml
-from vmferryd.domains.entry import Entry, parse
+from vmferryd.domains.entry import SEE_ALL, Entry, parse
 from vmferryd.domains.events import Watchers, changes
 from vmferryd.domains.holding import busy
 from vmferryd.domains.model import DomainDefinition
@@ -128,7 +128,7 @@ class Domains:
             try:
                 await self._follow(entry, event)
             except VmferryError as error:
-                log.warning("domain_event_failed", domain=entry.name, event=event.kind, error=str(error))
+                log.warning("domain_event_failed", domain=entry.name, kind=event.kind, error=str(error))
 
     async def _follow(self, entry: Entry, event: GuestEvent) -> None:
         match event.kind:
@@ -171,7 +171,7 @@ class Domains:
         for entry in self:
             if name.lower() == entry.uuid or name == entry.name:
                 return entry
-        raise DomainNotFound(f"no domain {name!r} on this host", remedy="see `vmferry list --all`")
+        raise DomainNotFound(f"no domain {name!r} on this host", remedy=SEE_ALL)
 
     def by_uuid(self, uuid: str) -> Entry | None:
         """The domain of that UUID, or None."""
@@ -355,8 +355,10 @@ class Domains:
 
     async def _forget_live(self, entry: Entry, reason: StateReason) -> None:
         await self._detach(entry, reason)
-        await self._store.write(StoredDomain(entry.uuid, entry.name) if entry.persistent is None else entry.stored())
-        self.drop_if_empty(entry)
+        try:
+            await self._store.write(StoredDomain(entry.uuid, entry.name) if entry.persistent is None else entry.stored())
+        finally:
+            self.drop_if_empty(entry)
 
     def drop_if_empty(self, entry: Entry) -> None:
         """An entry of which nothing is left, and which nobody holds, is gone."""
