@@ -179,10 +179,10 @@ class FaultPlan:
 
         `find` answers with the guest that would be hurt, if it exists by then.
         """
-        kind = self._due(verb, domain_uuid)
+        kind, released = self._due(verb, domain_uuid), self._released
         if self.pace is not None:
             await self.pace(verb)
-        await self._before(kind, verb, find())
+        await self._before(kind, verb, find(), released)
         yield
         if kind is FaultKind.LOSE_AFTER:
             raise DriverLost(f"The answer to '{verb}' was lost", detail="switched on: lose-after")
@@ -198,7 +198,7 @@ class FaultPlan:
         if kind is FaultKind.FAIL_TRANSFER:
             raise TransferFailed(f"The transfer failed at '{verb}'", detail="switched on: fail-transfer")
         if kind in _FIT_FOR_MOMENTS:
-            await self._before(kind, verb, victim)
+            await self._before(kind, verb, victim, self._released)
             await asyncio.sleep(0)
 
     def _due(self, verb: Verb, domain_uuid: str) -> FaultKind | None:
@@ -216,13 +216,13 @@ class FaultPlan:
             return False
         return fault.call in (None, self.calls[(verb, fault.domain_uuid)])
 
-    async def _before(self, kind: FaultKind | None, verb: Verb, victim: Victim | None) -> None:
+    async def _before(self, kind: FaultKind | None, verb: Verb, victim: Victim | None, released: asyncio.Event) -> None:
         if kind is FaultKind.REFUSE:
             raise DriverRefused(f"'{verb}' was refused", detail="switched on: refuse")
         if kind is FaultKind.LOSE_BEFORE:
             raise DriverLost(f"'{verb}' was lost on its way", detail="switched on: lose-before")
         if kind is FaultKind.HANG:
-            await self._hang()
+            await self._hang(released)
         if kind is FaultKind.FAIL_TRANSFER and victim is not None:
             victim.fail_transfer(f"failed before '{verb}'")
         if kind is FaultKind.FAIL_IO and victim is not None:
@@ -230,9 +230,9 @@ class FaultPlan:
         if kind is FaultKind.KILL_BEFORE and victim is not None:
             victim.kill(f"killed before '{verb}'")
 
-    async def _hang(self) -> None:
+    async def _hang(self, released: asyncio.Event) -> None:
         self.hanging += 1
         try:
-            await self._released.wait()
+            await released.wait()
         finally:
             self.hanging -= 1
