@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,6 +22,7 @@ from vmferry_demo.serial_recorder import SerialRecorder
 NAME = "traveller"
 READY_S = 120.0
 HEAR_S = 60.0
+VERIFY_S = 180.0
 SERIAL = re.compile(r"[^\"']*/serial-of-stay-\d+")
 
 
@@ -85,8 +87,9 @@ class Traveller:
 
     async def verified(self) -> None:
         """It has read all of its memory once more from the beginning, wherever it is."""
-        rounds = self.judgement().verified_rounds
-        while self.judgement().verified_rounds < rounds + 2:
+        rounds, end_s = self.judgement().verified_rounds, time.monotonic() + VERIFY_S
+        while (heard := self.judgement()).verified_rounds < rounds + 2:
+            assert time.monotonic() < end_s, f"{rounds} rounds, and {VERIFY_S} s later {heard.beats[-3:]}, {heard.faults()}"
             await self.heard(50)
 
     async def disk_verified(self) -> None:
