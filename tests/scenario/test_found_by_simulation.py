@@ -12,9 +12,10 @@ from simulation.host import LoopClock
 from simulation.loop import Order, VirtualLoop, simulated
 from support.daemons import NAME, UUID, Host, TwoHosts, domain_xml
 from support.waiting import eventually
-from vmferry.errors import DomainNotFound, InvalidState, StorageFailed
-from vmferry.model import DomainState, MigrationId, Outcome, Phase, StateReason, Verdict
+from vmferry.errors import DomainNotFound, InvalidState, MigrationAborted, StorageFailed
+from vmferry.model import DomainState, GuestLocation, MigrationId, Outcome, Phase, StateReason, Verdict
 from vmferryd.drivers.memory import FaultKind, Verb
+from vmferryd.jobs.journal import Journal
 from vmferryd.phases.lease import Lease
 
 
@@ -129,6 +130,33 @@ async def test_a_transient_guest_that_dies_while_its_migration_waits_to_begin(tw
     with pytest.raises(DomainNotFound, match="not on this host any more"):
         await beginning
     await asyncio.gather(suspending, return_exceptions=True)
+
+
+async def test_a_perform_that_is_repeated_after_a_restart_with_a_full_disk(
+    two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told that its transfer is over, and that the guest is at the source; which has ended it when it can write."""
+    source = two_hosts.source
+    walk = await ByHand(two_hosts).up_to(Phase.PREPARE)
+    source.machine.faults.once(Verb.SEND, FaultKind.HANG)
+    performing = asyncio.ensure_future(walk.perform())
+    await eventually(lambda: source.machine.faults.hanging == 1)
+    await source.stop()
+    await asyncio.gather(performing, return_exceptions=True)
+
+    async def full(*_: object) -> None:
+        raise StorageFailed("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", full)
+        await source.start()
+        with pytest.raises(MigrationAborted, match="started anew") as caught:
+            await walk.perform()
+        assert GuestLocation.SOURCE is caught.value.guest
+    await eventually(lambda: _settled(source, walk.migration_id))
+    await two_hosts.destination.connection.abort(walk.migration_id, "a test")
+    await two_hosts.lives(source)
+    await two_hosts.again()
 
 
 async def _is_unknown(host: Host) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmferry.endpoint import Settled
-from vmferry.errors import MigrationNotFound
+from vmferry.errors import MigrationAborted, MigrationNotFound, VmferryError
 from vmferry.model import MigrationId, Outcome, Side, SourceState
 from vmferryd.jobs.job import SourceEvent
 from vmferryd.jobs.journal import Record
@@ -108,13 +108,22 @@ class SourceMigrations:
     # -- restart ----------------------------------------------------------------------------------------------------
 
     async def recover(self, record: Record) -> None:
-        """A migration that an earlier daemon left is settled, or its resolver works on it."""
+        """A migration that an earlier daemon left is settled, or its resolver works on it.
+
+        Raises:
+            VmferryError: it is not yet. One that was being sent ends as soon as the journal can be written.
+        """
         entry = self._context.domains.by_uuid(record.domain_uuid)
         if entry is not None and not (record.state.final and entry.holder is not None):
             self._context.domains.hold(entry, record.migration_id)
         migration = SourceMigration(self._context, record, entry)
         self.adopt(migration)
-        await migration.machine.drive(SourceEvent.RESTARTED)
+        try:
+            await migration.machine.drive(SourceEvent.RESTARTED)
+        except VmferryError:
+            if migration.state is SourceState.PERFORMING:  # the transfer is over; only the journal does not know yet
+                await migration.refuse(MigrationAborted("vmferryd was started anew while the guest was sent"))
+            raise
         if migration.state is SourceState.RELEASED:
             self._context.tasks.spawn(migration.settle(), f"settle {record.migration_id}")
         if migration.state is SourceState.SERVING_FAILED:
