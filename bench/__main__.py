@@ -72,7 +72,8 @@ async def moves(wanted: Plan) -> list[Move]:
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmb")))
         pairs = await _pairs(wanted.ways, directory, stack)
-        for kind, number, way in product(wanted.kinds, range(wanted.rounds), wanted.ways):
+        ways = [way for way in wanted.ways if way is Way.RAW or way in pairs]
+        for kind, number, way in product(wanted.kinds, range(wanted.rounds), ways):
             place = directory / str(len(found))
             place.mkdir()
             move = await _move(kind, way, pairs.get(way), _Guest(emulator, image, place, number))
@@ -94,13 +95,18 @@ class _Pair(Protocol):
 
 
 async def _pairs(ways: Sequence[Way], directory: Path, stack: AsyncExitStack) -> dict[Way, _Pair]:
-    """The daemons of each way but raw QEMU's, which has none."""
+    """The daemons of each way but raw QEMU's, which has none. A way is left out if its daemons do not start here."""
     plain = await stack.enter_async_context(by_vmferry.plain(directory / "plain"))
     encrypted = await stack.enter_async_context(by_vmferry.encrypted(directory / "tls"))
     found: dict[Way, _Pair] = {way: encrypted if way.is_encrypted else plain for way in ways if way is not Way.RAW}
     if any(way.is_libvirts for way in ways):
-        libvirts = await stack.enter_async_context(by_virsh.pair(directory / "libvirt"))
-        found |= {way: libvirts for way in ways if way.is_libvirts}
+        found = {way: pair for way, pair in found.items() if not way.is_libvirts}
+        try:
+            libvirts = await stack.enter_async_context(by_virsh.pair(directory / "libvirt"))
+        except by_virsh.LibvirtdEnded as error:
+            _say(f"libvirt is not measured, for libvirtd does not start: {error}")
+        else:
+            found |= {way: libvirts for way in ways if way.is_libvirts}
     return found
 
 

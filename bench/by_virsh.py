@@ -52,6 +52,10 @@ def is_possible() -> bool:
     return os.geteuid() == 0 and all(shutil.which(name) for name in ("virsh", "libvirtd", "unshare"))
 
 
+class LibvirtdEnded(Exception):
+    """It does not start here, for example without its user; the message has the end of its log."""
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """One libvirtd. `log` has what its QEMUs said."""
@@ -115,7 +119,11 @@ class Pair:
 
 @asynccontextmanager
 async def pair(directory: Path) -> AsyncIterator[Pair]:
-    """Two libvirtd, which end with this."""
+    """Two libvirtd, which end with this.
+
+    Raises:
+        LibvirtdEnded: one does not start.
+    """
     async with AsyncExitStack() as stack:
         source, destination = [await stack.enter_async_context(_daemon(directory / name)) for name in "ab"]
         yield Pair(source, destination)
@@ -158,7 +166,8 @@ async def _daemon(directory: Path) -> AsyncIterator[Daemon]:
 
 
 async def _answers(daemon: Daemon) -> bool:
-    assert daemon.process.returncode is None, f"libvirtd did not start: {daemon.log.read_text()[-2000:]}"
+    if daemon.process.returncode is not None:
+        raise LibvirtdEnded(daemon.log.read_text()[-500:] if daemon.log.exists() else "it has logged nothing")
     try:
         await daemon.virsh("version")
     except RuntimeError:
