@@ -98,9 +98,9 @@ async def _pairs(ways: Sequence[Way], directory: Path, stack: AsyncExitStack) ->
     """The daemons of each way but raw QEMU's, which has none. A way is left out if its daemons do not start here."""
     plain = await stack.enter_async_context(by_vmferry.plain(directory / "plain"))
     encrypted = await stack.enter_async_context(by_vmferry.encrypted(directory / "tls"))
-    found: dict[Way, _Pair] = {way: encrypted if way.is_encrypted else plain for way in ways if way is not Way.RAW}
+    ours = [way for way in ways if way is not Way.RAW and not way.is_libvirts]
+    found: dict[Way, _Pair] = {way: encrypted if way.is_encrypted else plain for way in ours}
     if any(way.is_libvirts for way in ways):
-        found = {way: pair for way, pair in found.items() if not way.is_libvirts}
         try:
             libvirts = await stack.enter_async_context(by_virsh.pair(directory / "libvirt"))
         except by_virsh.LibvirtdEnded as error:
