@@ -275,6 +275,18 @@ async def test_a_second_client_does_not_take_the_monitor(stage: Stage) -> None:
     await other.close()
 
 
+async def test_a_start_is_waited_for_longer_than_a_monitor_that_is_held(stage: Stage) -> None:
+    """A QEMU listens long before it greets: before it locks its guest's memory, or opens its images."""
+    definition = stage.harness.definition("guest")
+    hasty = replace(qemu_harness.configuration(), monitor_timeout_s=0.001)
+    plan = stage.plan(definition)
+    driver = QemuDriver(hasty, plan.directory.parent, SystemClock())
+    guest = await driver.start(plan, await driver.settle(definition), StartMode.RUNNING)
+    assert (await guest.probe()).run_state is RunState.RUNNING
+    await guest.destroy()
+    await driver.close()
+
+
 async def test_a_cpu_that_this_host_cannot_give_is_found_before_the_start(stage: Stage) -> None:
     """A model and a feature that nobody has are found; what QEMU gives by TCG is not complained about, and starts."""
     definition = stage.harness.definition("guest")

@@ -53,7 +53,9 @@ class QemuSection(_Section):
 
     enabled: bool = True
     emulator: Path | None = None
-    start_timeout_s: float = Field(20.0, gt=0, description="from the start of a QEMU until its monitor answers")
+    start_timeout_s: float = Field(
+        20.0, gt=0, description="from the start of a QEMU until its monitor answers; 8 s more for each GiB that it locks"
+    )
     stop_timeout_s: float = Field(5.0, gt=0, description="for a QEMU to end by itself, and again after it was killed")
     monitor_timeout_s: float = Field(5.0, gt=0, description="for a monitor to greet; another client may hold it")
     command_timeout_s: float = Field(30.0, gt=0, description="for the answer to one command of a monitor")

@@ -232,7 +232,12 @@ class CapabilityCache:
     async def _interview(self, process: QemuProcess, socket: Path, interview: _Interview) -> dict[str, Any]:
         try:
             monitor = await Monitor.open(
-                socket, self._config, self._clock, handler=lambda _name, _data: None, is_alive=process.is_alive
+                socket,
+                self._config,
+                self._clock,
+                handler=lambda _name, _data: None,
+                is_alive=process.is_alive,
+                starting_s=self._config.start_timeout_s,
             )
             try:
                 return await interview(monitor)

@@ -12,7 +12,8 @@ class QemuConfig:
 
     Attributes:
         emulator: used for a definition that names none.
-        start_timeout_s: from the start of the process until its monitor answers.
+        start_timeout_s: from the start of the process until its monitor answers; memory that is locked adds to it.
+        lock_bytes_per_s: a host locks at least this much of a guest's memory in a second.
         recognise_timeout_s: from the start of the process until the kernel shows its arguments.
         stop_timeout_s: for a process to end by itself after `quit`, and again after it was killed.
         monitor_timeout_s: for the monitor to greet a second connection; another client may hold it.
@@ -43,6 +44,7 @@ class QemuConfig:
 
     emulator: Path = Path("/usr/bin/qemu-system-x86_64")
     start_timeout_s: float = 20.0
+    lock_bytes_per_s: int = 128 << 20
     recognise_timeout_s: float = 1.0
     stop_timeout_s: float = 5.0
     monitor_timeout_s: float = 5.0

@@ -86,22 +86,24 @@ class QemuGuest:
         """The driver's clock."""
         return self._clock
 
-    async def connect(self) -> None:
+    async def connect(self, starting_s: float | None = None) -> None:
         """The monitor is open, or will be when QEMU has the page that it waits for; the process's end will be reported.
+
+        A process that was just started may take `starting_s`.
 
         Raises:
             DriverLost: the process ended, or its monitor does not answer.
         """
         self._stand()
         try:
-            await self.monitor()
+            await self.monitor(starting_s)
             self._stand()  # a QEMU that was starting has its pipes only now
         except DriverLost:
             if not await self._waits_for_a_way():
                 raise
         self.process.watch(self._on_end)
 
-    async def monitor(self) -> Monitor:
+    async def monitor(self, starting_s: float | None = None) -> Monitor:
         """The open monitor; one that was lost is opened again.
 
         Raises:
@@ -111,10 +113,10 @@ class QemuGuest:
             if self._closed:
                 raise DriverLost("the guest's handle is closed")
             if self._monitor is None or not self._monitor.is_open:
-                self._monitor = await self._opened()
+                self._monitor = await self._opened(starting_s)
             return self._monitor
 
-    async def _opened(self) -> Monitor:
+    async def _opened(self, starting_s: float | None) -> Monitor:
         """A new session. While the guest waits for pages each attempt is short, and not every caller makes one."""
         if self._monitor is not None:
             await self._monitor.close()
@@ -123,7 +125,9 @@ class QemuGuest:
             raise DriverLost("QEMU's monitor does not answer, for a device waits for a page")
         path, is_alive = self._plan.directory / MONITOR_NAME, self.process.is_alive
         try:
-            return await Monitor.open(path, config, self._clock, handler=self._on_event, is_alive=is_alive)
+            return await Monitor.open(
+                path, config, self._clock, handler=self._on_event, is_alive=is_alive, starting_s=starting_s
+            )
         except DriverLost:
             self._silent_until_s = self._clock.monotonic() + config.yank_after_s
             raise

@@ -15,13 +15,18 @@ _PROC = Path("/proc")
 _CAP_IPC_LOCK = 14
 
 
+def needed_bytes(memory_bytes: int) -> int:
+    """How much a QEMU locks whose guest has that much memory."""
+    return memory_bytes + OVERHEAD_BYTES
+
+
 def shortage(memory_bytes: int, limit_bytes: int | None) -> Violation | None:
     """What speaks against locking a guest's memory where that much may be locked, None without a limit; else None."""
-    needed_bytes = memory_bytes + OVERHEAD_BYTES
-    if limit_bytes is None or needed_bytes <= limit_bytes:
+    needed = needed_bytes(memory_bytes)
+    if limit_bytes is None or needed <= limit_bytes:
         return None
     text = (
-        f"the guest's memory is to be locked, which needs {needed_bytes >> 20} MiB with QEMU's own, and a process of the "
+        f"the guest's memory is to be locked, which needs {needed >> 20} MiB with QEMU's own, and a process of the "
         f"daemon may lock {limit_bytes >> 10} KiB"
     )
     remedy = (

@@ -48,12 +48,20 @@ class Monitor:
 
     @classmethod
     async def open(
-        cls, path: Path, config: QemuConfig, clock: Clock, *, handler: EventHandler, is_alive: Callable[[], bool]
+        cls,
+        path: Path,
+        config: QemuConfig,
+        clock: Clock,
+        *,
+        handler: EventHandler,
+        is_alive: Callable[[], bool],
+        starting_s: float | None = None,
     ) -> Self:
         """The session is established.
 
         A monitor serves one client at a time; a second one is connected but not greeted, so the wait is bounded and
-        nothing is taken from whoever is there.
+        nothing is taken from whoever is there. A QEMU that was just started listens long before it greets: it may take
+        `starting_s`.
 
         Raises:
             DriverLost: the process ended, or nothing answered in time.
@@ -63,11 +71,11 @@ class Monitor:
             client = _Client(handler)
             spare = raw.dup()
             try:
-                await _agree(client, raw, spare, config)
+                await _agree(client, raw, spare, config, starting_s)
                 return cls(client, spare, config)
             except (TimeoutError, QMPError, OSError, EOFError) as error:
                 if not (left and _is_disagreement(error) and is_alive()):
-                    raise _no_session(path, config, error) from error
+                    raise _no_session(path, config, starting_s, error) from error
         raise AssertionError("the last one returns or raises")
 
     @property
@@ -183,10 +191,12 @@ class Monitor:
             answer.exception()  # nobody may be left who waits for it
 
 
-async def _agree(client: _Client, raw: socket.socket, spare: socket.socket, config: QemuConfig) -> None:
+async def _agree(
+    client: _Client, raw: socket.socket, spare: socket.socket, config: QemuConfig, starting_s: float | None
+) -> None:
     """The session stands; or nothing is left of it, also when whoever wanted it has not waited."""
     try:
-        async with asyncio.timeout(config.monitor_timeout_s):
+        async with asyncio.timeout(config.monitor_timeout_s if starting_s is None else starting_s):
             await client.connect(raw)
     except BaseException:
         await _end(client, config)
@@ -207,9 +217,14 @@ def _is_disagreement(error: Exception) -> bool:
     return isinstance(error, ConnectError) and isinstance(error.exc, NegotiationError)
 
 
-def _no_session(path: Path, config: QemuConfig, error: Exception) -> DriverLost:
+def _no_session(path: Path, config: QemuConfig, starting_s: float | None, error: Exception) -> DriverLost:
     if _is_disagreement(error):
         return DriverLost(f"the monitor {path} did not agree on a session", detail=repr(error))
+    if starting_s is not None and isinstance(error, TimeoutError):
+        return DriverLost(
+            f"QEMU was not up within {starting_s:g} s",
+            remedy="Its memory may have to be locked, or its storage may not answer; qemu.start_timeout_s bounds the wait.",
+        )
     return DriverLost(
         f"the monitor {path} did not greet within {config.monitor_timeout_s:g} s",
         remedy="Another program may hold it, for example a second daemon on this host; end that one.",

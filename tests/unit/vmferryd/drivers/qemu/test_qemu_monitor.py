@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from support.waiting import eventually
 from vmferry.errors import DriverLost, DriverRefused
 from vmferryd.clock import SystemClock
-from vmferryd.drivers.qemu.config import QemuConfig
+from vmferryd.drivers.qemu.config import DEFAULTS, QemuConfig
 from vmferryd.drivers.qemu.monitor import Monitor
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": ["oob"]}}
@@ -48,14 +50,15 @@ async def hasty(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         yield monitor
 
 
-async def opened(tmp_path: Path) -> Monitor:
+async def opened(tmp_path: Path, config: QemuConfig = DEFAULTS, starting_s: float | None = None) -> Monitor:
     """A session with it."""
     return await Monitor.open(
         tmp_path / "monitor",
-        QemuConfig(),
+        config,
         SystemClock(),
         handler=lambda _name, _data: None,
         is_alive=lambda: True,
+        starting_s=starting_s,
     )
 
 
@@ -65,6 +68,20 @@ async def test_an_event_before_the_first_answer_is_no_refusal(hasty: Hasty, tmp_
     monitor = await opened(tmp_path)
     assert await monitor.execute("query-status") == {"status": "running"}
     await monitor.close()
+
+
+@pytest.mark.parametrize(
+    ("starting_s", "said"), [(None, r"did not greet within 0\.1 s"), (0.2, r"QEMU was not up within 0\.2 s")]
+)
+async def test_a_monitor_that_never_greets_is_not_waited_for_without_end(
+    tmp_path: Path, starting_s: float | None, said: str
+) -> None:
+    """What is said depends on whether another client may hold it."""
+    with socket.socket(socket.AF_UNIX) as nobody:
+        nobody.bind(str(tmp_path / "monitor"))
+        nobody.listen()
+        with pytest.raises(DriverLost, match=said):
+            await opened(tmp_path, replace(DEFAULTS, monitor_timeout_s=0.1), starting_s)
 
 
 class Patient:
