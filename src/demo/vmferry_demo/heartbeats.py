@@ -42,7 +42,10 @@ class Beat(NamedTuple):
 
 @dataclass
 class LineCutter:
-    """Bytes go in as they arrive; `lines` are those heard so far, each stamped with its first byte's time."""
+    """Bytes go in as they arrive; `lines` are those heard so far, each stamped with its first byte's time.
+
+    Empty lines are not heard, but for the first of all: it may be the end of a line that another host heard.
+    """
 
     lines: list[Line] = field(default_factory=list)
     _pending: bytes = b""
@@ -51,7 +54,7 @@ class LineCutter:
     def feed(self, data: bytes, host_time_s: float) -> None:
         """Every line that is complete now is in `lines`."""
         first, *others = data.split(b"\n")
-        if first and not self._pending:
+        if not self._pending:
             self._pending_since_s = host_time_s
         self._pending += first
         for other in others:
@@ -65,7 +68,7 @@ class LineCutter:
         return [*self.lines, Line(self._pending_since_s, _decoded(self._pending), whole=False)]
 
     def _take(self, *, whole: bool) -> None:
-        if self._pending:
+        if self._pending or not self.lines:
             self.lines.append(Line(self._pending_since_s, _decoded(self._pending), whole))
 
 

@@ -45,8 +45,9 @@ class TestLineCutter:
         assert cutter.heard() == lines_of(log)
 
     def test_empty_lines_are_not_heard(self) -> None:
-        """The line feed that ends the firmware's babble leaves no line of its own."""
-        assert lines_of(b"\n\nREADY pages=1\n") == [Line(0.0, "READY pages=1")]
+        """The line feed that ends the firmware's babble leaves no line of its own; the first may end another host's line."""
+        assert lines_of(b"SeaBIOS\n\nREADY pages=1\n") == [Line(0.0, "SeaBIOS"), Line(0.0, "READY pages=1")]
+        assert lines_of(b"\n\nREADY pages=1\n", 3.0) == [Line(3.0, ""), Line(3.0, "READY pages=1")]
 
 
 class TestParseBeat:
@@ -66,7 +67,7 @@ class TestParseBeat:
 
 
 class TestSplitLine:
-    @pytest.mark.parametrize("cut", range(1, 12))
+    @pytest.mark.parametrize("cut", range(14))
     def test_a_line_split_by_the_hand_over_is_one_beat(self, cut: int) -> None:
         """Its start at the source and its end at the destination are joined, wherever it was cut."""
         middle = b"B 2 20 0 0 4\n"
