@@ -88,7 +88,8 @@ async def test_a_pause_is_resumed(two_hosts: tuple[Host, Host], traveller: Trave
         await unharmed(traveller, destination, *two_hosts)
 
 
-@pytest.mark.parametrize(("which", "way"), [("source", "native"), ("destination", "native"), ("destination", "tunnelled")])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("which", ["source", "destination"])
 async def test_a_daemon_dies(two_hosts: tuple[Host, Host], traveller: Traveller, which: str, way: str) -> None:
     """Killed while pages flow, and started again: the daemons mend what was cut, and nobody resumes anything."""
     async with connections(*two_hosts) as (source, destination):
