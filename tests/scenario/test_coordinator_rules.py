@@ -169,6 +169,7 @@ async def test_the_real_reason_of_a_real_destination(two_hosts: TwoHosts) -> Non
     """1.6 step 10 between daemons: what kept the destination's hypervisor from loading the guest is what the user reads."""
     moving = await hung(two_hosts, Verb.ROUND, two_hosts.migrate())
     sender = two_hosts.source.guest().sender
+    await eventually(lambda: two_hosts.destination.guest().receiver is not None)
     two_hosts.destination.guest().fail_transfer("load of migration failed")
     await eventually(lambda: not sender.going_on)
     two_hosts.source.machine.faults.release()
