@@ -24,7 +24,8 @@ def violations(definition: DomainDefinition, program: QemuCapabilities, config: 
     """Everything found, in the order of the definition."""
     yield from _type(definition, program)
     yield from _memory(definition)
-    if definition.memory_locked and (found := memory_lock.shortage(definition.memory_bytes, memory_lock.limit_bytes())):
+    locked_bytes = memory_lock.locked_bytes(definition)
+    if locked_bytes and (found := memory_lock.shortage(locked_bytes, memory_lock.limit_bytes())):
         yield found
     yield from _machine(definition, program)
     if definition.cpu is not None:

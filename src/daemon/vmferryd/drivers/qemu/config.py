@@ -72,6 +72,10 @@ class QemuConfig:
     log_tail_bytes: int = 2048
     bridge_helper: Path = Path("/usr/lib/qemu/qemu-bridge-helper")
 
+    def starting_s(self, locked_bytes: int) -> float:
+        """How long a process may take to be up that locks so much of its memory, and first fills it with zeros."""
+        return self.start_timeout_s + locked_bytes / self.lock_bytes_per_s
+
 
 DEFAULTS = QemuConfig()
 """What holds where nothing is configured."""

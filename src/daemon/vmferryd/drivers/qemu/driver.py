@@ -211,7 +211,7 @@ class QemuDriver:
                 standing.make_pipes(plan.directory)
             guest = QemuGuest(plan, _spawn(plan, settled, around), self._config, self._clock)
             guest.capabilities = program
-            await guest.connect(_starting_s(settled, self._config))
+            await guest.connect(self._config.starting_s(memory_lock.locked_bytes(settled)))
             await _set_links(guest, settled)
         except (DriverRefused, DriverLost, OSError) as error:
             if guest is None:
@@ -248,12 +248,6 @@ def _spawn(plan: GuestPlan, settled: DomainDefinition, around: command.Surroundi
     finally:
         for descriptor in taps.values():
             os.close(descriptor)
-
-
-def _starting_s(definition: DomainDefinition, config: QemuConfig) -> float:
-    """How long the process may take to be up: what is locked is filled with zeros first."""
-    locked_bytes = memory_lock.needed_bytes(definition.memory_bytes) if definition.memory_locked else 0
-    return config.start_timeout_s + locked_bytes / config.lock_bytes_per_s
 
 
 async def _set_links(guest: QemuGuest, definition: DomainDefinition) -> None:

@@ -7,6 +7,7 @@ import resource
 from pathlib import Path
 
 from vmferry.errors import Violation
+from vmferryd.domains.model import DomainDefinition
 
 OVERHEAD_BYTES = 1 << 30
 """What a QEMU maps besides its guest's memory: its program, translated code, video memory, stacks. All of it is locked."""
@@ -15,18 +16,17 @@ _PROC = Path("/proc")
 _CAP_IPC_LOCK = 14
 
 
-def needed_bytes(memory_bytes: int) -> int:
-    """How much a QEMU locks whose guest has that much memory."""
-    return memory_bytes + OVERHEAD_BYTES
+def locked_bytes(definition: DomainDefinition) -> int:
+    """How much the guest's QEMU locks at most: its memory and `OVERHEAD_BYTES`, or nothing."""
+    return definition.memory_bytes + OVERHEAD_BYTES if definition.memory_locked else 0
 
 
-def shortage(memory_bytes: int, limit_bytes: int | None) -> Violation | None:
-    """What speaks against locking a guest's memory where that much may be locked, None without a limit; else None."""
-    needed = needed_bytes(memory_bytes)
-    if limit_bytes is None or needed <= limit_bytes:
+def shortage(needed_bytes: int, limit_bytes: int | None) -> Violation | None:
+    """What speaks against locking so much where `limit_bytes` may be locked, None without a limit; else None."""
+    if limit_bytes is None or needed_bytes <= limit_bytes:
         return None
     text = (
-        f"the guest's memory is to be locked, which needs {needed >> 20} MiB with QEMU's own, and a process of the "
+        f"the guest's memory is to be locked, which needs {needed_bytes >> 20} MiB with QEMU's own, and a process of the "
         f"daemon may lock {limit_bytes >> 10} KiB"
     )
     remedy = (

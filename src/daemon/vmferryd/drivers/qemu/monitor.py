@@ -66,12 +66,13 @@ class Monitor:
         Raises:
             DriverLost: the process ended, or nothing answered in time.
         """
+        bound_s = config.monitor_timeout_s if starting_s is None else starting_s
         for left in reversed(range(_NEGOTIATIONS)):
             raw = await _connect(path, config, clock, is_alive)
             client = _Client(handler)
             spare = raw.dup()
             try:
-                await _agree(client, raw, spare, config, starting_s)
+                await _agree(client, raw, spare, config, bound_s)
                 return cls(client, spare, config)
             except (TimeoutError, QMPError, OSError, EOFError) as error:
                 if not (left and _is_disagreement(error) and is_alive()):
@@ -191,12 +192,10 @@ class Monitor:
             answer.exception()  # nobody may be left who waits for it
 
 
-async def _agree(
-    client: _Client, raw: socket.socket, spare: socket.socket, config: QemuConfig, starting_s: float | None
-) -> None:
+async def _agree(client: _Client, raw: socket.socket, spare: socket.socket, config: QemuConfig, bound_s: float) -> None:
     """The session stands; or nothing is left of it, also when whoever wanted it has not waited."""
     try:
-        async with asyncio.timeout(config.monitor_timeout_s if starting_s is None else starting_s):
+        async with asyncio.timeout(bound_s):
             await client.connect(raw)
     except BaseException:
         await _end(client, config)

@@ -66,6 +66,14 @@ def test_memory_that_may_not_be_locked(limit_bytes: int | None, words: str, monk
     assert words in said.get("memoryBacking/locked", "")
 
 
+def test_what_is_locked_may_take_its_time_to_be_up() -> None:
+    """8 s more for each GiB, as the documents say; nothing is waited for that is not locked."""
+    locked = parse(PLAIN.replace("<devices>", "<memoryBacking><locked/></memoryBacking><devices>"))
+    locked_bytes = memory_lock.locked_bytes(locked)
+    assert ((128 << 20) + memory_lock.OVERHEAD_BYTES, 0) == (locked_bytes, memory_lock.locked_bytes(parse(PLAIN)))
+    assert (20.0, 29.0) == (QemuConfig().starting_s(0), QemuConfig().starting_s(locked_bytes))
+
+
 @pytest.mark.parametrize(
     ("capabilities", "anything"), [("000001ffffffffff", True), ("0000000000004000", True), ("3fff", False)]
 )
