@@ -84,6 +84,14 @@ async def test_a_monitor_that_never_greets_is_not_waited_for_without_end(
             await opened(tmp_path, replace(DEFAULTS, monitor_timeout_s=0.1), starting_s)
 
 
+@pytest.mark.parametrize("hasty", [0], indirect=True)
+async def test_a_start_has_a_bound_of_its_own(hasty: Hasty, tmp_path: Path) -> None:
+    """However short that of a monitor is which somebody may hold."""
+    monitor = await opened(tmp_path, replace(DEFAULTS, monitor_timeout_s=1e-9), DEFAULTS.start_timeout_s)
+    assert hasty.greeted == 1
+    await monitor.close()
+
+
 class Patient:
     """A monitor that answers two questions when it has heard both, with the command; `none` is refused."""
 
