@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from vmferry.flags import NONE, Flag
 from vmferry.model import DomainState, Phase, StateReason
 from vmferry.params import MigrationParams
 from vmferryd.drivers.memory import FaultKind, Verb
+from vmferryd.drivers.memory.handles import MemoryGuest
 from vmferryd.phases import cookie as cookies
 from vmferryd.phases.cookie import Cookie
 
@@ -122,6 +124,28 @@ async def test_error_before_the_migration(two_hosts: TwoHosts) -> None:
         await two_hosts.migrate(Flag.LIVE | Flag.ABORT_ON_ERROR)
     await two_hosts.migrate()
     await two_hosts.lives(two_hosts.destination, DomainState.PAUSED)
+
+
+@pytest.fixture
+def met_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that is told to run meets its failed disk before the answer is there, and the daemon has heard of it."""
+    resume = MemoryGuest.resume
+
+    async def resumed(guest: MemoryGuest) -> None:
+        await resume(guest)
+        guest.simulated.fail_io()
+        await asyncio.sleep(0)  # whoever follows the events has had a turn
+
+    monkeypatch.setattr(MemoryGuest, "resume", resumed)
+
+
+@pytest.mark.usefixtures("met_at_once")
+async def test_error_that_is_met_at_once(two_hosts: TwoHosts) -> None:
+    """A guest that a failed disk stops in the moment of its start is not called running, neither there nor when resumed."""
+    await two_hosts.migrate()
+    await stopped_by_its_disk(two_hosts.destination)
+    await two_hosts.destination.connection.resume(NAME)
+    await stopped_by_its_disk(two_hosts.destination)
 
 
 # -- definitions -------------------------------------------------------------------------------------------------------

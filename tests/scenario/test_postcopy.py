@@ -210,6 +210,21 @@ async def test_a_pause_lasts_until_it_is_taken_up_again(hosts: TwoHosts) -> None
     await moved(hosts, migration_id)
 
 
+async def test_a_guest_that_stands_still_while_its_way_is_cut_is_not_called_running(two_hosts: TwoHosts) -> None:
+    """An I/O error has stopped it there: neither the cut nor the new way nor the end makes it run."""
+    migration_id, moving = await running_there(two_hosts)
+    two_hosts.destination.guest().fail_io()
+    await two_hosts.source.connection.pause_postcopy(migration_id)
+    await state_is(two_hosts.destination, migration_id, "post-copy-failed")
+    with pytest.raises(TransferFailed, match="cut"):
+        await moving
+    assert await shown(two_hosts.destination) == (DomainState.PAUSED, StateReason.IO_ERROR)
+    two_hosts.source.machine.faults.release()
+    await two_hosts.migrate(AGAIN)
+    await state_is(two_hosts.destination, migration_id, "committed")
+    assert await shown(two_hosts.destination) == (DomainState.PAUSED, StateReason.IO_ERROR)
+
+
 async def test_a_guest_whose_hypervisor_died_there_is_lost_and_said_to_be(two_hosts: TwoHosts) -> None:
     """That is a crash of a guest that lived at the destination; the source's copy is of no use, and is not kept."""
     migration_id, moving = await running_there(two_hosts)

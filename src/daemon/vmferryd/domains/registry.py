@@ -270,7 +270,11 @@ class Domains:
         """The domain is active with this guest, in memory."""
         entry.live, entry.plan, entry.guest = live, plan, guest
         entry.id = next(self._ids)
-        entry.unsubscribe = guest.subscribe(lambda event: self._events.put_nowait((entry, guest, event)))
+        entry.unsubscribe = guest.subscribe(lambda event: self._hear(entry, guest, event))
+
+    def _hear(self, entry: Entry, guest: Guest, event: GuestEvent) -> None:
+        entry.stops += event.kind in _STOPS
+        self._events.put_nowait((entry, guest, event))
 
     def mark(self, entry: Entry, state: DomainState, reason: StateReason) -> None:
         """The domain is in that state."""
@@ -289,6 +293,16 @@ class Domains:
         """Everyone will hear that the definition is stored; `previous` is the one before."""
         detail = DomainEventDetail.ADDED if previous is None else DomainEventDetail.UPDATED
         self.watchers.tell(entry.name, entry.uuid, (DomainEventKind.DEFINED, detail), entry.holder)
+
+    async def mark_resumed(self, entry: Entry, stops: int, reason: StateReason) -> None:
+        """The domain runs, since its guest was told to; one that has stopped again by now is shown as it stands.
+
+        `stops` is `Entry.stops` from before the guest was told: an I/O error that is met at once may be told, and followed,
+        ahead of the answer.
+        """
+        self.mark(entry, DomainState.RUNNING, reason)
+        if entry.stops != stops and entry.guest is not None:
+            await self._show(entry, entry.guest)
 
     def mark_as(self, entry: Entry, run_state: RunState, running: StateReason) -> None:
         """The domain is in the state that its guest is in; `running` is the reason if it runs."""
@@ -402,6 +416,9 @@ async def refuse_violations(driver: Driver, definition: DomainDefinition) -> Non
     if problems := await driver.check(definition):
         raise HostIncompatible(f"this host cannot run domain {definition.name}", violations=problems)
 
+
+_STOPS = frozenset({EventKind.STOPPED, EventKind.IO_ERROR, EventKind.SHUT_DOWN, EventKind.CRASHED, EventKind.GONE})
+"""What a guest tells that does not run any more."""
 
 _STATES: Mapping[RunState, tuple[DomainState, StateReason]] = {
     RunState.RUNNING: (DomainState.RUNNING, StateReason.UNKNOWN),

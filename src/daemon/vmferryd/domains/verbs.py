@@ -163,6 +163,7 @@ class Verbs:
             if entry.holder is not None:
                 await self._holders.resume(entry, entry.holder)
                 return
+            stops = entry.stops
             await self._domains.active(entry).resume()
             self._domains.active(entry)  # see `suspend`
-            self._domains.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
+            await self._domains.mark_resumed(entry, stops, StateReason.UNPAUSED)

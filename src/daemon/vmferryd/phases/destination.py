@@ -374,13 +374,15 @@ class DestinationMigration:
         if not self.record.wish.applied_to(Flag.PAUSED not in Flag(self.record.flags)):
             self._context.domains.mark(entry, DomainState.PAUSED, StateReason.USER)
             return
+        stops = entry.stops
         if not await self._started(guest, entry):
             return
         if self._stopped_s is not None:
             pause_ms = max(1, round((self._context.clock.monotonic() - self._stopped_s) * 1000))
             self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
         pulls = self.state is DestinationState.POSTCOPY
-        self._context.domains.mark(entry, DomainState.RUNNING, StateReason.POSTCOPY if pulls else StateReason.MIGRATED)
+        reason = StateReason.POSTCOPY if pulls else StateReason.MIGRATED
+        await self._context.domains.mark_resumed(entry, stops, reason)
 
     async def _started(self, guest: Guest, entry: Entry) -> bool:
         """The CPUs run, or will as soon as QEMU's main loop has the page that it waits for; false for a guest that died."""

@@ -201,7 +201,8 @@ class Pulling:
 
     def _mark(self, reason: StateReason) -> None:
         entry = self._migration.entry
-        if entry is not None and entry.live is not None and entry.reason is not reason:
+        # One that a user or a failed disk has stopped stands still, whatever becomes of its pages.
+        if entry is not None and entry.state is DomainState.RUNNING and entry.reason is not reason:
             self._context.domains.mark(entry, DomainState.RUNNING, reason)
 
 

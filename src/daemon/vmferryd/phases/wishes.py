@@ -101,5 +101,6 @@ class Wishes:
             return
         guest = entry.guest if entry.plan == record.plan else None
         if guest is not None and (await guest.probe()).run_state is RunState.PAUSED:
+            stops = entry.stops
             await guest.resume()
-            self._context.domains.mark(entry, DomainState.RUNNING, StateReason.UNPAUSED)
+            await self._context.domains.mark_resumed(entry, stops, StateReason.UNPAUSED)
