@@ -44,7 +44,7 @@ class Entry:
 
     `unseen`: its guest could not be reached when the daemon started, so `state` says nothing; `reaching`: it is tried again.
     `ends_as`: what the end of the guest is called that somebody here brings about now.
-    `stops`: how often its guest has told that it does not run any more, whether that was looked at yet or not.
+    `stops`: how often its guest has told that its CPUs stand still, whether that was looked at yet or not.
     `suspending`: a user's suspend is under way; what stops the CPUs now is that, also while a migration holds the domain.
     """
 

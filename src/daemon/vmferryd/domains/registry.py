@@ -294,15 +294,17 @@ class Domains:
         detail = DomainEventDetail.ADDED if previous is None else DomainEventDetail.UPDATED
         self.watchers.tell(entry.name, entry.uuid, (DomainEventKind.DEFINED, detail), entry.holder)
 
-    async def mark_resumed(self, entry: Entry, stops: int, reason: StateReason) -> None:
-        """The domain runs, since its guest was told to; one that has stopped again by now is shown as it stands.
+    async def mark_resumed(self, entry: Entry, guest: Guest, stops: int, reason: StateReason) -> None:
+        """The domain runs, since `guest` was told to; one that has stopped or ended again by now is shown so.
 
         `stops` is `Entry.stops` from before the guest was told: an I/O error that is met at once may be told, and followed,
         ahead of the answer.
         """
+        if entry.guest is not guest:
+            return
         self.mark(entry, DomainState.RUNNING, reason)
-        if entry.stops != stops and entry.guest is not None:
-            await self._show(entry, entry.guest)
+        if entry.stops != stops:
+            await self._show(entry, guest)
 
     def mark_as(self, entry: Entry, run_state: RunState, running: StateReason) -> None:
         """The domain is in the state that its guest is in; `running` is the reason if it runs."""
@@ -417,8 +419,8 @@ async def refuse_violations(driver: Driver, definition: DomainDefinition) -> Non
         raise HostIncompatible(f"this host cannot run domain {definition.name}", violations=problems)
 
 
-_STOPS = frozenset({EventKind.STOPPED, EventKind.IO_ERROR, EventKind.SHUT_DOWN, EventKind.CRASHED, EventKind.GONE})
-"""What a guest tells that does not run any more."""
+_STOPS = frozenset({EventKind.STOPPED, EventKind.IO_ERROR, EventKind.SHUT_DOWN, EventKind.CRASHED})
+"""What a guest tells whose CPUs stand still."""
 
 _STATES: Mapping[RunState, tuple[DomainState, StateReason]] = {
     RunState.RUNNING: (DomainState.RUNNING, StateReason.UNKNOWN),

@@ -163,7 +163,7 @@ class Verbs:
             if entry.holder is not None:
                 await self._holders.resume(entry, entry.holder)
                 return
-            stops = entry.stops
-            await self._domains.active(entry).resume()
+            guest, stops = self._domains.active(entry), entry.stops
+            await guest.resume()
             self._domains.active(entry)  # see `suspend`
-            await self._domains.mark_resumed(entry, stops, StateReason.UNPAUSED)
+            await self._domains.mark_resumed(entry, guest, stops, StateReason.UNPAUSED)

@@ -382,7 +382,7 @@ class DestinationMigration:
             self.machine.note(statistics=self.record.statistics.measured(guest_pause_ms=pause_ms))
         pulls = self.state is DestinationState.POSTCOPY
         reason = StateReason.POSTCOPY if pulls else StateReason.MIGRATED
-        await self._context.domains.mark_resumed(entry, stops, reason)
+        await self._context.domains.mark_resumed(entry, guest, stops, reason)
 
     async def _started(self, guest: Guest, entry: Entry) -> bool:
         """The CPUs run, or will as soon as QEMU's main loop has the page that it waits for; false for a guest that died."""

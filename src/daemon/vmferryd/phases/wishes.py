@@ -103,4 +103,4 @@ class Wishes:
         if guest is not None and (await guest.probe()).run_state is RunState.PAUSED:
             stops = entry.stops
             await guest.resume()
-            await self._context.domains.mark_resumed(entry, stops, StateReason.UNPAUSED)
+            await self._context.domains.mark_resumed(entry, guest, stops, StateReason.UNPAUSED)
