@@ -453,6 +453,21 @@ async def test_memory_that_is_to_be_locked_is(stage: Stage) -> None:
         assert locked == (_locked_bytes(guest) >= one.memory_bytes)
 
 
+async def test_a_guest_has_the_longer_to_start_the_more_it_locks(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not up in time is given up, and what bounds the wait is named."""
+    driver = stage.harness.driver
+    plain = await driver.settle(stage.harness.definition("plain"))
+    locked = await driver.settle(replace(stage.harness.definition("locked"), memory_locked=True))
+    hasty = replace(qemu_harness.configuration(), start_timeout_s=0.0, lock_bytes_per_s=1)
+    monkeypatch.setattr(driver, "_config", hasty)
+    with pytest.raises(DriverRefused, match="not up within 0 s") as refusal:
+        await driver.start(driver.plan(plain), plain, StartMode.PAUSED)
+    assert "qemu.start_timeout_s" in refusal.value.remedy
+    guest = await driver.start(driver.plan(locked), locked, StartMode.PAUSED)
+    await guest.destroy()
+    assert stage.harness.leftovers() == []
+
+
 def _locked_bytes(guest: Guest) -> int:
     assert isinstance(guest, QemuGuest)
     status = Path(f"/proc/{guest.process.identity.pid}/status").read_text()

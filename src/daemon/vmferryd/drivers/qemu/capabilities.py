@@ -244,8 +244,9 @@ class CapabilityCache:
             finally:
                 await monitor.close()
         except DriverLost as error:
+            words = process.last_words(self._config.log_tail_bytes)
             raise DriverRefused(
-                f"QEMU does not say what it can do: {error}", detail=process.last_words(self._config.log_tail_bytes)
+                f"QEMU does not say what it can do: {error}", remedy=error.remedy, detail=words or error.detail
             ) from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vmferry.errors import DriverLost, DriverRefused, Violation
+from vmferry.errors import DriverLost, DriverRefused, Violation, VmferryError
 from vmferry.evidence import ImageEvidence, LockState
 from vmferryd.clock import Clock
 from vmferryd.domains.addresses import assign_addresses
@@ -218,7 +218,7 @@ class QemuDriver:
                 remove_directory(plan.directory)
                 if isinstance(error, DriverRefused):
                     raise
-                raise DriverRefused(f"the guest cannot be started: {error}") from error
+                raise _not_started(error) from error
             await self._give_up(guest, error)
         self._guests.append(guest)
         return guest
@@ -230,8 +230,13 @@ class QemuDriver:
         with contextlib.suppress(ValueError):
             self._guests.remove(guest)
         await guest.destroy()
-        detail = words or getattr(error, "detail", "")
-        raise DriverRefused(f"the guest cannot be started: {error}", detail=detail) from error
+        raise _not_started(error, words) from error
+
+
+def _not_started(error: Exception, words: str = "") -> DriverRefused:
+    if not isinstance(error, VmferryError):
+        error = VmferryError(str(error))
+    return DriverRefused(f"the guest cannot be started: {error}", remedy=error.remedy, detail=words or error.detail)
 
 
 def _spawn(plan: GuestPlan, settled: DomainDefinition, around: command.Surroundings) -> QemuProcess:

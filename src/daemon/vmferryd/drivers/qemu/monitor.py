@@ -67,8 +67,9 @@ class Monitor:
             DriverLost: the process ended, or nothing answered in time.
         """
         bound_s = config.monitor_timeout_s if starting_s is None else starting_s
+        listens_s = config.start_timeout_s if starting_s is None else starting_s
         for left in reversed(range(_NEGOTIATIONS)):
-            raw = await _connect(path, config, clock, is_alive)
+            raw = await _connect(path, listens_s, config.connect_poll_s, clock, is_alive)
             client = _Client(handler)
             spare = raw.dup()
             try:
@@ -220,14 +221,18 @@ def _no_session(path: Path, config: QemuConfig, starting_s: float | None, error:
     if _is_disagreement(error):
         return DriverLost(f"the monitor {path} did not agree on a session", detail=repr(error))
     if starting_s is not None and isinstance(error, TimeoutError):
-        return DriverLost(
-            f"QEMU was not up within {starting_s:g} s",
-            remedy="Its memory may have to be locked, or its storage may not answer; qemu.start_timeout_s bounds the wait.",
-        )
+        return _not_up(starting_s)
     return DriverLost(
         f"the monitor {path} did not greet within {config.monitor_timeout_s:g} s",
         remedy="Another program may hold it, for example a second daemon on this host; end that one.",
         detail=str(error),
+    )
+
+
+def _not_up(bound_s: float) -> DriverLost:
+    return DriverLost(
+        f"QEMU was not up within {bound_s:g} s",
+        remedy="Its memory may have to be locked, or its storage may not answer; qemu.start_timeout_s bounds the wait.",
     )
 
 
@@ -263,9 +268,9 @@ class _Client(QMPClient):
         await super()._bh_disconnect()
 
 
-async def _connect(path: Path, config: QemuConfig, clock: Clock, is_alive: Callable[[], bool]) -> socket.socket:
+async def _connect(path: Path, bound_s: float, poll_s: float, clock: Clock, is_alive: Callable[[], bool]) -> socket.socket:
     """A connected socket, as soon as QEMU listens."""
-    deadline_s = clock.monotonic() + config.start_timeout_s
+    deadline_s = clock.monotonic() + bound_s
     while True:
         raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -277,5 +282,5 @@ async def _connect(path: Path, config: QemuConfig, clock: Clock, is_alive: Calla
             if not is_alive():
                 raise DriverLost("QEMU ended before its monitor answered") from error
             if clock.monotonic() >= deadline_s:
-                raise DriverLost(f"QEMU's monitor {path} did not appear within {config.start_timeout_s:g} s") from error
-        await clock.sleep(config.connect_poll_s)
+                raise _not_up(bound_s) from error
+        await clock.sleep(poll_s)
