@@ -43,10 +43,6 @@ class Keepalive(_Section):
     interval_s: float = Field(5.0, gt=0)
     timeout_s: float = Field(5.0, gt=0)
 
-    def options(self) -> ChannelOptions:
-        """The same, for a channel."""
-        return ChannelOptions(self.interval_s, self.timeout_s)
-
 
 class QemuSection(_Section):
     """The QEMU driver. `emulator` replaces the one that is found in the search path."""
@@ -112,6 +108,12 @@ class DataSection(_Section):
     host: str = Field("", description="how sources reach the data ports; by default the host that other daemons are told")
     plain: bool = Field(
         default=False, description="let data travel unencrypted over a network, to where a migration asks for"
+    )
+    window_mib: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="how much of a tunnel's data may be on its way to here; more is for long lines",
     )
 
     @model_validator(mode="after")
@@ -204,6 +206,12 @@ class Config(_Section):
             patience_s=self.limits.doubt_s,
             patience_pause_s=self.limits.resolver_first_s,
         )
+
+    @property
+    def as_server(self) -> ChannelOptions:
+        """The bounds of a connection that somebody makes to this daemon."""
+        window_bytes = self.data.window_mib << 20
+        return ChannelOptions(self.keepalive.interval_s, self.keepalive.timeout_s, window_bytes=window_bytes)
 
     @property
     def reached_at(self) -> Uri:

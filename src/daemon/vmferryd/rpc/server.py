@@ -104,7 +104,7 @@ def build(served: Served, config: Config, make: MakeServer = grpc_server) -> aio
     context, source, destination = served.context, served.source, served.destination
     errors = Errors(context.identity.host_name)
     options = [
-        *config.keepalive.options().as_grpc(),
+        *config.as_server.as_grpc(),
         ("grpc.http2.min_ping_interval_without_data_ms", int(config.keepalive.interval_s * 1000)),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.so_reuseport", 0),

@@ -26,9 +26,9 @@ from vmferryd.transfer.frames import FRAME_BYTES
 from vmferryd.transfer.outgoing import Opening, open_tunnel
 
 OPTIONS = ChannelOptions.of(DEFAULTS)
-WINDOW_BYTES = int(dict(OPTIONS.as_grpc())["grpc.http2.lookahead_bytes"])
-BOUND_BYTES = WINDOW_BYTES + 4 * FRAME_BYTES
-"""What HTTP/2 lets be on its way, and a frame in each of four hands: read, being written, arrived, being delivered."""
+BOUND_BYTES = 2 * OPTIONS.window_bytes + 4 * FRAME_BYTES
+"""What HTTP/2 lets be on its way, as much again that gRPC has read ahead, and a frame in each of four hands: read, being
+written, arrived, being delivered."""
 BEFORE_BYTES, AFTER_BYTES = 64 << 20, 8 * BOUND_BYTES
 STILL = 30
 """Looks in a row, each after a pause, at which nothing has moved."""
