@@ -104,7 +104,8 @@ class Credentials:
 class ChannelOptions:
     """Bounds of a connection, in seconds and bytes. A silent peer is noticed after `keepalive_s + keepalive_timeout_s`.
 
-    `window_bytes` may be on their way to this side before it has read them.
+    `window_bytes` may be on their way to this side before it has read them, and as many that it has read ahead. None is what
+    gRPC finds that the line needs, twice what arrives in a round trip: it starts with 8 MiB, and is 4 MiB on a short line.
     """
 
     keepalive_s: float = DEFAULTS.keepalive_s
@@ -112,7 +113,7 @@ class ChannelOptions:
     reconnect_first_s: float = DEFAULTS.reconnect_first_s
     reconnect_longest_s: float = DEFAULTS.reconnect_longest_s
     max_message_bytes: int = 33_554_432
-    window_bytes: int = 4 * _MEBIBYTE
+    window_bytes: int | None = None
 
     @classmethod
     def of(cls, bounds: Bounds) -> Self:
@@ -136,9 +137,8 @@ class ChannelOptions:
             ("grpc.initial_reconnect_backoff_ms", int(self.reconnect_first_s * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(self.reconnect_longest_s * 1000)),
             ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.http2.lookahead_bytes", self.window_bytes),
-            # Else gRPC's window grows without a bound: what piles up while a machine is busy it takes for a long line.
-            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", self.window_bytes or 8 * _MEBIBYTE),
+            ("grpc.http2.bdp_probe", int(self.window_bytes is None)),
             ("grpc.http2.max_frame_size", 8 * _MEBIBYTE),
         ]
 

@@ -109,11 +109,11 @@ class DataSection(_Section):
     plain: bool = Field(
         default=False, description="let data travel unencrypted over a network, to where a migration asks for"
     )
-    window_mib: int = Field(
-        4,
+    window_mib: int | None = Field(
+        None,
         ge=1,
         le=1024,
-        description="how much of a tunnel's data may be on its way to here; more is for long lines",
+        description="how much of a tunnel's data may be on its way to here; by default what the line turns out to need",
     )
 
     @model_validator(mode="after")
@@ -210,7 +210,7 @@ class Config(_Section):
     @property
     def as_server(self) -> ChannelOptions:
         """The bounds of a connection that somebody makes to this daemon."""
-        window_bytes = self.data.window_mib << 20
+        window_bytes = self.data.window_mib << 20 if self.data.window_mib is not None else None
         return ChannelOptions(self.keepalive.interval_s, self.keepalive.timeout_s, window_bytes=window_bytes)
 
     @property

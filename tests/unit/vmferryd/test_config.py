@@ -106,11 +106,12 @@ def test_where_peers_reach_it(settings: dict, expected: str) -> None:
 
 
 def test_as_server() -> None:
-    """The keepalive of a connection and its window are the configured ones, and the window never grows."""
+    """The keepalive of a connection and its window are the configured ones; a window that is not follows the line."""
     options = Config(keepalive={"interval_s": 1, "timeout_s": 2}, data={"window_mib": 3}).as_server  # type: ignore[arg-type]
     assert (1, 2, 3 << 20) == (options.keepalive_s, options.keepalive_timeout_s, options.window_bytes)
     told = dict(options.as_grpc())
     assert (3 << 20, 0) == (told["grpc.http2.lookahead_bytes"], told["grpc.http2.bdp_probe"])
+    assert 1 == dict(Config().as_server.as_grpc())["grpc.http2.bdp_probe"]
 
 
 @pytest.mark.parametrize("places", [[], 5, [7]])

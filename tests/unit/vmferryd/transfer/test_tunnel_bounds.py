@@ -10,7 +10,7 @@ import tempfile
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from grpc import aio
@@ -25,11 +25,12 @@ from vmferryd.transfer import tunnel
 from vmferryd.transfer.frames import FRAME_BYTES
 from vmferryd.transfer.outgoing import Opening, open_tunnel
 
-OPTIONS = ChannelOptions.of(DEFAULTS)
-BOUND_BYTES = 2 * OPTIONS.window_bytes + 4 * FRAME_BYTES
-"""What HTTP/2 lets be on its way, as much again that gRPC has read ahead, and a frame in each of four hands: read, being
-written, arrived, being delivered."""
-BEFORE_BYTES, AFTER_BYTES = 64 << 20, 8 * BOUND_BYTES
+WINDOWS_BYTES = [None, 1 << 20, 4 << 20]
+HANDS = 4
+"""Each has a frame: read, being written, arrived, being delivered."""
+WIDEST_BYTES = 64 << 20
+"""What follows the line was 4 MiB on an idle machine, and at most 18 on one that was busy throughout."""
+BEFORE_BYTES, AFTER_BYTES = 64 << 20, 4 * WIDEST_BYTES
 STILL = 30
 """Looks in a row, each after a pause, at which nothing has moved."""
 
@@ -95,17 +96,22 @@ class _Destination:
         return self._channel
 
 
+def _bound_bytes(window_bytes: int | None) -> int:
+    """What HTTP/2 lets be on its way, as much again that gRPC has read ahead, and what is in hands."""
+    return WIDEST_BYTES if window_bytes is None else 2 * window_bytes + HANDS * FRAME_BYTES
+
+
 @asynccontextmanager
-async def _tunnel(listen: str) -> AsyncIterator[Hypervisors]:
+async def _tunnel(listen: str, options: ChannelOptions) -> AsyncIterator[Hypervisors]:
     """An open tunnel with both its daemons' real halves."""
     received, there = tunnel.channel_pair()
     there.setblocking(False)
-    server = aio.server(options=OPTIONS.as_grpc())
+    server = aio.server(options=options.as_grpc())
     server.add_generic_rpc_handlers((transfer.handler(_Destination(received), Errors("b")),))  # type: ignore[arg-type]
     port = server.add_insecure_port(listen)
     await server.start()
     uri = parse_uri(f"vmferry+tcp://127.0.0.1:{port}" if port > 1 else f"vmferry+{listen.replace(':', '://')}")
-    carried = await open_tunnel(open_channel(uri, OPTIONS), Opening(new_migration_id(), b"t", b"p"), 10.0)
+    carried = await open_tunnel(open_channel(uri, options), Opening(new_migration_id(), b"t", b"p"), 10.0)
     running = asyncio.create_task(carried.run())
     carried.hypervisor.setblocking(False)
     try:
@@ -118,11 +124,13 @@ async def _tunnel(listen: str) -> AsyncIterator[Hypervisors]:
         await server.stop(0)
 
 
+@pytest.mark.parametrize("window_bytes", WINDOWS_BYTES)
 @pytest.mark.parametrize("way", ["tcp", "unix"])
-async def test_a_receiver_that_takes_nothing_bounds_what_the_daemons_hold(way: str) -> None:
+async def test_a_receiver_that_takes_nothing_bounds_what_the_daemons_hold(way: str, window_bytes: int | None) -> None:
     """Also when all went at full speed before; whatever the sender has, and nothing is lost when it goes on."""
+    options = replace(ChannelOptions.of(DEFAULTS), window_bytes=window_bytes)
     with tempfile.TemporaryDirectory() as folder:
-        async with _tunnel("127.0.0.1:0" if way == "tcp" else f"unix:{folder}/s") as ends:
+        async with _tunnel("127.0.0.1:0" if way == "tcp" else f"unix:{folder}/s", options) as ends:
             async with asyncio.timeout(60):
                 await asyncio.gather(ends.put(BEFORE_BYTES), ends.take(BEFORE_BYTES))
             putting = asyncio.create_task(ends.put(AFTER_BYTES))
@@ -132,7 +140,7 @@ async def test_a_receiver_that_takes_nothing_bounds_what_the_daemons_hold(way: s
             putting.cancel()
             await asyncio.wait([putting])
             assert not putting_all
-            assert 0 < held_bytes <= BOUND_BYTES
+            assert 0 < held_bytes <= _bound_bytes(window_bytes)
             rest_bytes = BEFORE_BYTES + AFTER_BYTES - ends.put_bytes
             async with asyncio.timeout(60):
                 await asyncio.gather(ends.put(rest_bytes), ends.take(AFTER_BYTES))
