@@ -222,7 +222,7 @@ async def test_busy_port(two_hosts: TwoHosts) -> None:
 async def test_what_was_opened_is_free_after_every_end(two_hosts: TwoHosts, tmp_path: Path, uri: str, end: str) -> None:
     """A port and a socket do not outlive their migration, however it ends before any byte has come."""
     if end == "lease":
-        two_hosts.destination.limit(phase_lease_s=0.1)
+        two_hosts.destination.limit(phase_lease_s=0.5)
         await two_hosts.destination.restart()
     walk = ByHand(two_hosts)
     begun = await walk.begin()
@@ -247,6 +247,9 @@ async def test_what_was_opened_is_free_after_every_end(two_hosts: TwoHosts, tmp_
         await two_hosts.destination.restart()
     await eventually(lambda: not held(two_hosts) and not list(tmp_path.iterdir()))
     await two_hosts.source.connection.abort(walk.migration_id, "a test")
+    if end == "lease":
+        two_hosts.destination.limit()
+        await two_hosts.destination.restart()
     await two_hosts.again()
 
 
