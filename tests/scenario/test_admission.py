@@ -148,6 +148,17 @@ async def test_error_that_is_met_at_once(two_hosts: TwoHosts) -> None:
     await stopped_by_its_disk(two_hosts.destination)
 
 
+@pytest.mark.usefixtures("met_at_once")
+async def test_error_that_a_granted_wish_meets_at_once(two_hosts: TwoHosts) -> None:
+    """The same for a guest that a user resumes while a migration holds it, and that runs when that has ended."""
+    await two_hosts.source.connection.suspend(NAME)
+    walk = ByHand(two_hosts)
+    await walk.begin()
+    await two_hosts.source.connection.resume(NAME)
+    await two_hosts.source.connection.abort(walk.migration_id, "a test")
+    await stopped_by_its_disk(two_hosts.source)
+
+
 # -- definitions -------------------------------------------------------------------------------------------------------
 
 
